@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where the parts meet: configuration in, running parts out."""
+"""Builds the service from its configuration. This is the only module that names concrete drivers and parts.
+
+The transports, the notifier and the commands call :func:`build`; the notifier then calls :func:`build_notifier`.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +56,12 @@ from zaqar.waiting.hub import Hub
 from zaqar.waiting.waiters import Located
 
 NOTIFIER = "zaqar.notification.notifier"
-"""The stage without which nothing is notified."""
+"""The stage that wakes notifiers. Without it in ``message_pipeline`` no message is notified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a transport or a command works with."""
+    """The parts of a running service, for transports and commands."""
 
     conf: cfg.ConfigOpts
     clock: Clock
@@ -85,7 +88,7 @@ class Parts:
     extra_specs: ExtraSpecs
 
     def stores(self) -> Iterator[MessageStore]:
-        """Every message store in use, opened; raises StoreUnavailable if one cannot be."""
+        """Yield every message store in use, opened. Raises StoreUnavailable if a store cannot be opened."""
         return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
@@ -100,9 +103,10 @@ def build(
     management: ManagementStore | None = None,
     messages: MessageStore | None = None,
 ) -> Parts:
-    """Everything below a transport, as configured; a store that is passed in is used instead of the configured one.
+    """Build everything below a transport from the configuration.
 
-    Raises StartupError, one sentence for the operator, if the configuration cannot be served.
+    ``management`` and ``messages`` replace the configured stores; tests pass them. Raises StartupError, with one
+    sentence for the operator, if the service cannot run with this configuration.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
@@ -166,8 +170,8 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
     placement: Placement = common["placement"]
 
     def remembered(address: QueueName) -> Located | None:
-        known = queues.remembered(address)
-        return None if known is None else Located(known.queue.uid, known.store_ref)
+        resolved = queues.remembered(address)
+        return None if resolved is None else Located(resolved.queue.uid, resolved.store_ref)
 
     def find_queues(names: Collection[QueueName]) -> dict[QueueName, Located]:
         found = management.queue_records.find(names=names)
@@ -183,7 +187,10 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
 
 
 def build_notifier(parts: Parts) -> Notifier:
-    """What notifies, on the stores of ``parts``. Raises StartupError if it cannot as configured."""
+    """Make the part that sends notifications, on the stores of ``parts``.
+
+    Raises StartupError if it cannot work with this configuration.
+    """
 
     own_messages = parts.messages.without_stages()
 
@@ -192,8 +199,8 @@ def build_notifier(parts: Parts) -> Notifier:
         own_messages.post(caller, QueueName(project, QUEUE, queue), raw, encrypt=encrypt)
 
     def find_store(project: str, queue: str) -> StoreRef | None:
-        known = parts.queues.find(QueueName(project, QUEUE, queue), create=False)
-        return None if known is None else known.store_ref
+        resolved = parts.queues.find(QueueName(project, QUEUE, queue), create=False)
+        return None if resolved is None else resolved.store_ref
 
     trustee = open_trustee(parts.conf)
     return Notifier(
@@ -214,7 +221,7 @@ def build_notifier(parts: Parts) -> Notifier:
 
 
 def _make_senders(conf: cfg.ConfigOpts) -> dict[str, Sender]:
-    """The plug-ins of the types of subscribers that are allowed, by scheme; one object of each class."""
+    """Make the senders of the allowed subscriber types, by scheme. Schemes with the same class share one object."""
     group = "zaqar.notification.tasks"
     made: dict[type[Sender], Sender] = {}
     senders = {}
@@ -239,7 +246,7 @@ def _make_extra_specs() -> ExtraSpecs:
 def _check(conf: cfg.ConfigOpts) -> None:
     check_strategy(conf)
     if conf.notification.require_confirmation and not conf.signed_url.secret_key:
-        raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
+        raise StartupError("[signed_url] secret_key: must be set if [notification] require_confirmation is on.")
 
 
 def _make_placement(
@@ -248,7 +255,7 @@ def _make_placement(
     if not conf.pooling:
         return Placement(messages or open_message_store(conf))
     virtual = conf["pooling:catalog"].enable_virtual_pool
-    # With pools the configured store may be one that nobody uses; then nobody opens it.
+    # With pools the configured store may hold no queue. It is opened at first use only.
     return PoolPlacement(
         management=management,
         drivers=drivers,

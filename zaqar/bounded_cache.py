@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache with a limit in bytes, for what a process remembers of tenants.
+"""A cache with a limit in bytes, for data whose size tenants choose: queues, tokens, policy decisions, filters.
 
-A limit on the number of entries is not enough if a tenant chooses how large an entry is.
+A limit on the number of entries would not bound the memory, because a tenant chooses how large an entry is.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 OVERHEAD = 300
-"""Bytes that an entry takes beside its key and its value: its places in two dicts, each with room to grow."""
+"""Bytes that an entry takes besides its key and its value: its slots in two dicts, each with room to grow."""
 
 
 class BoundedCache(Generic[K, V]):
-    """A mapping that removes its oldest entries as soon as all of them together take more than ``most`` bytes.
+    """A mapping that removes its oldest entries as soon as all entries together take more than ``most`` bytes.
 
-    Safe for threads. ``get`` takes no lock and is that of a dict, as it is on the path of every request.
+    Threads may share it. ``get`` is the method of the dict itself and takes no lock, because every request calls it.
     """
 
     def __init__(self, most: int) -> None:
@@ -30,11 +30,11 @@ class BoundedCache(Generic[K, V]):
         self._sizes: dict[K, int] = {}
         self._lock = threading.Lock()
         self.size = 0
-        """Bytes that the entries take together, as they were told to ``put``."""
+        """Bytes that all entries take together: the sum of the sizes that callers passed to ``put``, with OVERHEAD."""
         self.get = self._values.get
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Remember the value, which with its key takes ``size`` bytes; one that alone exceeds the limit is not kept."""
+        """Store a value that takes ``size`` bytes with its key. A value that alone exceeds the limit is not stored."""
         size += OVERHEAD
         with self._lock:
             self._remove(key)
@@ -47,7 +47,7 @@ class BoundedCache(Generic[K, V]):
                 self._remove(next(iter(self._values)))
 
     def forget(self, key: K) -> None:
-        """Remove the entry; an absent one is fine."""
+        """Remove the entry. An absent entry is no error."""
         with self._lock:
             self._remove(key)
 
@@ -59,7 +59,7 @@ class BoundedCache(Generic[K, V]):
         return key in self._values
 
     def __iter__(self) -> Iterator[K]:
-        """The keys, the oldest first, as they are now."""
+        """Iterate over a copy of the keys, the oldest first."""
         with self._lock:
             return iter(list(self._values))
 
@@ -71,21 +71,21 @@ _COLLECTIONS = (list, tuple, set, frozenset)
 
 
 def size_of(value: Any) -> int:
-    """Bytes that a value takes in memory with all that is in its dicts, lists, tuples and sets.
+    """Return how many bytes a value takes in memory, with everything in its dicts, lists, tuples and sets.
 
-    What occurs in several places is counted in each, so the result may be too large and is not too small.
+    An object that occurs several times is counted each time, so the result may be too large but is not too small.
     """
     size = 0
     left = [value]
     while left:
-        one = left.pop()
-        size += sys.getsizeof(one)
-        # PERF: tenants choose how many of these there are.
-        if isinstance(one, str):
+        item = left.pop()
+        size += sys.getsizeof(item)
+        # PERF: strings first, because tenants choose how many there are.
+        if isinstance(item, str):
             continue
-        if isinstance(one, dict):
-            left.extend(one)
-            left.extend(one.values())
-        elif isinstance(one, _COLLECTIONS):
-            left.extend(one)
+        if isinstance(item, dict):
+            left.extend(item)
+            left.extend(item.values())
+        elif isinstance(item, _COLLECTIONS):
+            left.extend(item)
     return size

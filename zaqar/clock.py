@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time comes from.
+"""The clock of the service.
 
-Every operation reads the clock once, in the service layer, and hands the value down as ``now``. A store never asks
-for the time itself, so a test drives every timer by passing another ``now``.
+Every operation reads the clock once, in the service layer, and passes the value down as ``now``. A store never reads
+a clock itself, so a test can move every timer by passing another ``now``.
 """
 
 import time
@@ -13,5 +13,5 @@ Clock = Callable[[], float]
 
 system_clock: Clock = time.time
 
-CLOCKS_APART = 60.0
-"""Seconds by which the clocks of two hosts may differ: what must not be undone waits that much longer."""
+MAX_CLOCK_SKEW = 60.0
+"""Seconds by which the clocks of two hosts may differ. A step that cannot be undone waits that much longer."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks: one immutable object per request, made by a transport, read by every layer below it."""
+"""The caller of a request: one immutable object per request, made by a transport and read by every layer below it."""
 
 import os
 from contextvars import ContextVar
@@ -11,9 +11,10 @@ class Context:
     """The caller of one request.
 
     ``project`` is the tenant that scopes every name. ``client_id`` is the normalised Client-ID that ``echo`` compares.
-    ``roles`` are lower-case. ``signed``: a signature admitted the request, so there is no user and there are no roles.
+    ``roles`` are lower-case. ``signed`` is true if a pre-signed URL admitted the request; then there is no user and
+    there are no roles.
     ``system_scope`` is ``all`` for a token that Keystone made for the whole deployment. ``token`` is the caller's
-    Keystone token, for calls to Keystone in the caller's name while the request runs; nobody may store or log it.
+    Keystone token, for calls to Keystone in the caller's name while the request runs. It must not be stored or logged.
     """
 
     project: str
@@ -27,8 +28,8 @@ class Context:
 
 
 def new_request_id() -> str:
-    """An id for one request, as services of OpenStack have them: ``req-`` and a random UUID."""
-    # PERF: not by uuid.UUID(), which takes longer than all else that is done for the id.
+    """Make an id for one request in the form of OpenStack services: ``req-`` and a random UUID."""
+    # PERF: uuid.UUID() would take longer than all other steps of making the id.
     digits = os.urandom(16).hex()
     return f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
@@ -36,11 +37,12 @@ def new_request_id() -> str:
 current: ContextVar[Context | None] = ContextVar("zaqar_caller", default=None)
 """The caller of the request that this thread, greenlet or task serves.
 
-A transport sets it only if a stage is there to be told: operations that do not depend on who asks do not pass it on.
+A transport sets it only if a stage has a hook that gets the caller. Most operations do not depend on the caller, so
+they have no parameter for it.
 """
 
 
 def caller_in(project: str) -> Context:
-    """The caller of the current request if it belongs to the project, else a nameless one."""
+    """Return the caller of the current request if it belongs to the project, else a caller without a Client-ID."""
     caller = current.get()
     return caller if caller is not None and caller.project == project else Context(project, "")

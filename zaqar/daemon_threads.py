@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a blocking call of unbounded length, such as a look-up by a name server, for code of an event loop.
+"""Runs a blocking call of unbounded length, such as a DNS look-up, for code in an event loop.
 
-Each call has a thread of its own, because calls that hang in a pool of threads would keep the others waiting. It is a
-daemon thread, so that it does not keep the process from ending. The callers bound the number of threads. The senders of
-notifications and ``zaqar-websocket`` use it.
+Each call has its own thread, because calls that hang in a thread pool would keep the other calls waiting. It is a
+daemon thread, so it does not keep the process from ending. The callers bound the number of threads. The senders of
+notifications and ``zaqar-websocket`` use this module.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 
 async def run(function: Callable[[], T], *, name: str) -> T:
-    """Return what the function returns, or raise what it raises. A cancelled caller leaves the thread alone."""
+    """Return the result of the function, or raise its exception. If the caller is cancelled, the thread runs on."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
 
-    def tell(settle: Callable[[], None]) -> None:
-        # The caller may be cancelled by now, or the whole loop closed.
+    def report(set_outcome: Callable[[], None]) -> None:
+        # By now the caller may be cancelled, or the whole loop may be closed.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(lambda: None if outcome.done() else settle())
+            loop.call_soon_threadsafe(lambda: None if outcome.done() else set_outcome())
 
     def work() -> None:
         try:
             result = function()
-        except Exception as exc:  # noqa: BLE001, it is raised where the call is awaited
+        except Exception as exc:  # noqa: BLE001, the caller of run() gets it
             error = exc
-            tell(lambda: outcome.set_exception(error))
+            report(lambda: outcome.set_exception(error))
         else:
-            tell(lambda: outcome.set_result(result))
+            report(lambda: outcome.set_result(result))
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return await outcome

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads what an entry point names. A plug-in that is missing or broken stops the start."""
+"""Loads the objects that entry points name. A plug-in that is missing or broken stops the start of the process.
+
+``zaqar.app``, the driver registry, the stages and the transports call it.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ _SUBJECTS = {
 
 
 _RUNTIMES = frozenset({"asyncio", "gevent", "greenlet"})
-"""Packages whose exceptions end a request or a worker from outside."""
+"""Packages whose exceptions can end a request or a worker from outside, such as ``gevent.Timeout``."""
 
 
 def is_from_outside(exc: BaseException) -> bool:
-    """Whether an exception that came out of a plug-in was not raised by it, so that nobody may hold it up.
+    """Whether an exception that came out of a plug-in was raised from outside of it, so that it must be passed on.
 
-    SystemExit is not among them: a plug-in that calls ``sys.exit()`` must not end the worker.
+    False for SystemExit: a plug-in that calls ``sys.exit()`` must not end the worker.
     """
     if isinstance(exc, Exception | SystemExit):
         return False
@@ -41,9 +44,10 @@ def is_from_outside(exc: BaseException) -> bool:
 
 
 def load(namespace: str, name: str, *, option: str = "") -> Any:
-    """The object behind the entry point, not called; raises StartupError if it is missing, ambiguous or broken.
+    """Return the object behind an entry point, without calling it.
 
-    ``option`` is what names the entry point, for the error, if several options name those of the group.
+    ``option`` is the option that names the entry point. The error shows it if several options use the group. Raises
+    StartupError if the entry point is missing, ambiguous or broken.
     """
     usual, noun = _SUBJECTS.get(namespace, (namespace, "plug-in"))
     option = option or usual
@@ -59,23 +63,24 @@ def load(namespace: str, name: str, *, option: str = "") -> Any:
     except BaseException as exc:
         if isinstance(exc, Exception) or is_from_outside(exc):
             raise
-        # Its import ends the process, which stevedore does not expect.
+        # The import of the plug-in calls sys.exit(), for example. stevedore does not catch that.
         raise StartupError(f"{option}: the {noun} '{name}' cannot be loaded: {type(exc).__name__}: {exc}.") from exc
     return manager.extensions[0].plugin
 
 
 def installed(namespace: str) -> list[str]:
-    """The names of the entry points of a group, sorted."""
+    """Return the sorted names of the entry points of a group."""
     path = tuple((folder, _changed(folder)) for folder in sys.path)
     return list(_names_by_group(path).get(namespace, ()))
 
 
 @functools.lru_cache(maxsize=1)
 def _names_by_group(path: tuple[tuple[str, int], ...]) -> dict[str, list[str]]:
-    """The entry points of the packages that are installed below ``path``: sys.path, with the times of its last changes.
+    """Return the names of all entry points in sys.path, by group.
 
-    The result is cached, because reading the metadata of all packages is slow and a start asks for many groups. If a
-    package is installed meanwhile, a time changes.
+    ``path`` has the folders of sys.path with their modification times; it is the key of the cache. The result is cached
+    because reading the metadata of all packages is slow and a start reads many groups. If a package is installed
+    meanwhile, a modification time changes, so the metadata are read again.
     """
     found = entry_points()
     groups = [group for group in found.groups if group.startswith("zaqar.")]

@@ -1,38 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error the service raises on purpose.
+"""Every error that the service raises on purpose. All layers raise them; transports turn them into answers.
 
 ::
 
     ZaqarError
     |-- ClientError                 the request cannot be served as it is; nothing was changed
     |   |-- InvalidInput      400   a field breaks a rule; names the field
-    |   |-- ClaimOver         400   a claim id that does not, or no longer, hold the message
+    |   |-- ClaimOver         400   the claim ended, or it does not hold the message
     |   |-- Unauthorized      401   no token, or one that Keystone does not accept
-    |   |-- Forbidden         403   policy, or a message that somebody else has claimed
+    |   |-- Forbidden         403   the policy refuses, or another client has claimed the message
     |   |-- NotFound          404
-    |   |   `-- SignatureRefused    a pre-signed request that no signature of ours opens
+    |   |   `-- SignatureRefused    a pre-signed request without a valid signature
     |   |-- NotAcceptable     406
     |   |-- Conflict          409
     |   |   `-- AlreadySubscribed
     |   `-- UnsupportedMedia  415
-    |-- StoreUnavailable      503   a store is away or too slow; carries when to try again
-    |   |-- CannotEncrypt           a queue is encrypted, and this service has no key
-    |   |-- KeystoneUnavailable     Keystone is, and the token of the request is not one that is known to be valid
+    |-- StoreUnavailable      503   a store does not answer in time; has the time until a retry
+    |   |-- CannotEncrypt           the queue is encrypted, and this service has no key
+    |   |-- KeystoneUnavailable     Keystone does not answer, and the token of the request is not in the cache
     |   |-- MessageUnreadable       the body of one message cannot be decrypted
-    |   |-- MessagesUnreadable      nor those of very many, which a claim or pop has to come past
-    |   |-- NoPool                  no registered pool takes new queues of the kind that is asked for
-    |   |-- PolicyUnavailable       a service that a policy rule asks does not answer
-    |   |-- StageFailed             a stage of a pipeline raised or returned something that cannot be served
-    |   |-- TooBusy                 the process has too many requests of the project, queue or store under way
+    |   |-- MessagesUnreadable      the first messages of a queue, very many of them, cannot be decrypted
+    |   |-- NoPool                  no registered pool takes new queues of the flavor
+    |   |-- PolicyUnavailable       a policy rule asks a service over HTTP, which does not answer
+    |   |-- StageFailed             a stage of a pipeline raised an exception or returned an invalid object
+    |   |-- TooBusy                 the process runs too many requests of the project, queue or store
     |   `-- TooManyStreams          the process, or the project in it (429), has as many streams as it may
-    |-- AddressRefused              a webhook leads to an address that the operator does not allow
+    |-- AddressRefused              a webhook has an address that the operator does not allow
     |-- StartupError                the process cannot start; one sentence for the operator
     `-- QueueSignal                 between a message store and the service, never seen by a client
-        |-- StaleQueue              the cached queue is not the one the store knows
-        |-- SealedMessages          a pop met encrypted messages and took nothing
-        `-- QueueDropped            the queue was deleted; its row is a left-over
+        |-- StaleQueue              the cached queue is stale: it does not match the fence of the store
+        |-- SealedMessages          a pop found encrypted messages and took nothing
+        `-- QueueDropped            the queue was deleted; its row in the management store can be removed
 
-A transport maps ``status`` and ``title`` of a class to its own form, once, and shows ``str(error)`` as the description.
+A transport maps ``status`` and ``title`` of a class to its own form in one place, and shows ``str(error)`` as the
+description.
 """
 
 
@@ -60,7 +61,7 @@ class InvalidInput(ClientError):
 
 
 class ClaimOver(ClientError):
-    """A claim id was given that does not hold the message, because the claim ended or the message is not claimed."""
+    """The claim of the request does not hold the message: the claim ended, or the message is not claimed."""
 
     title = "Invalid claim"
 
@@ -72,7 +73,7 @@ class Unauthorized(ClientError):
     title = "Unauthorized"
 
     def __init__(self, challenge: str) -> None:
-        # The sentence of keystonemiddleware, so that no client sees a difference.
+        # The same sentence as that of keystonemiddleware, so that clients see no difference.
         super().__init__("The request you have made requires authentication.")
         self.challenge = challenge
 
@@ -91,10 +92,10 @@ class NotFound(ClientError):
 
 
 class SignatureRefused(NotFound):
-    """A signature does not open the request that it came with.
+    """The signature of a pre-signed request is not valid for this request.
 
-    The client gets one and the same answer whatever is wrong. ``reason`` is for the log: a few fixed words, nothing
-    that came with the request.
+    The client gets the same answer whatever is wrong. ``reason`` is for the log: a few fixed words, without any data of
+    the request.
     """
 
     def __init__(self, reason: str) -> None:
@@ -117,7 +118,7 @@ class AlreadySubscribed(Conflict):
 
 
 class UnsupportedMedia(ClientError):
-    """The media type of a body is not served; ``accept_patch`` is the one that is (RFC 5789, section 2.2)."""
+    """The media type of a body is not accepted. ``accept_patch`` is the accepted one (RFC 5789, section 2.2)."""
 
     status = 415
     title = "Unsupported media type"
@@ -128,27 +129,27 @@ class UnsupportedMedia(ClientError):
 
 
 class StoreUnavailable(ZaqarError):
-    """A store did not answer. ``retry_after`` is in seconds. The cause is for the log, never for a client."""
+    """A store did not answer. ``retry_after`` is in seconds. The cause is for the log and never shown to a client."""
 
     status = 503
     title = "Service unavailable"
 
     is_logged = False
-    """Whether the log has the outage already, so that it need not say more about this one request."""
+    """Whether the outage is already in the log, so that this request adds no line."""
 
     def __init__(self, *, retry_after: int = 1) -> None:
         super().__init__("The storage backend is not available at the moment. Please try again.")
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[object, ...]:
-        # What a process pool hands on from a child; the default would call the class with the sentence.
+        # A process pool pickles the error. The default would call the class with the sentence as its argument.
         return StoreUnavailable, (), {"retry_after": self.retry_after}
 
 
 class KeystoneUnavailable(StoreUnavailable):
-    """Keystone did not say whether a token is valid. Whoever asked it has logged why.
+    """Keystone did not say whether a token is valid. The code that asked Keystone has logged the reason.
 
-    ``is_outage``: whether it would say nothing about another token either.
+    ``is_outage``: whether Keystone would not answer about other tokens either.
     """
 
     is_logged = True
@@ -163,7 +164,7 @@ class KeystoneUnavailable(StoreUnavailable):
 
 
 class NoPool(StoreUnavailable):
-    """No registered pool takes new queues of this flavor (None: without one); an operator has to register one."""
+    """No pool takes new queues of this flavor (None: queues without a flavor). An operator has to register one."""
 
     def __init__(self, flavor: str | None) -> None:
         super().__init__(retry_after=5)
@@ -172,7 +173,7 @@ class NoPool(StoreUnavailable):
 
 
 class PolicyUnavailable(StoreUnavailable):
-    """A policy rule of the kind ``http`` or ``https`` asks a service that does not answer, or too late."""
+    """A policy rule of the kind ``http`` or ``https`` asks a service that does not answer in time."""
 
     def __init__(self) -> None:
         super().__init__(retry_after=5)
@@ -180,7 +181,7 @@ class PolicyUnavailable(StoreUnavailable):
 
 
 class StageFailed(StoreUnavailable):
-    """A stage failed on the way to the store, so nothing was stored. The log says which one and why."""
+    """A stage failed before the store was called, so nothing was stored. The log names the stage and the reason."""
 
     is_logged = True
 
@@ -190,7 +191,7 @@ class StageFailed(StoreUnavailable):
 
 
 class TooBusy(StoreUnavailable):
-    """The process carries out as many requests of the project, queue or store as it may, or all threads are busy."""
+    """The process runs as many requests of the project, queue or store as allowed, or all its threads are busy."""
 
     is_logged = True
 
@@ -200,7 +201,7 @@ class TooBusy(StoreUnavailable):
 
 
 class TooManyStreams(StoreUnavailable):
-    """This process, or the project in it, has as many streams as it may."""
+    """This process, or the project in this process, has as many streams as allowed."""
 
     is_logged = True
 
@@ -213,9 +214,9 @@ class TooManyStreams(StoreUnavailable):
 
 
 class MessageUnreadable(StoreUnavailable):
-    """The body of a message cannot be decrypted, and ``reason`` is a sentence that says why.
+    """The body of a message cannot be decrypted. ``reason`` is a sentence that says why.
 
-    It stays where it is, as an operator can bring the key back.
+    The message stays in its queue, because an operator can add the missing key to the configuration.
     """
 
     is_logged = True
@@ -226,7 +227,7 @@ class MessageUnreadable(StoreUnavailable):
 
 
 class MessagesUnreadable(StoreUnavailable):
-    """So many of the first messages cannot be decrypted that the next claim or pop has to go on behind them."""
+    """Very many of the first messages cannot be decrypted. A retry of the claim or pop continues after them."""
 
     is_logged = True
 
@@ -236,7 +237,7 @@ class MessagesUnreadable(StoreUnavailable):
 
 
 class CannotEncrypt(StoreUnavailable):
-    """A message is to be encrypted and the service has no key; nothing is stored. ``reason`` names the option."""
+    """A message has to be encrypted and the service has no key, so nothing is stored. ``reason`` names the option."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(retry_after=60)
@@ -244,15 +245,15 @@ class CannotEncrypt(StoreUnavailable):
 
 
 class AddressRefused(ZaqarError):
-    """A webhook leads to an address that the operator does not allow; the text says which."""
+    """A webhook has an address that the operator does not allow. The text says which address."""
 
 
 class StartupError(ZaqarError):
-    """The process cannot start as configured; the text is one sentence for the operator."""
+    """The process cannot start with this configuration. The text is one sentence for the operator."""
 
 
 class QueueSignal(ZaqarError):
-    """What a message store tells the service about a queue. ``uid`` says which, as a claim may involve two."""
+    """A message store tells the service about a queue. ``uid`` is its uid, because a claim may use two queues."""
 
     def __init__(self, uid: str) -> None:
         super().__init__(uid)
@@ -260,12 +261,12 @@ class QueueSignal(ZaqarError):
 
 
 class StaleQueue(QueueSignal):
-    """The fence is absent, tombstoned or of another generation than the queue that was passed."""
+    """The fence is absent, a tombstone, or of another generation than the queue that was passed."""
 
 
 class QueueDropped(QueueSignal):
-    """The queue was dropped in this message store; its management row, if there is one, is a left-over."""
+    """The queue was dropped in this message store. If the management store still has a row of it, the row is stale."""
 
 
 class SealedMessages(QueueSignal):
-    """A pop met messages whose bodies are encrypted, and has taken nothing: somebody has to be able to read them."""
+    """A pop found encrypted bodies and took nothing: a message is removed only after it could be decrypted."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The limits and defaults of requests: typed, checked and read from the configuration once, at start.
 
-Times are seconds, sizes are bytes. Reading an option of oslo.config costs microseconds, so no request does.
+Times are in seconds, sizes in bytes. Reading an option of oslo.config takes microseconds, so requests read this object.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ MIN_CLAIM_GRACE = 60
 MIN_SUBSCRIPTION_TTL = 60
 
 MOST_SECONDS = 2**31 - 1
-"""About 68 years, for everything but subscriptions."""
+"""Limit of every time in seconds, except that of subscriptions: about 68 years."""
 
 YEAR_10000 = 253_402_300_800
-"""The first second that no date of four digits can express. A subscription has to end before it.
+"""The first second of the year 10000, which a date with four digits cannot express. Subscriptions have to end before.
 
-Clients that want a subscription to live for ever ask for an end close to it: Heat for 220,367,260,800 seconds, Senlin
-for 2**36. As float seconds such a time is still exact to 0.03 milliseconds.
+Clients that want a subscription without an end ask for a TTL close to this limit: Heat for 220,367,260,800 seconds,
+Senlin for 2**36. As float seconds such a time is still exact to 0.03 milliseconds.
 """
 
 _MOST_DEFAULT_SUBSCRIPTION_TTL = YEAR_10000 - 32_503_680_000
-"""A default counts from every moment at which the service runs, here up to the year 3000."""
+"""The default TTL counts from the time of each request, so it is limited as if the service ran until the year 3000."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The numbers and lists of ``[transport]``, under their names there, and the switches that change a request."""
+    """The numbers, lists and switches of ``[transport]`` that requests depend on, under the names of their options."""
 
     default_message_ttl: int
     default_message_delay: int

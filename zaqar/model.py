@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns of the service: frozen, without I/O, shared by all layers.
+"""The model objects of the service, such as queues, messages and claims: frozen, without I/O, shared by all layers.
 
-Times are float seconds since the epoch; durations are whole seconds; bodies are the JSON bytes the client sent.
+Times are float seconds since the epoch, durations are whole seconds, and bodies are the JSON bytes of the client.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ QUEUE = "queue"
 TOPIC = "topic"
 
 PENDING, CONFIRMED, REFUSED = "pending", "confirmed", "refused"
-"""States of a subscription. A pending one gets messages unless the service requires a confirmation."""
+"""States of a subscription. A pending subscription gets messages unless the service requires a confirmation."""
 
 WAITING, DONE, DEAD = "waiting", "done", "dead"
 """States of a delivery."""
@@ -25,10 +25,10 @@ WAITING, DONE, DEAD = "waiting", "done", "dead"
 NOTIFICATION = "Notification"
 SUBSCRIPTION_CONFIRMATION = "SubscriptionConfirmation"
 UNSUBSCRIBE_CONFIRMATION = "UnsubscribeConfirmation"
-"""Kinds of a delivery, as they are called in what is sent."""
+"""Kinds of a delivery. Subscribers get these words in the notification."""
 
 SEALED = 0x01
-"""The first byte of a body that is encrypted. No JSON text begins with it."""
+"""The first byte of an encrypted body. No JSON text begins with it."""
 
 UID_LENGTH = 24
 """Length of a queue's ``uid``: 96 random bits in lower-case hexadecimal digits."""
@@ -37,7 +37,7 @@ _MESSAGE_ID = re.compile(r"[0-9a-f]{36}")
 
 
 class QueueName(NamedTuple):
-    """What a client calls a queue: its name within a project and a kind."""
+    """The full name of a queue or topic: project, kind and name. Clients choose the name; it is not the uid."""
 
     project: str
     kind: str
@@ -48,10 +48,9 @@ class QueueName(NamedTuple):
 class Queue:
     """A queue or topic as the management store has it.
 
-    ``uid`` is new for each creation; ``generation`` grows with each change of metadata, placement or ``notify``.
-    ``metadata`` holds only what was stored, without the defaults of the reserved keys. ``pool`` names the pool that
-    holds the messages, None for the one message store of a service without pools. ``notify`` says that there are
-    subscribers.
+    Each creation makes a new ``uid``. ``generation`` grows with each change of metadata, placement or ``notify``.
+    ``metadata`` holds only what was stored, without the defaults of the reserved keys. ``pool`` is the name of the pool
+    that holds the messages; None is the configured message store. ``notify`` is true if the queue may have subscribers.
     """
 
     uid: str
@@ -66,7 +65,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class QueueRules:
-    """What the reserved metadata of a queue come to, defaults filled in (API facts, section 3)."""
+    """The rules that the reserved metadata of a queue set, with the defaults filled in (API facts, section 3)."""
 
     max_messages_post_size: int
     default_message_ttl: int
@@ -79,7 +78,7 @@ class QueueRules:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message on its way in. ``ttl`` counts from the post, also for a message with a ``delay``."""
+    """A message that is being posted. ``ttl`` counts from the post, also for a message with a ``delay``."""
 
     body: bytes
     ttl: int
@@ -89,7 +88,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a dead letter came from: the queue's name, the id it had there and how often it had been claimed."""
+    """The origin of a dead letter: the name of its first queue, its id there, and how often it was claimed there."""
 
     queue: str
     message_id: str
@@ -98,12 +97,12 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message. ``sequence`` is its place in the total order of the queue, from 1.
+    """A stored message. ``sequence`` is its position in the total order of the queue, from 1.
 
-    ``claim_id`` is that of the live claim and None if there is none. ``expires`` is the end of its life, which a
-    claim may have moved past ``created`` plus the TTL of the post. ``due`` is the time at which its delay ends,
-    and None if it is not delayed at the time of the read. ``error`` says why the body, which is then null, cannot be
-    shown; no store sets it.
+    ``claim_id`` is the id of the live claim, None if there is none. ``expires`` is the time at which the message
+    expires; a claim may have moved it past ``created`` plus the TTL of the post. ``due`` is the time at which its delay
+    ends, and None if it is not delayed at the time of the read. ``error`` says why the body, which is then null, cannot
+    be shown; no store sets it.
     """
 
     queue_uid: str
@@ -128,13 +127,13 @@ class Message:
         return round(self.expires - self.created)
 
     def age(self, now: float) -> int:
-        """Whole seconds since it was posted, never negative though clocks of two hosts may differ."""
+        """Whole seconds since the post. Never negative, even if the clocks of two hosts differ."""
         return max(0, int(now - self.created))
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lease on messages. ``started`` is when it was made or last renewed; it is over at ``started + ttl``."""
+    """A lease on messages. ``started`` is the time when it was made or renewed. It expires at ``started + ttl``."""
 
     id: str
     ttl: int
@@ -151,10 +150,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Where a claim moves messages that were claimed ``max_claim_count`` times, and the TTL they get there.
+    """The rule for exhausted messages: where a claim moves messages that were claimed ``max_claim_count`` times.
 
-    ``queue`` None: the dead letter queue is on another message store, so a claim passes those messages over; see
-    ``MessageStore.set_aside``. ``ttl`` None leaves a message its own end of life.
+    ``queue`` is the dead letter queue. None means that it is on another message store, so the claim skips exhausted
+    messages; see ``DeadLetterStore.set_aside``. ``ttl`` is the TTL that they get there; with None a message keeps its
+    expiry.
     """
 
     queue: Queue | None
@@ -164,10 +164,10 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One message store that queues may be placed on: its URI (the scheme names the driver), and its share of queues.
+    """A message store that may hold queues. The scheme of ``uri`` names the driver.
 
-    ``options`` override the driver's options. ``flavor`` names the flavor it belongs to; a pool without one serves the
-    queues that ask for none.
+    ``weight`` is its share of new queues; a pool with weight 0 gets none. ``options`` override the driver's options.
+    ``flavor`` names the flavor of the pool. A pool without a flavor gets the queues that ask for none.
     """
 
     name: str
@@ -183,9 +183,9 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All pools and flavors of a deployment: a few dozen at most, changed seldom, so they are one versioned record.
+    """All pools and flavors of a deployment. They are few and rarely change, so they are one versioned record.
 
-    ``flavors`` are names; the pools of a flavor are those that name it. ``version`` is 0 before the first change.
+    ``flavors`` are names. A pool belongs to the flavor that it names. ``version`` is 0 before the first change.
     """
 
     version: int = 0
@@ -196,12 +196,12 @@ class Catalog:
         return next((pool for pool in self.pools if pool.name == name), None)
 
     def pools_of(self, flavor: str | None) -> tuple[Pool, ...]:
-        """The pools of a flavor, or with None those that serve queues without one; ordered by name."""
+        """The pools of a flavor, ordered by name. None: the pools for queues without a flavor."""
         return tuple(sorted((pool for pool in self.pools if pool.flavor == flavor), key=lambda pool: pool.name))
 
 
 class Secret(NamedTuple):
-    """A signing secret of a subscription. ``expires`` is None for the one in force, else the end of one replaced."""
+    """A signing secret of a subscription. ``expires`` is None for the current secret, else its end."""
 
     value: str
     expires: float | None = None
@@ -209,12 +209,12 @@ class Secret(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Where the messages of a queue are pushed to.
+    """A subscription: the messages of a queue are sent to ``subscriber``, a URI.
 
-    It belongs to the queue with ``queue_uid``; project, kind and ``source``, the name, are what that one is called.
-    ``expires`` is when it is over, ``ttl`` what was asked for. ``version`` grows with each change. ``challenge`` grows
-    when what was asked of a subscriber before no longer counts: when there is another subscriber, when it was
-    unsubscribed, and when it was subscribed again after that.
+    It belongs to the queue with ``queue_uid``, whose name is ``project``, ``kind`` and ``source``. ``expires`` is the
+    time at which it ends, ``ttl`` the number of seconds that the client asked for. ``version`` grows with each change.
+    ``challenge`` grows when earlier requests to confirm become void: when the subscriber changes, when it unsubscribes,
+    and when it is subscribed again after that.
     """
 
     id: str
@@ -234,7 +234,7 @@ class Subscription:
 
     @property
     def grant_terms(self) -> tuple[str, ...]:
-        """What a signed grant to confirm it is bound to, besides its path."""
+        """The values that a signed permission to confirm this subscription is bound to, besides the path."""
         return self.subscriber, str(self.challenge)
 
     def __repr__(self) -> str:
@@ -247,12 +247,12 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """A Keystone trust that the service has made for a subscription, and that it deletes when nothing uses it any more.
+    """A Keystone trust that the service made for a subscription, and that it deletes when no subscription uses it.
 
-    ``user_id`` is the user who trusts. ``expires`` is when Keystone ends the trust. ``due`` is when somebody has to
-    look next whether the subscription still uses it; ``tries`` counts attempts to delete it that failed. ``attached``:
-    the subscription was stored with this trust, or the request that was to do so has failed. Until then only ``due``
-    makes anybody look at it.
+    ``user_id`` is the user who made the trust (the trustor). ``expires`` is the time at which Keystone ends the trust.
+    ``due`` is the time at which a notifier checks next whether the subscription still uses it. ``tries`` counts failed
+    attempts to delete it. ``attached``: the subscription was stored with this trust, or the request to store it failed.
+    Until then the end of the subscription does not make the trust due.
     """
 
     id: str
@@ -269,10 +269,10 @@ class Trust:
 class PostPosition(NamedTuple):
     """How far a post has been expanded into deliveries. It only grows, field by field.
 
-    The subscriptions of a queue are expanded in pages, in the order of their ids. All messages are expanded for the
-    subscriptions with an id up to ``after``, and the first ``message`` messages of the post for those with an id
-    greater than ``after`` and not greater than ``through``. ``through`` is the last id of the page that is being
-    expanded, "" between two pages; it is stored because the subscriptions may change before somebody goes on.
+    The subscriptions of a queue are expanded in pages, in the order of their ids. For subscriptions with an id up to
+    ``after`` all messages are expanded. For subscriptions with an id after ``after`` and up to ``through`` the first
+    ``message`` messages of the post are expanded. ``through`` is the last id of the page that is being expanded, ""
+    between two pages. It is stored because the subscriptions may change before a notifier continues.
     """
 
     after: str = ""
@@ -286,7 +286,7 @@ NOT_EXPANDED = PostPosition()
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A post on its way to be notified: what was posted by one request, from the sequence number ``first`` on."""
+    """A post that waits to be notified: the messages of one request, with sequence numbers from ``first`` on."""
 
     queue_uid: str
     first: int
@@ -303,7 +303,7 @@ class DeliveryKey(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One try to deliver. ``status`` is that of the answer, None without one; ``seconds`` it took.
+    """One attempt to deliver. ``seconds`` is its duration, ``status`` the status of the answer, None without an answer.
 
     ``answer`` is the beginning of the answer, or the reason why there is none.
     """
@@ -316,11 +316,12 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message on its way to one subscriber, or the confirmation of a subscription (``number`` 0).
+    """The delivery of one message to one subscriber, or of the request to confirm a subscription (``number`` 0).
 
-    ``number`` is the sequence number of the message; ``body``, ``ttl``, ``created`` and ``client_id`` are its own.
-    ``due``: when it may be taken next, which under a lease is when that ends; once settled, when it was. ``tries``
-    counts since it was posted or resent; ``attempts`` are the latest. A settled one is removed at ``keep_until``.
+    ``number`` is the sequence number of the message; ``body``, ``ttl``, ``created`` and ``client_id`` are copied from
+    the message. ``due`` is the time at which a notifier may take the delivery; under a lease, the end of the lease; for
+    a settled delivery, the time when it was settled. ``tries`` counts attempts since the message was posted or resent.
+    ``attempts`` are the latest attempts. A settled delivery is removed at ``keep_until``.
     """
 
     queue_uid: str
@@ -344,13 +345,13 @@ class Delivery:
 
     @property
     def id(self) -> str:
-        """What clients call it: the id of its message. It is one among the deliveries of its subscription."""
+        """The id for clients: the id of the message. It is unique among the deliveries of a subscription."""
         return message_id(self.queue_uid, self.number)
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts at one moment. Delayed messages are in none of them. ``oldest`` and ``newest`` are by sequence."""
+    """Counts of messages at one moment, without delayed messages. ``oldest`` and ``newest`` are by sequence."""
 
     free: int = 0
     claimed: int = 0
@@ -363,10 +364,10 @@ class Stats:
 
 
 class QueuePosition(NamedTuple):
-    """How far a queue is, for clients that wait for it.
+    """The state of a queue that waiting clients need.
 
-    ``last`` is the number of the newest message that was ever in it, ``free`` whether a message can be claimed now, and
-    ``next_due`` the time, in seconds since the epoch, at which the next delay or claim ends; None if there is none.
+    ``last`` is the number of the newest message that was ever in it. ``free``: a message can be claimed now.
+    ``next_due`` is the time, in seconds since the epoch, at which the next delay or claim ends; None if there is none.
     """
 
     last: int
@@ -375,22 +376,22 @@ class QueuePosition(NamedTuple):
 
 
 def message_id(queue_uid: str, sequence: int) -> str:
-    """The id clients see: the uid of the queue, then the sequence number as 12 hexadecimal digits."""
+    """Make the id of a message: the uid of the queue, then the sequence number as 12 hexadecimal digits."""
     return f"{queue_uid}{sequence:012x}"
 
 
 def is_sealed(body: bytes) -> bool:
-    """Whether a body is encrypted, as opposed to the JSON text that was posted."""
+    """Whether a body is encrypted. Otherwise it is the JSON text that was posted."""
     return body[:1] == b"\x01"
 
 
 def is_message_id(text: str) -> bool:
-    """Whether the text has the form of a message id, of any queue."""
+    """Whether the text has the form of a message id. The queue may be any queue."""
     return _MESSAGE_ID.fullmatch(text) is not None
 
 
 def sequence_of(queue_uid: str, text: str) -> int | None:
-    """The sequence number in a message id, or None if the id is malformed or of another or an earlier queue."""
+    """Return the sequence number in a message id; None if the id is malformed, or of another or an earlier queue."""
     if is_message_id(text) and text.startswith(queue_uid):
         return int(text[UID_LENGTH:], 16)
     return None

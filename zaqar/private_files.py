@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that only the user of the service may use, whatever the umask is and also if they existed before.
+"""Makes files and folders that only the user of the service can open, whatever the umask is.
 
-Messages, signing secrets and passwords in URIs of pools lie in them. Everything the service creates is created here.
+They hold messages, signing secrets and passwords. Every file and folder that the service creates is created here. If it
+existed before, its mode is corrected.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ _OTHERS = 0o077
 
 
 def make_folder(folder: Path, *, ours: tuple[str, ...] = ()) -> str | None:
-    """Make the folder and those above it that are missing, or close an existing one to other users.
+    """Make the folder and its missing parents, or close an existing folder to other users.
 
-    A folder that holds other files (none of its entries is called as one of ``ours``) is not closed, as it may be a
-    folder of the system. Then, and if the folder is sticky as ``/tmp`` is, StartupError says what to do. A folder of
-    another user is left as it is, and the sentence that is returned warns of it. Raises OSError.
+    ``ours`` are the names of the files that the service keeps in this folder. A folder that has entries, none of them
+    in ``ours``, is not closed, because it may be a folder of the system. For such a folder, and for a sticky one like
+    ``/tmp``, StartupError says what to do. A folder of another user stays as it is, and the returned sentence warns of
+    it. Raises OSError.
     """
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         # Another process may make it at the same time.
@@ -51,7 +53,7 @@ def make_folder(folder: Path, *, ours: tuple[str, ...] = ()) -> str | None:
 
 
 def open_file(path: Path | str, flags: int = os.O_RDWR) -> int:
-    """The descriptor of the file, which is made if it is missing. Raises OSError."""
+    """Open the file, make it if it is missing, and return its descriptor. Raises OSError."""
     descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         found = os.fstat(descriptor)
@@ -64,17 +66,18 @@ def open_file(path: Path | str, flags: int = os.O_RDWR) -> int:
 
 
 def create_file(path: Path | str) -> None:
-    """Make the file if it is missing, without opening what exists. Raises OSError.
+    """Make the file if it is missing. An existing file is not opened. Raises OSError.
 
-    A process that closes any descriptor of a file loses all POSIX locks it has on it (fcntl(2)), those of SQLite too.
+    If a process closes any descriptor of a file, it loses all its POSIX locks on that file (fcntl(2)), also the locks
+    of SQLite.
     """
-    # If it exists, its mode is corrected when it is opened.
+    # If the file exists, open_file() corrects its mode later.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
 def close_to_others(path: Path | str) -> None:
-    """Set the mode of a file or socket that somebody made; one that is missing, or of another user, is left alone."""
+    """Close a file or socket that a library made to other users. Does nothing if it is missing or of another user."""
     try:
         found = os.stat(path)  # noqa: PTH116, the path may be a text
         if found.st_uid == os.geteuid() and found.st_mode & _OTHERS:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URIs of stores: what of them may be shown, which is everything but the secrets, how schemes are compared, and whether
-a host can be looked up. In doubt more is hidden than would have to be.
+"""URIs of stores: masks their passwords, compares their schemes, and checks whether a host name can be looked up.
+
+The masking hides too much rather than too little. The service, the drivers and the log use it.
 """
 
 import re
@@ -12,23 +13,23 @@ _SECRET = re.compile(r"pass|pwd|secret|token|authmechanismproperties", re.IGNORE
 
 
 def mask(uri: str) -> str:
-    """The URI with :data:`MASK` in place of each password, in its user part and in its query."""
+    """Return the URI with :data:`MASK` in place of each password, in its user part and in its query."""
     return _split(uri)[0]
 
 
 def lower_scheme(uri: str) -> str:
-    """The URI with its scheme in lower case, as drivers compare it (RFC 3986, section 3.1)."""
+    """Return the URI with its scheme in lower case, because schemes ignore case (RFC 3986, section 3.1)."""
     scheme, separator, rest = uri.partition("://")
     return scheme.lower() + separator + rest
 
 
 def reveals(text: str, uri: str) -> bool:
-    """Whether a text has a password of the URI in it, percent-encoded or not."""
+    """Whether a text contains a password of the URI, percent-encoded or not."""
     return any(form in text for secret in _split(uri)[1] for form in (secret, unquote(secret), unquote_plus(secret)))
 
 
 def is_host(text: str) -> bool:
-    """Whether a text can be looked up as a host: Python's resolver raises UnicodeError for a label of 64 bytes, say."""
+    """Whether a text can be looked up as a host. If not, such as a label of 64 bytes, a look-up raises UnicodeError."""
     try:
         text.encode("idna")
     except UnicodeError:
@@ -37,10 +38,10 @@ def is_host(text: str) -> bool:
 
 
 def _split(uri: str) -> tuple[str, list[str]]:
-    """The masked URI and what was masked."""
+    """Return the masked URI and the secrets that were masked."""
     secrets: list[str] = []
     scheme, separator, rest = uri.rpartition("://") if uri.count("://") == 1 else ("", "", uri)
-    # Whatever a sloppy password holds ('/', '?', '@'), it ends at the last '@'.
+    # A password that is not percent-encoded may hold '/', '?' and '@'. It ends at the last '@'.
     credentials, at, place = rest.rpartition("@")
     user, colon, password = credentials.partition(":")
     if at and colon and password:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``zaqar.wsgi:application``, for gunicorn, granian, uWSGI and mod_wsgi.
 
-It is configured by the files and variables that :func:`zaqar.conf.load` names, as it has no command line of its own.
+The module reads the configuration from the files and variables that :func:`zaqar.conf.load` names, because it has no
+command line of its own.
 """
 
 import sys
@@ -13,7 +14,7 @@ from zaqar.transport.wsgi.app import WsgiApplication, make_app
 from zaqar.transport.wsgi.waits import WaitSlots
 
 _FAILED_APP = 22 if "uwsgi" in sys.modules else 4
-"""The exit status by which a worker of uWSGI, or of gunicorn, tells its master to end instead of starting it again."""
+"""Exit status of a worker that cannot start. It makes the master of uWSGI or gunicorn end instead of restarting it."""
 
 
 def _make_application() -> tuple[WsgiApplication, Parts]:
@@ -26,7 +27,7 @@ def _make_application() -> tuple[WsgiApplication, Parts]:
         print(f"zaqar.wsgi: {exc}", file=sys.stderr, flush=True)
         sys.exit(_FAILED_APP)
     if parts.tokens is not None:
-        parts.tokens.check_aside()
+        parts.tokens.check_in_background()
     return made, parts
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The application in-process, on memory stores, with callers who are authenticated by a real Keystone."""
+"""The application in-process, on memory stores, with callers whom a real Keystone authenticates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zaqar.transport.wsgi.app import make_app
 
 
 class ShiftedClock:
-    """The time of this machine, which is Keystone's as well, plus what a test lets pass."""
+    """The time of this machine, which Keystone uses too, plus the seconds by which a test has advanced it."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -32,7 +32,7 @@ class ShiftedClock:
 
 
 def configure(path: Path, lines: str, **options: Any) -> Any:
-    """The configuration of a file with these lines, with some options set otherwise, as ``group__option``."""
+    """Configuration from a file with these lines. ``options`` override single options, as ``group__option``."""
     path.write_text(lines)
     configuration = conf.load(default_config_files=[str(path)])
     for name, value in options.items():
@@ -42,7 +42,7 @@ def configure(path: Path, lines: str, **options: Any) -> Any:
 
 
 class AuthenticatedApi:
-    """One worker. ``questions`` is how many tokens Keystone was asked about."""
+    """One worker. ``questions`` counts the tokens about which it asked Keystone."""
 
     def __init__(self, keystone: Keystone, folder: Path, lines: str = "", **options: Any) -> None:
         text = f"{keystone.options()}[keystone_authtoken]\n{lines}\n"
@@ -94,8 +94,8 @@ class AuthenticatedApi:
         return self.request(method, path, **kwargs).status_code
 
     def forget(self) -> None:
-        """What this worker remembers of tokens, as if it had just started."""
-        # More than a token lives, and back: what was remembered in between would be from the future.
+        """Empty the worker's cache of tokens, as if it had just started."""
+        # Forward by more than the life of a token, and back: entries cached in between would be from the future.
         self.tokens._cache = type(self.tokens._cache)(self.clock)
         for key in self.library._details:
             self.library._details.forget(key)

@@ -38,7 +38,7 @@ class Api:
         self._client = testing.TestClient(make_app(self.parts))
 
     def in_new_project(self) -> Api:
-        """The same worker, in another project."""
+        """The same worker with requests for another project."""
         other = copy.copy(self)
         other.project = uuid.uuid4().hex
         return other
@@ -46,7 +46,7 @@ class Api:
     def close(self) -> None:
         self.parts.close()
         if self.parts.conf.pooling:
-            # With pools it is closed only where it was used.
+            # With pools, a store is closed only in the application that opened it.
             self._messages.close()
 
     def request(
@@ -93,14 +93,14 @@ class Api:
     # -- what most tests begin with ----------------------------------------------------------------------------------
 
     def send(self, queue: str, *bodies: Any, client: str = ALICE, **fields: Any) -> list[str]:
-        """Post messages and return their ids."""
+        """Post messages. Returns their ids."""
         messages = [{"body": body, "ttl": 300, **fields} for body in bodies]
         result = self.post(f"/v2/queues/{queue}/messages", {"messages": messages}, client=client)
         assert result.status_code == 201, result.text
         return [href.rpartition("/")[2] for href in result.json["resources"]]
 
     def claim(self, queue: str, limit: int = 10, **terms: int) -> tuple[str, list[dict[str, Any]]]:
-        """Claim messages; the claim's id and the messages, '' and none where nothing was free."""
+        """Claim messages. Returns the claim's id and the messages, or "" and an empty list if none was free."""
         result = self.post(f"/v2/queues/{queue}/claims?limit={limit}", terms or None)
         if result.status_code == 204:
             return "", []
@@ -112,6 +112,6 @@ class Api:
         return [message["body"] for message in self.get(f"/v2/queues/{queue}/messages?{query}").json["messages"]]
 
     def counts(self, queue: str) -> tuple[int, int, int]:
-        """Free, claimed, total."""
+        """The numbers of free messages, claimed messages and all messages."""
         messages = self.get(f"/v2/queues/{queue}/stats").json["messages"]
         return messages["free"], messages["claimed"], messages["total"]

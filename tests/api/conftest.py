@@ -12,13 +12,13 @@ from tests.api.client import Api
 from tests.clock import START, FakeClock
 from tests.conformance.drivers import DRIVERS, Driver
 
-# Its assertions show what differs only if they are rewritten, as those of test modules are.
+# pytest shows the differing values only if it rewrites the assertions, as it does in test modules.
 pytest.register_assert_rewrite("tests.api.agreement")
 
 CONTRACT = ("memory", "postgresql")
-"""The HTTP contract runs on the memory driver and on the strictest server, whose texts hold no U+0000.
+"""The HTTP contract runs on memory and on PostgreSQL, the strictest server, because its texts hold no U+0000.
 
-What a store promises to the service is tested on each of them in ``tests/conformance``.
+``tests/conformance`` tests on each store the promises that a store makes to the service.
 """
 
 
@@ -80,7 +80,7 @@ def _shared_apis(driver: Driver, address: str, clock_of_session: FakeClock) -> I
 def share_api(_shared_apis: Callable[..., Api], clock: FakeClock) -> Callable[..., Api]:
     """An application that tests with the same options share, in a project of its own.
 
-    For tests that only send requests and read: a test that changes the application needs ``make_api``.
+    Use it for tests that only send requests. A test that changes the application needs ``make_api``.
     """
     return lambda **options: _shared_apis(**options).in_new_project()
 

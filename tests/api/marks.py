@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On which stores the tests of a module run, if not on the two of the contract (``conftest.CONTRACT``)."""
+"""Marks that select the stores of a test, if it does not run on the two of ``conftest.CONTRACT``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from tests.conformance.drivers import DRIVERS
 
 on_one_store = pytest.mark.parametrize("driver", [DRIVERS["memory"]], ids=["memory"], indirect=True, scope="session")
-"""For long tables of requests that are refused before any store is asked: one application is enough."""
+"""For long tables of requests that are refused before any store is used: one application is enough."""
 
 on_every_store = pytest.mark.parametrize(
     "driver", list(DRIVERS.values()), ids=list(DRIVERS), indirect=True, scope="session"
 )
-"""If the test is about what several processes or pools see in a store, or about what a dump of it shows."""
+"""For tests about several processes or pools that share a store, or about the contents of a dump of the store."""

@@ -11,7 +11,7 @@ from tests.api.client import BOB, Api
 from tests.api.test_common import assert_error
 
 
-def test_life_of_a_claim(api: Api) -> None:
+def test_a_claim_is_made_shown_renewed_and_released(api: Api) -> None:
     assert api.post("/v2/queues/q/claims", {"ttl": 60, "grace": 60}).status_code == 204
     assert api.get("/v2/queues").json["queues"] == []
     ids = api.send("q", *range(5), ttl=7200)
@@ -45,7 +45,7 @@ def test_life_of_a_claim(api: Api) -> None:
     assert api.claim("q") == ("", [])
 
 
-def test_defaults(api: Api) -> None:
+def test_a_claim_without_terms_has_the_default_ttl(api: Api) -> None:
     api.send("q", 1, 2, 3)
     for body in (None, {}, {"x": 1}):
         result = api.post("/v2/queues/q/claims?limit=1", body)
@@ -53,7 +53,7 @@ def test_defaults(api: Api) -> None:
         assert api.get(result.headers["Location"]).json["ttl"] == 300
 
 
-def test_renewal(api: Api) -> None:
+def test_a_renewal_restarts_the_ttl_of_a_claim(api: Api) -> None:
     api.send("q", 1, ttl=600)
     claim_id, _ = api.claim("q", ttl=100, grace=100)
     location = f"/v2/queues/q/claims/{claim_id}"
@@ -69,7 +69,7 @@ def test_renewal(api: Api) -> None:
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_a_claim_lifts_the_end_of_life(api: Api) -> None:
+def test_a_claim_extends_the_life_of_its_messages(api: Api) -> None:
     (id_,) = api.send("q", 1, ttl=60)
     api.clock.advance(50)
     claim_id, messages = api.claim("q", ttl=100, grace=70)
@@ -105,7 +105,7 @@ BAD_TERMS: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("raw", "words"), BAD_TERMS, ids=range(len(BAD_TERMS)))
-def test_bad_terms(api: Api, raw: bytes, words: str) -> None:
+def test_bad_terms_of_a_claim_are_refused_and_change_nothing(api: Api, raw: bytes, words: str) -> None:
     api.send("q", 1, 2)
     assert_error(api.post("/v2/queues/q/claims", raw=raw), 400, words)
     assert api.counts("q") == (2, 0, 2)
@@ -115,21 +115,21 @@ def test_bad_terms(api: Api, raw: bytes, words: str) -> None:
     assert api.get(f"/v2/queues/q/claims/{claim_id}").json["age"] == 50
 
 
-def test_renewal_needs_a_body(api: Api) -> None:
+def test_a_renewal_without_a_body_is_refused(api: Api) -> None:
     api.send("q", 1)
     claim_id, _ = api.claim("q")
     assert_error(api.patch(f"/v2/queues/q/claims/{claim_id}"), 400, "body")
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=21", "limit=x", "limit=1&limit=2", "include_origin=7"])
-def test_bad_claim_parameters(api: Api, query: str) -> None:
+def test_bad_query_parameters_of_a_claim_are_refused(api: Api, query: str) -> None:
     api.send("q", 1)
     assert_error(api.post(f"/v2/queues/q/claims?{query}"), 400, query.partition("=")[0])
     assert api.counts("q") == (1, 0, 1)
 
 
 @pytest.mark.parametrize("claim_id", ["nonsense", "0" * 24, "%00", "x" * 3000])
-def test_nonsense_claims(api: Api, claim_id: str) -> None:
+def test_a_malformed_claim_id_is_an_absent_claim(api: Api, claim_id: str) -> None:
     api.send("q", 1)
     api.claim("q")
     for queue in ("q", "absent"):
@@ -149,7 +149,7 @@ def use_up(api: Api, times: int) -> None:
         api.delete(f"/v2/queues/q/claims/{claim_id}")
 
 
-def test_dead_letters(api: Api) -> None:
+def test_a_message_moves_to_the_dead_letter_queue_after_the_last_claim(api: Api) -> None:
     api.put("/v2/queues/q", {"_max_claim_count": 2, "_dead_letter_queue": "dead"})
     ids = api.send("q", "a", "b", ttl=600)
     use_up(api, 2)
@@ -172,7 +172,7 @@ def test_dead_letters(api: Api) -> None:
     assert claimed[0]["origin"]["queue"] == "q"
 
 
-def test_dead_letters_get_a_ttl_of_their_own(api: Api) -> None:
+def test_a_dead_letter_gets_the_ttl_of_the_rule(api: Api) -> None:
     reserved = {"_max_claim_count": 1, "_dead_letter_queue": "dead", "_dead_letter_queue_messages_ttl": 60}
     api.put("/v2/queues/q", reserved)
     api.send("q", "a", ttl=600)
@@ -186,7 +186,7 @@ def test_dead_letters_get_a_ttl_of_their_own(api: Api) -> None:
 
 
 @pytest.mark.parametrize("reserved", [{"_max_claim_count": 1}, {"_dead_letter_queue": "dead"}])
-def test_half_a_rule_moves_nothing(api: Api, reserved: dict[str, Any]) -> None:
+def test_a_queue_with_half_a_dead_letter_rule_moves_no_message(api: Api, reserved: dict[str, Any]) -> None:
     api.put("/v2/queues/q", reserved)
     api.send("q", "a")
     use_up(api, 3)
@@ -195,7 +195,7 @@ def test_half_a_rule_moves_nothing(api: Api, reserved: dict[str, Any]) -> None:
     assert [queue["name"] for queue in api.get("/v2/queues").json["queues"]] == ["q"]
 
 
-def test_a_deleted_dead_letter_queue_comes_back(api: Api) -> None:
+def test_a_deleted_dead_letter_queue_is_created_again_by_a_dead_letter(api: Api) -> None:
     api.put("/v2/queues/q", {"_max_claim_count": 1, "_dead_letter_queue": "dead"})
     api.send("q", "a")
     use_up(api, 1)

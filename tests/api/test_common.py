@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers, versions, error bodies: what holds for every path."""
+"""Headers, versions and error bodies, which are the same for every path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UUID_HEX = "3381af922b9e11e3b19171861300734c"
 
 
 def assert_error(result: testing.Result, status: int, *words: str) -> None:
-    """A JSON error of this status whose description has all the words."""
+    """Assert that the answer is a JSON error of this status whose description has all the words."""
     assert result.status_code == status, result.text
     assert result.headers["Content-Type"].startswith("application/json")
     assert set(result.json) == {"title", "description"}
@@ -26,7 +26,7 @@ def assert_error(result: testing.Result, status: int, *words: str) -> None:
         assert word in result.json["description"]
 
 
-def test_versions_need_no_headers(api: Api) -> None:
+def test_the_list_of_versions_needs_no_headers(api: Api) -> None:
     result = api.get("/", headers={"Client-ID": None, "X-Project-ID": None})
     assert result.status_code == 300
     (version,) = result.json["versions"]
@@ -34,7 +34,7 @@ def test_versions_need_no_headers(api: Api) -> None:
     assert version["links"] == [{"href": "/v2/", "rel": "self"}]
 
 
-def test_home_document(api: Api) -> None:
+def test_the_home_document_lists_the_resources(api: Api) -> None:
     result = api.get("/v2/")
     assert result.status_code == 200
     assert result.headers["Content-Type"] == "application/json-home"
@@ -48,7 +48,7 @@ def test_health_and_its_relation_are_for_admin_mode(make_api: Callable[..., Api]
     assert "rel/health" not in plain.get("/v2/").json["resources"]
 
 
-def test_health(api: Api) -> None:
+def test_health_reports_stores_and_is_for_admins_only(api: Api) -> None:
     assert_error(api.get("/v2/health"), 403)
     api.send("q", 1)
     before = api.counts("q")
@@ -72,12 +72,12 @@ def test_health(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_ping(api: Api, method: str) -> None:
+def test_ping_answers_without_a_body(api: Api, method: str) -> None:
     result = api.request(method, "/v2/ping")
     assert (result.status_code, result.content) == (204, b"")
 
 
-def test_store_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_store_is_503_without_its_address(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(**_: object) -> None:
         raise StoreUnavailable(retry_after=3) from OSError("secret-host:5432 refused")
 
@@ -93,7 +93,7 @@ def test_store_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not report["operation_status"]["post_messages"]["succeeded"]
 
 
-def test_unexpected_error_tells_nothing_but_the_request_id(
+def test_an_unexpected_error_shows_only_the_request_id(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(**_: object) -> None:
@@ -108,7 +108,7 @@ def test_unexpected_error_tells_nothing_but_the_request_id(
 
 
 @pytest.mark.parametrize("path", ["/nope", "/v2", "/v3/queues", "/v1.1/queues", "/v2/queues/q/nothing"])
-def test_unknown_path(api: Api, path: str) -> None:
+def test_an_unknown_path_is_404(api: Api, path: str) -> None:
     assert_error(api.get(path), 404)
 
 
@@ -126,7 +126,9 @@ def test_unknown_path(api: Api, path: str) -> None:
         ("GET", "/v2/queues/q/purge", {"POST"}),
     ],
 )
-def test_method_not_allowed(api: Api, method: str, path: str, allowed: set[str]) -> None:
+def test_an_unsupported_method_is_405_and_lists_the_allowed_ones(
+    api: Api, method: str, path: str, allowed: set[str]
+) -> None:
     result = api.request(method, path)
     assert result.status_code == 405
     assert allowed <= {each.strip() for each in result.headers["Allow"].split(",")}
@@ -141,28 +143,30 @@ def test_every_answer_has_a_request_id(api: Api) -> None:
 
 
 @pytest.mark.parametrize("client", [None, "", "x", "not-a-uuid-not-a-uuid-not-a-uuid-1234", f"{UUID_HEX},{UUID_HEX}"])
-def test_client_id_must_be_a_uuid(api: Api, client: str | None) -> None:
+def test_a_client_id_that_is_no_uuid_is_refused(api: Api, client: str | None) -> None:
     assert_error(api.put("/v2/queues/q", headers={"Client-ID": client}), 400, "Client-ID")
     assert api.get("/v2/queues").json["queues"] == []
 
 
-def test_client_id_spellings_are_one_client(api: Api) -> None:
+def test_different_spellings_of_a_client_id_are_one_client(api: Api) -> None:
     api.send("q", 1, client=UUID_HEX)
     assert api.get("/v2/queues/q/messages", client=UUID_HEX.upper()).json["messages"] == []
 
 
 @pytest.mark.parametrize(("client", "status"), [("x" * 9, 400), ("x" * 10, 200), ("x" * 36, 200), ("x" * 37, 400)])
-def test_client_id_length_without_uuid(make_api: Callable[..., Api], client: str, status: int) -> None:
+def test_without_the_uuid_check_the_length_of_a_client_id_is_limited(
+    make_api: Callable[..., Api], client: str, status: int
+) -> None:
     api = make_api(transport__client_id_uuid_safe="off")
     assert api.get("/v2/queues", client=client).status_code == status
 
 
 @pytest.mark.parametrize("project", [None, "", "p" * 257, "a,b", "a\tb", "caf\xe9"])
-def test_bad_project(api: Api, project: str | None) -> None:
+def test_a_bad_project_id_is_refused(api: Api, project: str | None) -> None:
     assert_error(api.get("/v2/queues", headers={"X-Project-ID": project}), 400, "X-Project-ID")
 
 
-def test_project_of_256_characters_and_tenant_header(api: Api) -> None:
+def test_a_project_id_may_have_256_characters_and_come_as_tenant_id(api: Api) -> None:
     assert api.put("/v2/queues/q", headers={"X-Project-ID": "p" * 256}).status_code == 201
     listed = api.get("/v2/queues", headers={"X-Project-ID": None, "X-Tenant-ID": "p" * 256}).json
     assert [queue["name"] for queue in listed["queues"]] == ["q"]
@@ -171,8 +175,8 @@ def test_project_of_256_characters_and_tenant_header(api: Api) -> None:
 
 @on_one_store
 @pytest.mark.parametrize("spelling", ["urn:uuid:{}", "URN:UUID:{}", "Urn:Uuid:{}", "{{{}}}", "{}"])
-def test_spellings_of_a_client_id(api: Api, spelling: str) -> None:
-    """``echo`` knows a client by each of them."""
+def test_echo_recognises_a_client_by_each_spelling_of_its_id(api: Api, spelling: str) -> None:
+    """``echo`` recognises a client by each spelling of its id."""
     api.send("q", 1, client=UUID_HEX)
     for digits in (UUID_HEX, UUID_HEX.upper(), str(uuid.UUID(UUID_HEX)).upper()):
         page = api.get("/v2/queues/q/messages", client=spelling.format(digits))
@@ -180,7 +184,7 @@ def test_spellings_of_a_client_id(api: Api, spelling: str) -> None:
 
 
 @on_one_store
-def test_media_types_have_no_case(api: Api) -> None:
+def test_media_types_are_compared_without_case(api: Api) -> None:
     api.put("/v2/queues/q", {})
     change = [{"op": "add", "path": "/metadata/a", "value": 1}]
     headers: dict[str, str | None] = {"Content-Type": JSON_PATCH.title() + "; Charset=UTF-8"}
@@ -190,7 +194,7 @@ def test_media_types_have_no_case(api: Api) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/xml", "text/plain", "application/json-home", "application/json;q=0"])
-def test_not_acceptable(api: Api, accept: str) -> None:
+def test_an_accept_header_without_json_is_406(api: Api, accept: str) -> None:
     assert_error(api.get("/v2/queues", headers={"Accept": accept}), 406)
 
 
@@ -201,11 +205,11 @@ def test_not_acceptable(api: Api, accept: str) -> None:
         *("Application/JSON", "APPLICATION/*;Q=0.1", "text/html, APPLICATION/json"),
     ],
 )
-def test_acceptable(api: Api, accept: str | None) -> None:
+def test_an_accept_header_that_includes_json_is_served(api: Api, accept: str | None) -> None:
     assert api.get("/v2/queues", headers={"Accept": accept}).status_code == 200
 
 
-def test_form_bodies_are_refused(api: Api) -> None:
+def test_a_body_declared_as_a_form_is_refused(api: Api) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert_error(api.put("/v2/queues/q", {}, headers=form), 400, "Content-Type")
     assert api.put("/v2/queues/q", headers=form).status_code == 201
@@ -213,24 +217,24 @@ def test_form_bodies_are_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a\n", "..", ".", "n" * 65, "a b", "ä", "a%", "a;b", "a,b", "q\x00"])
-def test_bad_queue_names(api: Api, name: str) -> None:
+def test_a_bad_queue_name_is_refused(api: Api, name: str) -> None:
     for method, tail in (("PUT", ""), ("GET", "/messages"), ("POST", "/claims"), ("DELETE", ""), ("GET", "/stats")):
         assert_error(api.request(method, f"/v2/queues/{name}{tail}"), 400, "queue_name")
     assert api.get("/v2/queues").json["queues"] == []
 
 
 @pytest.mark.parametrize("name", ["n" * 64, "...", "-", "_", "A.b-C_9"])
-def test_good_queue_names(api: Api, name: str) -> None:
+def test_a_good_queue_name_is_accepted(api: Api, name: str) -> None:
     assert api.put(f"/v2/queues/{name}").status_code == 201
 
 
 @pytest.mark.parametrize("query", ["limit=1&limit=2", "marker=%ff", "&".join(f"k{n}=1" for n in range(101))])
-def test_bad_query_strings(api: Api, query: str) -> None:
+def test_a_bad_query_string_is_refused(api: Api, query: str) -> None:
     assert_error(api.get(f"/v2/queues?{query}"), 400)
     assert_error(api.get(f"/v2/queues/q/messages?{query}"), 400)
 
 
-def test_cors(make_api: Callable[..., Api]) -> None:
+def test_cors_headers_are_sent_to_allowed_origins_only(make_api: Callable[..., Api]) -> None:
     origin = {"Origin": "https://ui.example"}
     assert "Access-Control-Allow-Origin" not in make_api().get("/v2/queues", headers=origin).headers
     api = make_api(cors__allowed_origin=["https://ui.example"])

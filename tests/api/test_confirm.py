@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confirmation: what is asked of a subscriber, signed requests, and the page behind the link of a mail."""
+"""Confirmation: the request that a subscriber gets, signed requests, and the page behind the link of a mail."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def path_of(id_: str) -> str:
 
 
 def asked(api: Api, id_: str) -> Delivery | None:
-    """The confirmation that waits to be sent."""
+    """The delivery of the confirmation request that waits to be sent."""
     queue = api.parts.management.queue_records.get(project=api.project, kind=QUEUE, name="q")
     assert queue is not None
     (store,) = api.parts.stores()
@@ -65,7 +65,7 @@ def confirmed(api: Api, id_: str) -> bool:
 
 
 def terms_of(api: Api, path: str) -> tuple[str, ...]:
-    """What a grant to confirm is bound to: the subscription that the path is about, as it is now."""
+    """The terms that a signature to confirm covers, of the subscription at this path as it is now."""
     parts = re.fullmatch(r"/v2/queues/q/subscriptions/([0-9a-f]{24})/confirm", path)
     if parts is None:
         return ()
@@ -73,7 +73,7 @@ def terms_of(api: Api, path: str) -> tuple[str, ...]:
 
 
 def signed(api: Api, path: str, *, key: str = KEY, methods: str = "PUT", **changes: str) -> dict[str, str | None]:
-    """The headers of a signed request; ``changes`` are made after it was signed."""
+    """The headers of a signed request. ``changes`` are made after signing."""
     expires = changes.pop("expires", signed_urls.format_time(api.clock.now + 3600))
     signature = signed_urls.sign(
         key,
@@ -92,10 +92,10 @@ def signed(api: Api, path: str, *, key: str = KEY, methods: str = "PUT", **chang
     return {**headers, **changes}
 
 
-# -- what is asked ---------------------------------------------------------------------------------------------------
+# -- the request to confirm -----------------------------------------------------------------------------------------
 
 
-def test_a_subscriber_is_asked_and_may_refuse(api: Api) -> None:
+def test_a_subscriber_is_asked_to_confirm_and_may_unsubscribe(api: Api) -> None:
     id_ = subscribe(api)
     first = asked(api, id_)
     assert first is not None
@@ -112,14 +112,14 @@ def test_a_subscriber_is_asked_and_may_refuse(api: Api) -> None:
     assert farewell.kind == UNSUBSCRIBE_CONFIRMATION
     subscription, _ = api.parts.subscriptions.get(QueueName(api.project, QUEUE, "q"), id_)
     assert subscription.state == REFUSED
-    # Whoever subscribes it again begins anew.
+    # A new subscription of the same subscriber is asked to confirm again.
     assert subscribe(api) == id_
     anew = asked(api, id_)
     assert anew is not None
     assert anew.kind == SUBSCRIPTION_CONFIRMATION
 
 
-def test_a_new_subscriber_is_asked(api: Api) -> None:
+def test_a_changed_subscriber_has_to_confirm_again(api: Api) -> None:
     id_ = subscribe(api)
     api.put(path_of(id_), {"confirmed": True})
     api.clock.advance(5)
@@ -130,7 +130,7 @@ def test_a_new_subscriber_is_asked(api: Api) -> None:
     assert (delivery.kind, delivery.created) == (SUBSCRIPTION_CONFIRMATION, api.clock.now)
 
 
-def test_nobody_is_asked_where_it_is_not_required(make_api: Callable[..., Api]) -> None:
+def test_no_confirmation_is_sent_unless_it_is_required(make_api: Callable[..., Api]) -> None:
     api = make_api(signed_url__secret_key=KEY)
     id_ = subscribe(api, "mailto:a@example.org")
     assert api.put(path_of(id_), {"confirmed": False}).status_code == 204
@@ -140,7 +140,7 @@ def test_nobody_is_asked_where_it_is_not_required(make_api: Callable[..., Api]) 
 # -- signed requests -------------------------------------------------------------------------------------------------
 
 
-def test_confirm_by_signed_headers(api: Api) -> None:
+def test_signed_headers_confirm_and_unsubscribe(api: Api) -> None:
     id_ = subscribe(api)
     headers = signed(api, path_of(id_))
     assert api.put(path_of(id_), {"confirmed": True}, headers=headers).status_code == 204
@@ -169,7 +169,7 @@ def test_confirm_by_signed_headers(api: Api) -> None:
         {"X-Project-ID": None},
     ],
 )
-def test_whatever_is_off_is_404(api: Api, changes: dict[str, str | None]) -> None:
+def test_a_wrong_value_in_signed_headers_is_404(api: Api, changes: dict[str, str | None]) -> None:
     id_ = subscribe(api)
     headers = {**signed(api, path_of(id_)), **changes}
     for body in ({"confirmed": True}, {"confirmed": "no"}, "x" * 5000, None):
@@ -178,7 +178,7 @@ def test_whatever_is_off_is_404(api: Api, changes: dict[str, str | None]) -> Non
     assert not confirmed(api, id_)
 
 
-def test_a_signature_of_another_kind(api: Api) -> None:
+def test_a_signature_made_for_another_purpose_confirms_nothing(api: Api) -> None:
     id_ = subscribe(api)
     path = path_of(id_)
     past = signed_urls.format_time(api.clock.now)
@@ -196,7 +196,7 @@ def test_a_signature_of_another_kind(api: Api) -> None:
     assert not confirmed(api, id_)
 
 
-def test_a_subscription_that_is_not_there_looks_like_a_wrong_signature(api: Api) -> None:
+def test_an_absent_subscription_is_answered_like_a_wrong_signature(api: Api) -> None:
     id_ = subscribe(api)
     headers = signed(api, path_of(id_))
     wrong = api.put(path_of(id_), {}, headers={**headers, "URL-Signature": "0" * 64})
@@ -206,7 +206,7 @@ def test_a_subscription_that_is_not_there_looks_like_a_wrong_signature(api: Api)
     assert_error(gone, 404, "The signature does not open this.")
 
 
-def test_a_good_signature_with_a_bad_body(api: Api) -> None:
+def test_a_good_signature_with_a_bad_body_is_refused(api: Api) -> None:
     id_ = subscribe(api)
     headers = signed(api, path_of(id_))
     for body in (None, [], {"confirmed": "yes"}, "x" * 5000):
@@ -215,7 +215,7 @@ def test_a_good_signature_with_a_bad_body(api: Api) -> None:
     assert api.put(path_of(id_), {"confirmed": True}, headers=headers).status_code == 204
 
 
-def test_without_a_key_no_signature_opens(make_api: Callable[..., Api]) -> None:
+def test_without_a_key_no_signature_is_accepted(make_api: Callable[..., Api]) -> None:
     api = make_api()
     id_ = subscribe(api, "mailto:a@example.org")
     assert_error(api.put(path_of(id_), {"confirmed": True}, headers=signed(api, path_of(id_), key="")), 404)
@@ -223,7 +223,7 @@ def test_without_a_key_no_signature_opens(make_api: Callable[..., Api]) -> None:
     assert page.status_code == 404
 
 
-def test_a_signed_collection_opens_its_members(api: Api) -> None:
+def test_a_signature_of_a_collection_opens_its_members(api: Api) -> None:
     (id_,) = api.send("q", 1)
     api.send("other", 1)
     headers = signed(api, "/v2/queues/q/messages", methods="GET,POST")
@@ -242,21 +242,21 @@ def test_a_signed_collection_opens_its_members(api: Api) -> None:
         assert_error(api.request(method, path, headers=headers), 404)
 
 
-def test_the_other_checks_stay(api: Api) -> None:
+def test_a_signed_request_passes_all_other_checks(api: Api) -> None:
     headers = signed(api, "/v2/queues/q/messages", methods="GET")
     assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Client-ID": None}), 400, "Client-ID")
     assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Accept": "text/plain"}), 406)
 
 
-# -- what a grant is bound to ----------------------------------------------------------------------------------------
+# -- which subscription a signature confirms ------------------------------------------------------------------------
 
 
 def put_signed(api: Api, id_: str, headers: dict[str, str | None], confirmed: bool = True) -> int:
     return int(api.put(path_of(id_), {"confirmed": confirmed}, headers=headers).status_code)
 
 
-def test_a_grant_is_of_the_subscriber_that_it_was_sent_to(api: Api) -> None:
-    """Subscribe an own webhook, keep its grant, have it changed to a stranger: the grant confirms nothing."""
+def test_a_signature_confirms_only_the_subscriber_that_it_was_sent_to(api: Api) -> None:
+    """A user keeps the signature of their own webhook, then changes the subscriber: the signature confirms nothing."""
     id_ = subscribe(api)
     own, query = signed(api, path_of(id_)), link(api, id_)
     assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK + "/stranger"}).status_code == 204
@@ -265,7 +265,7 @@ def test_a_grant_is_of_the_subscriber_that_it_was_sent_to(api: Api) -> None:
         assert browse(api, "POST", query, f"confirmed={str(decision).lower()}").status_code == 404
     assert browse(api, "GET", query).status_code == 404
     assert not confirmed(api, id_)
-    # Also not if the own webhook is the subscriber again by then: it was not asked since.
+    # It confirms nothing either if the owner's webhook is the subscriber again: it was not asked since.
     api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK})
     assert put_signed(api, id_, own) == 404
     assert put_signed(api, id_, signed(api, path_of(id_))) == 204
@@ -273,7 +273,7 @@ def test_a_grant_is_of_the_subscriber_that_it_was_sent_to(api: Api) -> None:
 
 
 @pytest.mark.parametrize("change", [{"ttl": 600}, {"options": {"post_data": "x"}}, {"subscriber": HOOK}])
-def test_a_grant_outlives_other_changes(api: Api, change: dict[str, Any]) -> None:
+def test_a_signature_stays_valid_after_other_changes_of_the_subscription(api: Api, change: dict[str, Any]) -> None:
     id_ = subscribe(api)
     headers = signed(api, path_of(id_))
     assert api.patch(f"/v2/queues/q/subscriptions/{id_}", change).status_code == 204
@@ -283,12 +283,12 @@ def test_a_grant_outlives_other_changes(api: Api, change: dict[str, Any]) -> Non
     assert confirmed(api, id_)
 
 
-def test_an_old_grant_takes_back_no_unsubscription(api: Api) -> None:
+def test_an_old_signature_cannot_undo_an_unsubscription(api: Api) -> None:
     id_ = subscribe(api)
     first = signed(api, path_of(id_))
     assert put_signed(api, id_, first) == 204
     assert put_signed(api, id_, first, confirmed=False) == 204
-    # The same once more, as after an answer that was lost.
+    # The same request again, as a client sends it if the first answer was lost.
     assert put_signed(api, id_, first, confirmed=False) == 204
     assert put_signed(api, id_, first) == 404
     assert not confirmed(api, id_)
@@ -302,7 +302,7 @@ def test_an_old_grant_takes_back_no_unsubscription(api: Api) -> None:
     assert confirmed(api, id_)
 
 
-def test_a_grant_that_was_sent_takes_back_an_unsubscription(api: Api) -> None:
+def test_the_signature_of_the_last_request_can_undo_an_unsubscription(api: Api) -> None:
     id_ = subscribe(api)
     api.put(path_of(id_), {"confirmed": False})
     assert put_signed(api, id_, signed(api, path_of(id_))) == 204
@@ -310,7 +310,7 @@ def test_a_grant_that_was_sent_takes_back_an_unsubscription(api: Api) -> None:
 
 
 def test_a_signature_that_is_not_bound_confirms_nothing(api: Api) -> None:
-    """Such as one that was made for any path on a user's wish."""
+    """For example a signature for an arbitrary path that a user requested."""
     id_ = subscribe(api)
     headers = signed(api, path_of(id_))
     expires = headers["URL-Expires"] or ""
@@ -342,7 +342,7 @@ def test_an_operator_may_forbid_to_confirm_without_a_signature(make_api: Callabl
 
 
 def link(api: Api, id_: str, *, key: str = KEY, **changes: str) -> str:
-    """The query of a link, as it is in a confirmation mail."""
+    """The query of the link in a confirmation mail."""
     headers = signed(api, path_of(id_), key=key)
     query = {name.removeprefix("URL-"): value for name, value in headers.items()}
     return urlencode({**query, "Project": api.project, "Url": f"http://x{path_of(id_)}", "Queue": "q", **changes})
@@ -361,7 +361,7 @@ def browse(api: Api, method: str, query: str, form: str = "") -> testing.Result:
     return result
 
 
-def test_the_page_asks_and_a_button_decides(api: Api) -> None:
+def test_the_page_has_buttons_that_confirm_or_refuse(api: Api) -> None:
     id_ = subscribe(api, "mailto:a@example.org")
     query = link(api, id_)
     for _ in range(2):
@@ -382,7 +382,7 @@ def test_the_page_asks_and_a_button_decides(api: Api) -> None:
 @pytest.mark.parametrize(
     "form", ["", "confirmed=", "confirmed=maybe", "confirmed=true&confirmed=false", "x=1", "%ff=%00"]
 )
-def test_no_button(api: Api, form: str) -> None:
+def test_a_form_without_a_decision_shows_the_page_again(api: Api, form: str) -> None:
     id_ = subscribe(api)
     page = browse(api, "POST", link(api, id_), form)
     assert (page.status_code, page.text.count("<button")) == (200, 2)
@@ -405,7 +405,7 @@ def test_no_button(api: Api, form: str) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_link_that_was_changed(api: Api, method: str, changes: dict[str, str]) -> None:
+def test_a_changed_link_is_404(api: Api, method: str, changes: dict[str, str]) -> None:
     id_ = subscribe(api)
     page = browse(api, method, link(api, id_, **changes), "confirmed=true" if method == "POST" else "")
     assert page.status_code == 404
@@ -415,31 +415,31 @@ def test_a_link_that_was_changed(api: Api, method: str, changes: dict[str, str])
 
 
 @pytest.mark.parametrize("query", ["", "Signature=1&Signature=2", "a=%ff", "&" * 200])
-def test_queries_that_are_no_link(api: Api, query: str) -> None:
+def test_a_malformed_query_is_404(api: Api, query: str) -> None:
     assert browse(api, "GET", query).status_code == 404
 
 
-def test_a_grant_of_something_else_is_no_link(api: Api) -> None:
+def test_a_signature_of_another_path_is_no_link(api: Api) -> None:
     for path, methods in (("/v2/queues/q/messages", "PUT"), ("/v2/queues/q/subscriptions/x/confirm", "PUT")):
         query = {name.removeprefix("URL-"): value for name, value in signed(api, path, methods=methods).items()}
         assert browse(api, "GET", urlencode({**query, "Project": api.project})).status_code == 404
 
 
-def test_a_link_grows_old(api: Api) -> None:
+def test_a_link_expires(api: Api) -> None:
     id_ = subscribe(api)
     query = link(api, id_)
     api.clock.advance(3600)
     assert browse(api, "POST", query, "confirmed=true").status_code == 404
 
 
-def test_a_link_of_what_is_gone(api: Api) -> None:
+def test_a_link_of_a_removed_subscription_is_404(api: Api) -> None:
     id_ = subscribe(api)
     query = link(api, id_)
     api.delete(f"/v2/queues/q/subscriptions/{id_}")
     assert browse(api, "POST", query, "confirmed=true").status_code == 404
 
 
-def test_what_the_page_shows_is_escaped(api: Api) -> None:
+def test_the_page_escapes_all_texts(api: Api) -> None:
     api.project = "<b>&\"'" + api.project
     page = browse(api, "GET", link(api, subscribe(api)))
     assert page.status_code == 200
@@ -447,12 +447,12 @@ def test_what_the_page_shows_is_escaped(api: Api) -> None:
     assert "&lt;b&gt;&amp;&quot;" in page.text
 
 
-def test_no_assets_from_anywhere(api: Api) -> None:
+def test_the_page_loads_nothing_from_other_places(api: Api) -> None:
     page = browse(api, "GET", link(api, subscribe(api))).text
     assert re.findall(r"(?:src|href|action)\s*=|url\(|@import|<script", page) == []
 
 
-def test_the_page_is_no_part_of_the_api(api: Api) -> None:
+def test_the_page_needs_no_headers_of_the_api(api: Api) -> None:
     assert "/confirm" not in api.get("/v2/openapi.json").json["paths"]
     assert '"/confirm' not in json.dumps(api.get("/v2/").json)
     assert_error(api.put("/confirm", {}), 405)

@@ -23,7 +23,7 @@ from zaqar.service.nodes import LEASE_SECONDS, Node, Nodes
 
 
 class Process:
-    """A WebSocket process, as far as its subscriptions go."""
+    """The part of a WebSocket process that handles the subscriptions of its connections."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -69,7 +69,7 @@ class Process:
 
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
-    """One of its own: the process serves connections as one node."""
+    """An application for one test, in which the process serves connections as one node."""
     return make_api()
 
 
@@ -96,7 +96,7 @@ def test_a_connection_is_subscribed_and_confirmed_at_once(process: Process) -> N
     assert not process.subscriptions.is_subscribed(process.connect(), process.uid(), id_)
 
 
-def test_nothing_is_asked_of_it_if_subscribers_have_to_confirm(make_api: Callable[..., Api]) -> None:
+def test_a_connection_need_not_confirm_if_subscribers_have_to(make_api: Callable[..., Api]) -> None:
     process = Process(make_api(notification__require_confirmation=True, signed_url__secret_key="k" * 32))
     id_ = process.subscribe(process.connect())
     assert process.listed()[0]["confirmed"]
@@ -116,7 +116,7 @@ def test_a_topic_and_several_queues_may_be_subscribed_to(process: Process) -> No
     assert len(ids) == 3
 
 
-def test_a_second_one_is_a_conflict_until_the_first_is_deleted(process: Process) -> None:
+def test_a_second_subscription_of_a_connection_is_a_conflict_until_the_first_is_deleted(process: Process) -> None:
     connection = process.connect()
     first = process.subscribe(connection)
     with pytest.raises(AlreadySubscribed):
@@ -169,7 +169,7 @@ def test_a_closed_connection_has_no_subscriptions_deliveries_or_notes(process: P
     for each in (id_, kept):
         store.deliveries.put(delivery=Delivery(process.uid(), each, 1, b"{}", 60, now, "c", now))
     process.close(connection)
-    # Nothing is pushed any more from now on.
+    # From now on nothing is pushed.
     assert not process.subscriptions.is_subscribed(connection, process.uid(), id_)
     process.tidy()
     assert [each["id"] for each in process.listed()] == [kept]
@@ -184,7 +184,7 @@ def test_a_closed_connection_has_no_subscriptions_deliveries_or_notes(process: P
     assert not found.notify
 
 
-def test_one_that_has_another_subscriber_by_now_outlives_the_connection(process: Process) -> None:
+def test_a_subscription_whose_subscriber_was_changed_outlives_the_connection(process: Process) -> None:
     connection = process.connect()
     id_ = process.subscribe(connection)
     path = f"/v2/queues/q/subscriptions/{id_}"
@@ -194,7 +194,7 @@ def test_one_that_has_another_subscriber_by_now_outlives_the_connection(process:
     assert [each["subscriber"] for each in process.listed()] == ["mailto:a@example.org"]
 
 
-def test_one_whose_ttl_was_changed_ends_with_the_connection(process: Process) -> None:
+def test_a_subscription_whose_ttl_was_changed_ends_with_the_connection(process: Process) -> None:
     connection = process.connect()
     id_ = process.subscribe(connection, ttl=600)
     assert process.api.patch(f"/v2/queues/q/subscriptions/{id_}", {"ttl": 700}).status_code == 204
@@ -222,7 +222,7 @@ def test_a_connection_that_is_closed_already_is_not_subscribed(process: Process)
     assert not process.is_noted()
 
 
-def test_one_that_closes_while_it_is_subscribed_leaves_nothing(
+def test_a_connection_that_closes_while_it_subscribes_leaves_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = process.connect()
@@ -231,7 +231,7 @@ def test_one_that_closes_while_it_is_subscribed_leaves_nothing(
 
     def close_first(**given: Any) -> Any:
         process.close(connection)
-        # Whatever is removed now comes before the subscription is stored.
+        # The removal that runs now comes before the subscription is stored.
         process.tidy()
         return create(**given)
 
@@ -243,7 +243,7 @@ def test_one_that_closes_while_it_is_subscribed_leaves_nothing(
     assert not process.is_noted()
 
 
-def test_without_a_node_nobody_is_subscribed(process: Process) -> None:
+def test_without_a_node_no_connection_is_subscribed(process: Process) -> None:
     process.subscriptions.serve_as(None)
     with pytest.raises(StoreUnavailable):
         process.subscribe(process.connect())
@@ -253,7 +253,7 @@ def test_without_a_node_nobody_is_subscribed(process: Process) -> None:
 def test_a_slow_message_store_delays_the_end_of_no_subscription(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call has time for one queue only; those of later calls come first, and all of it is done in the end."""
+    """Each call has time for one queue only. The queues of later calls come first, and all are done in the end."""
     monkeypatch.setattr(connection_subscriptions, "_STEP_SECONDS", 0.0)
     monkeypatch.setattr(connection_subscriptions, "_BATCH", 3)
     queues = [f"q{number}" for number in range(5)]
@@ -273,7 +273,7 @@ def test_a_slow_message_store_delays_the_end_of_no_subscription(
         assert not found.notify
 
 
-def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
+def test_a_node_that_is_condemned_while_a_connection_subscribes_leaves_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     management, clock = process.api.parts.management, process.api.clock
@@ -293,8 +293,10 @@ def test_a_node_that_is_condemned_while_one_is_subscribed_leaves_nothing(
     assert process.listed() == []
 
 
-def test_a_reload_while_one_is_subscribed_changes_nothing(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is under way in the parts from before it ends as if it had not been."""
+def test_a_reload_while_a_connection_subscribes_changes_nothing(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that uses the objects from before the reload ends as it would have without a reload."""
     parts, clock = process.api.parts, process.api.clock
     before = process.subscriptions
     after = parts.pipelines.make_for_connections(
@@ -317,7 +319,7 @@ def test_a_reload_while_one_is_subscribed_changes_nothing(process: Process, monk
     assert not process.is_noted()
 
 
-def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
+def test_only_the_subscriptions_of_the_dead_node_are_removed(api: Api) -> None:
     dead, alive = Process(api), Process(api)
     ended = [dead.subscribe(dead.connect(), queue) for queue in ("q", "q", "r")]
     kept = alive.subscribe(alive.connect())
@@ -332,10 +334,10 @@ def test_those_of_a_dead_node_are_removed_and_no_others(api: Api) -> None:
     assert ended[0] not in {each.subscription_id for each in taken}
 
 
-def test_the_subscriptions_of_a_dead_node_go_before_their_queues_are_tidied_up(
+def test_the_subscriptions_of_a_dead_node_are_removed_before_their_deliveries(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The removal has steps. If it is cut off, the next one starts again, and the rest is not delivered to anybody."""
+    """The removal has steps. If it is interrupted, the next one starts again, and nothing more is delivered."""
     monkeypatch.setattr(connection_subscriptions, "_BATCH", 3)
     monkeypatch.setattr(connection_subscriptions, "_STEP_SECONDS", 0.0)
     queues = [f"q{number}" for number in range(4)]
@@ -373,7 +375,7 @@ def test_the_number_of_subscriptions_of_a_connection_is_bounded(
     assert not process.is_noted()
 
 
-def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Process) -> None:
+def test_has_undelivered_before_asks_the_store_of_the_queue(process: Process) -> None:
     connection = process.connect()
     id_ = process.subscribe(connection)
     (store,) = process.api.parts.stores()
@@ -381,26 +383,24 @@ def test_the_question_about_earlier_deliveries_is_that_of_the_store(process: Pro
     store.deliveries.put(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
     ask = process.subscriptions.has_undelivered_before
     process.api.send("q", *range(5))
-    # It is not known yet which deliveries that comes to.
+    # It is not known yet how many deliveries that post will have.
     assert ask(connection, process.uid(), 3)
     for posted in store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
         store.outbox.expand(posted=posted, deliveries=[], position=None, until=now)
     assert [ask(connection, process.uid(), number) for number in (3, 4)] == [False, True]
-    # A message with a delay holds up later ones only if it is due soon.
+    # A message with a delay holds up later messages only if it is due soon.
     for delay, holds_up in ((60, False), (5, True), (60, False)):
         store.deliveries.put(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now + delay))
         assert ask(connection, process.uid(), 4) is holds_up
     store.deliveries.put(delivery=Delivery(process.uid(), id_, 3, b"{}", 60, now, "c", now))
-    # Of a queue that was deleted, or for a connection that has closed, nothing comes.
+    # Nothing is delivered for a queue that was deleted, or to a connection that has closed.
     assert not ask("closed", process.uid(), 4)
     uid = process.uid()
     assert process.api.delete("/v2/queues/q").status_code == 204
     assert not ask(connection, uid, 4)
 
 
-def test_a_store_that_does_not_answer_is_not_asked_for_each_gap(
-    process: Process, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unavailable_store_is_not_asked_about_each_gap(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = process.connect()
     process.subscribe(connection)
     (store,) = process.api.parts.stores()
@@ -418,7 +418,7 @@ def test_a_store_that_does_not_answer_is_not_asked_for_each_gap(
     assert asked == [2]
 
 
-def test_a_message_with_a_delay_holds_up_none_that_was_posted_later(process: Process) -> None:
+def test_a_delayed_message_does_not_hold_up_later_messages(process: Process) -> None:
     connection = process.connect()
     id_ = process.subscribe(connection)
     (store,) = process.api.parts.stores()

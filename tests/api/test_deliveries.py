@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delivery log of a subscription, and sending again. What a notifier does is done here by hand, on the store."""
+"""The delivery log of a subscription, and resending. The tests do the notifier's work by hand, on the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zaqar.storage.base import MessageStore
 
 
 class Notifier:
-    """The store of an application, as its notifier sees it."""
+    """The work of a notifier, done on the store of an application."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -33,11 +33,11 @@ class Notifier:
         return store
 
     def expand(self) -> list[Delivery]:
-        """The deliveries of what was posted, written and free."""
+        """Expand the posts into deliveries. Returns the deliveries, which no notifier has leased."""
         now, made = self._api.clock.now, []
         for posted in self.store.outbox.take(owner="n", until=now + 60, now=now, limit=1000):
             if posted.queue_uid != self._uid:
-                # Left by other tests in the same store.
+                # Other tests left these in the same store.
                 self.store.outbox.expand(posted=posted, deliveries=[], position=None, until=now)
                 continue
             deliveries = [
@@ -58,7 +58,7 @@ class Notifier:
         return made
 
     def settle(self, state: str, attempts: Sequence[Attempt] = (), *, due: float | None = None) -> list[Delivery]:
-        """Take what is due of this subscription and settle it."""
+        """Take the due deliveries of this subscription and settle them."""
         now = self._api.clock.now
         taken = [
             each
@@ -87,7 +87,7 @@ def log(api: Api, notifier: Notifier, query: str = "") -> dict[str, Any]:
     return found
 
 
-def test_the_log(api: Api, notifier: Notifier) -> None:
+def test_the_log_lists_deliveries_newest_first_with_counts(api: Api, notifier: Notifier) -> None:
     assert log(api, notifier) == {"deliveries": [], "counts": {"waiting": 0, "dead": 0}, "links": []}
     ids = api.send("q", "a", "b")
     notifier.expand()
@@ -117,7 +117,7 @@ def test_the_log(api: Api, notifier: Notifier) -> None:
     assert log(api, notifier)["counts"] == {"waiting": 0, "dead": 2}
 
 
-def test_states_and_pages(api: Api, notifier: Notifier) -> None:
+def test_the_log_can_be_filtered_by_state_and_read_in_pages(api: Api, notifier: Notifier) -> None:
     ids = []
     for state in (DONE, DEAD, WAITING):
         ids.append(api.send("q", 1, 2, 3))
@@ -138,11 +138,11 @@ def test_states_and_pages(api: Api, notifier: Notifier) -> None:
 @pytest.mark.parametrize(
     "query", ["state=x", "state=Dead", "limit=0", "limit=21", "limit=x", "marker=x", "marker=" + "0" * 35]
 )
-def test_bad_queries(api: Api, notifier: Notifier, query: str) -> None:
+def test_a_bad_query_of_the_log_is_refused(api: Api, notifier: Notifier, query: str) -> None:
     assert_error(api.get(f"{notifier.path}/deliveries?{query}"), 400, query.partition("=")[0])
 
 
-def test_resend(api: Api, notifier: Notifier) -> None:
+def test_a_settled_delivery_can_be_resent(api: Api, notifier: Notifier) -> None:
     (id_,) = api.send("q", "a")
     path = f"{notifier.path}/deliveries/{id_}/resend"
     assert_error(api.post(path), 404)
@@ -156,7 +156,7 @@ def test_resend(api: Api, notifier: Notifier) -> None:
         assert_error(api.post(path), 409)
 
 
-def test_resend_what_is_dead(api: Api, notifier: Notifier) -> None:
+def test_all_dead_deliveries_can_be_resent(api: Api, notifier: Notifier) -> None:
     path = f"{notifier.path}/resend"
     assert api.post(path, {"state": "dead"}).json == {"resent": 0}
     api.send("q", *range(30))
@@ -171,16 +171,18 @@ def test_resend_what_is_dead(api: Api, notifier: Notifier) -> None:
 
 
 @pytest.mark.parametrize("body", [None, [], 1, {}, {"state": "done"}, {"state": ["dead"]}, {"state": "dead", "x": 1}])
-def test_bad_bodies(api: Api, notifier: Notifier, body: Any) -> None:
+def test_a_bad_body_of_a_resend_is_refused(api: Api, notifier: Notifier, body: Any) -> None:
     assert_error(api.post(f"{notifier.path}/resend", body), 400)
 
 
 @pytest.mark.parametrize("id_", ["x", "0" * 36, "0" * 35, "%00", "ä", "f" * 300])
-def test_deliveries_that_are_none(api: Api, notifier: Notifier, id_: str) -> None:
+def test_resending_an_absent_delivery_is_404(api: Api, notifier: Notifier, id_: str) -> None:
     assert_error(api.post(f"{notifier.path}/deliveries/{id_}/resend"), 404)
 
 
-def test_deliveries_are_of_their_subscription(api: Api, make_api: Callable[..., Api], notifier: Notifier) -> None:
+def test_another_project_or_subscription_cannot_see_or_resend_a_delivery(
+    api: Api, make_api: Callable[..., Api], notifier: Notifier
+) -> None:
     (id_,) = api.send("q", "a")
     notifier.expand()
     notifier.settle(DEAD)
@@ -203,13 +205,13 @@ def test_deliveries_are_of_their_subscription(api: Api, make_api: Callable[..., 
     assert log(api, notifier)["counts"] == {"waiting": 0, "dead": 1}
 
 
-def test_an_old_marker_begins_at_the_newest(api: Api, notifier: Notifier) -> None:
+def test_an_expired_marker_begins_at_the_newest_delivery(api: Api, notifier: Notifier) -> None:
     ids = api.send("q", "a")
     notifier.expand()
     assert [each["id"] for each in log(api, notifier, "?marker=" + "0" * 36)["deliveries"]] == ids
 
 
-def test_policy(make_api: Callable[..., Api], tmp_path: Any) -> None:
+def test_the_policy_restricts_the_log_and_resending(make_api: Callable[..., Api], tmp_path: Any) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text('"subscription:deliveries": "role:boss"\n"subscription:resend": "role:boss"\n')
     api = make_api(oslo_policy__policy_file=str(policy))
@@ -221,7 +223,7 @@ def test_policy(make_api: Callable[..., Api], tmp_path: Any) -> None:
 
 
 def test_subscribers_of_a_dead_letter_queue_get_the_dead_letters(api: Api, notifier: Notifier) -> None:
-    """Those that came before somebody subscribed to it as well as those that come afterwards are in it once."""
+    """The dead letter queue has each dead letter once, whether it came before or after the subscription."""
     api.put("/v2/queues/work", {"_max_claim_count": 1, "_dead_letter_queue": "q"})
     for body in ("a", "b"):
         api.send("work", body)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP and WebSocket do the same to pools and flavors, which are the whole deployment's and of no project.
-
-The rows are in ``tests/api/agreement/pools.py``.
-"""
+"""HTTP and WebSocket do the same to pools and flavors, which belong to the whole deployment and to no project."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment
 
 @pytest.fixture
 def whole(deployments: Deployments) -> Iterator[Deployments]:
-    """Each with its pools and flavors of the beginning."""
+    """Each deployment with the pools and flavors that it had at first."""
     yield deployments
     for each in deployments.values():
         each.restore()
@@ -41,7 +38,7 @@ def as_boss(row: Row) -> Row:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_one_does_the_other_does(whole: Deployments, name: str) -> None:
+def test_each_row_has_the_same_effect_over_both_transports(whole: Deployments, name: str) -> None:
     before = next(iter(whole.values())).contents()
     run(whole, as_boss(ROWS[name]), before)
     assert "hunter2" not in str(
@@ -53,7 +50,7 @@ FOR_EVERYBODY = {"flavor_list", "flavor_get", "get_home_doc", "ping_node"}
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.status < 400])
-def test_what_is_for_administrators(whole: Deployments, name: str) -> None:
+def test_actions_for_administrators_are_refused_to_others_over_both_transports(whole: Deployments, name: str) -> None:
     before = next(iter(whole.values())).contents()
     row = ROWS[name]
     status = assert_same_answers(whole, replace(row, headers={"X-Roles": "member"}))
@@ -62,8 +59,8 @@ def test_what_is_for_administrators(whole: Deployments, name: str) -> None:
 
 
 @pytest.mark.parametrize(("admin_mode", "pooling"), [(False, True), (True, False), (False, False)])
-def test_without_the_options_nothing_is_served(tmp_path: Path, admin_mode: bool, pooling: bool) -> None:
-    """Over HTTP there is no such path; a frame names an action that there is, so it is told what is missing."""
+def test_without_admin_mode_or_pooling_no_action_is_served(tmp_path: Path, admin_mode: bool, pooling: bool) -> None:
+    """Over HTTP there is no such path. A frame names an action that exists, so the error says what is not enabled."""
     options: dict[str, Any] = {"admin_mode": admin_mode, "pooling": pooling, "drivers__message_store": "sqlalchemy"}
     deployment = Deployment(tmp_path, **options)
     seen = set()
@@ -80,8 +77,8 @@ def test_without_the_options_nothing_is_served(tmp_path: Path, admin_mode: bool,
 
 
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
-def test_one_pool_has_a_field_of_its_own(whole: Deployments, packs: bool) -> None:
-    """That of OpenStack Zaqar."""
+def test_a_flavor_may_name_one_pool_in_the_field_of_openstack_zaqar(whole: Deployments, packs: bool) -> None:
+    """OpenStack Zaqar has this field."""
     world = whole[TRANSPORTS[1]]
     for verb, status in (("create", 201), ("update", 200)):
         row = Row(f"flavor_{verb}", {"flavor_name": "new", "pool_name": "one"}, "PUT", "", headers=BOSS)
@@ -94,7 +91,7 @@ def test_one_pool_has_a_field_of_its_own(whole: Deployments, packs: bool) -> Non
 
 
 @pytest.mark.parametrize("name", ["pool_list", "flavor_list"])
-def test_a_list_may_be_asked_for_as_openstack_zaqar_wants_it(whole: Deployments, name: str) -> None:
+def test_a_list_may_be_requested_with_a_name_as_in_openstack_zaqar(whole: Deployments, name: str) -> None:
     world = whole[TRANSPORTS[1]]
     rows = [Row(name, body, "GET", "", headers=BOSS) for body in ({}, {name.replace("list", "name"): "x"})]
     answers = [over_websocket(world, row, BOSS, packs=False) for row in rows]

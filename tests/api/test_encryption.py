@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encrypted queues: plain for every reader, ciphertext in every store, and what happens if a key is gone."""
+"""Encrypted queues: every reader gets plain text, every store has ciphertext, and errors if a key is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def api(make_api: Callable[..., Api]) -> Api:
 
 
 def set_keys(api: Api, *masters: bytes) -> None:
-    """As after a reload with other keys."""
+    """Replace the keys, as a reload of the configuration does."""
     api.parts.messages._bodies._keys = MessageKeys(masters)
 
 
@@ -53,7 +53,7 @@ def stored(api: Api, queue: str = "q") -> list[Message]:
 
 
 def sealed_bodies(store: MessageStore) -> list[SealedBody]:
-    """All that the store has, also of other tests."""
+    """All sealed bodies in the store, including those of other tests."""
     found, after = store.sealed_bodies.find(without=b"", after=None, limit=1000)
     while after is not None:
         more, after = store.sealed_bodies.find(without=b"", after=after, limit=1000)
@@ -62,7 +62,7 @@ def sealed_bodies(store: MessageStore) -> list[SealedBody]:
 
 
 def tamper(api: Api, number: int = 0, queue: str = "q") -> None:
-    """Store the first messages anew, that one with a changed byte."""
+    """Store the first messages again, the one with this number with a changed byte."""
     known = api.parts.queues.find(QueueName(api.project, QUEUE, queue), create=False)
     assert known is not None
     body = stored(api, queue)[number].body
@@ -73,8 +73,8 @@ def tamper(api: Api, number: int = 0, queue: str = "q") -> None:
 # -- what clients see --------------------------------------------------------------------------------------------------
 
 
-def test_the_recorded_exchange(api: Api) -> None:
-    """The form of each answer, as it was recorded of the reference service."""
+def test_the_answers_have_the_form_of_the_recorded_exchange(api: Api) -> None:
+    """Each answer has the form that was recorded from the reference service."""
     result = api.post("/v2/queues/q/messages", {"messages": [{"body": SECRET, "ttl": 300}, {"body": 5, "ttl": 300}]})
     assert result.status_code == 201
     hrefs = result.json["resources"]
@@ -93,7 +93,7 @@ def test_the_recorded_exchange(api: Api) -> None:
     assert api.get(f"/v2/queues/q/messages?ids={','.join(ids)}").json == {"messages": shown}
 
 
-def test_every_read_path_is_plain_and_the_store_is_not(api: Api) -> None:
+def test_every_read_returns_plain_text_and_the_store_has_ciphertext(api: Api) -> None:
     values = [SECRET, 5, "text", None, [1.5, True], "\u00e9"]
     ids = api.send("q", *values)
     bodies = [message.body for message in stored(api)]
@@ -112,7 +112,7 @@ def test_every_read_path_is_plain_and_the_store_is_not(api: Api) -> None:
     assert api.counts("q") == (1, 2, 3)
 
 
-def test_a_pop_answers_what_other_queues_answer(api: Api) -> None:
+def test_a_pop_has_the_same_answer_as_in_other_queues(api: Api) -> None:
     for queue in ("q", "plain"):
         ids = api.send(queue, 1, 2, 3, ttl=3600)
         claim_id, _ = api.claim(queue, limit=1)
@@ -128,7 +128,7 @@ def test_a_pop_answers_what_other_queues_answer(api: Api) -> None:
 
 
 def test_a_pop_that_is_killed_leaves_the_messages(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the lease and the removal: they are free again when the lease ends."""
+    """The worker is killed between the lease and the removal: the messages are free again when the lease ends."""
     api.send("q", 1)
     with monkeypatch.context() as patched:
         patched.setattr(api.parts.messages._leases, "_remove", lambda *_: 1 / 0)
@@ -139,7 +139,7 @@ def test_a_pop_that_is_killed_leaves_the_messages(api: Api, monkeypatch: pytest.
 
 
 def test_a_pop_that_took_too_long_removes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else may have leased the messages by then: both would answer them."""
+    """Another client may have leased the messages by then: both would get them."""
     api.send("q", 1)
     readable = api.parts.messages._bodies.readable
     late = [POP_SECONDS - 1, 0]
@@ -176,7 +176,7 @@ def test_limits_count_the_plain_size(api: Api) -> None:
 
 
 def test_a_full_post_fits_into_every_store(api: Api) -> None:
-    """So many small messages that what encryption adds is much more than the messages."""
+    """So many small messages that the bytes added by encryption are more than the messages themselves."""
     many = 5000
     raw = json.dumps({"messages": [{"body": 1}] * many}, separators=(",", ":")).encode()
     assert api.post("/v2/queues/q/messages", raw=raw).status_code == 201
@@ -185,7 +185,7 @@ def test_a_full_post_fits_into_every_store(api: Api) -> None:
     assert api.counts("q")[2] == many + 1
 
 
-def test_the_flag_can_change_and_messages_keep_what_they_are(api: Api) -> None:
+def test_when_the_flag_changes_stored_messages_stay_as_they_are(api: Api) -> None:
     api.send("q", "sealed")
     api.patch_queue("q", {"op": "replace", "path": "/metadata/_enable_encrypt_messages", "value": False})
     api.send("q", "plain")
@@ -202,7 +202,7 @@ def test_the_flag_can_change_and_messages_keep_what_they_are(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "AES256"])
-def test_without_a_key_no_queue_is_encrypted(make_api: Callable[..., Api], key: str | None) -> None:
+def test_without_a_key_encryption_is_refused(make_api: Callable[..., Api], key: str | None) -> None:
     api = make_api(transport__message_encryption_key=key)
     refused = api.put("/v2/queues/new", ENCRYPTED)
     assert_error(refused, 400, "_enable_encrypt_messages")
@@ -213,26 +213,26 @@ def test_without_a_key_no_queue_is_encrypted(make_api: Callable[..., Api], key: 
     assert api.get("/v2/queues/q").json["_enable_encrypt_messages"] is False
 
 
-def test_topics_are_not_encrypted(api: Api) -> None:
+def test_encryption_of_a_topic_is_refused(api: Api) -> None:
     assert_error(api.put("/v2/topics/t", ENCRYPTED), 400, "_enable_encrypt_messages")
 
 
 def test_an_encrypted_queue_never_stores_plain_text(api: Api) -> None:
-    """Though the keys were taken away since."""
+    """Not even after the keys were removed from the configuration."""
     set_keys(api)
     refused = api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]})
     assert_error(refused, 503, "message_encryption_key")
     assert "Retry-After" in refused.headers
     assert stored(api) == []
-    # What else the queue is can be changed.
+    # The other metadata of the queue can be changed.
     operation = {"op": "add", "path": "/metadata/x", "value": 1}
     assert api.patch_queue("q", operation).status_code == 200
 
 
-# -- what cannot be read -----------------------------------------------------------------------------------------------
+# -- unreadable messages -----------------------------------------------------------------------------------------------
 
 
-def test_a_lost_key_is_a_clear_error_for_that_message(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_whose_key_is_missing_is_a_503_that_says_so(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     set_keys(api, OTHER)
     (lost,) = api.send("q", "lost")
     set_keys(api, KEY)
@@ -250,7 +250,7 @@ def test_a_lost_key_is_a_clear_error_for_that_message(api: Api, caplog: pytest.L
     assert key_id_of(stored(api)[0].body) in caplog.text
 
 
-def test_a_tampered_body_is_found(api: Api) -> None:
+def test_a_tampered_body_is_detected(api: Api) -> None:
     ids = api.send("q", "changed", "kept")
     tamper(api)
     refused = api.get(f"/v2/queues/q/messages/{ids[0]}")
@@ -258,25 +258,25 @@ def test_a_tampered_body_is_found(api: Api) -> None:
     assert [message["body"] for message in api.claim("q")[1]] == ["kept"]
 
 
-def test_a_claim_goes_past_what_cannot_be_read_and_loses_nothing(api: Api) -> None:
+def test_a_claim_skips_unreadable_messages_and_loses_none(api: Api) -> None:
     set_keys(api, OTHER)
     api.send("q", *(f"lost {number}" for number in range(5)))
     set_keys(api, KEY)
     api.send("q", "a", "b")
-    # A limit below the number of those at the front: each claim comes to a message.
+    # With a limit below the number of unreadable messages in front, each claim still returns a message.
     claim_id, claimed = api.claim("q", limit=1)
     assert [message["body"] for message in claimed] == ["a"]
     assert [message["body"] for message in api.get(f"/v2/queues/q/claims/{claim_id}").json["messages"]] == ["a"]
     assert [message["body"] for message in api.claim("q", limit=10)[1]] == ["b"]
     assert api.claim("q") == ("", [])
     assert api.counts("q") == (0, 7, 7)
-    # The key is back.
+    # The key is configured again.
     set_keys(api, KEY, OTHER)
     api.clock.advance(PASSED_OVER_SECONDS)
     assert [message["body"] for message in api.claim("q", limit=5)[1]] == [f"lost {number}" for number in range(5)]
 
 
-def test_a_claim_of_both_hides_what_cannot_be_read(api: Api) -> None:
+def test_a_claim_of_both_hides_the_unreadable_messages(api: Api) -> None:
     set_keys(api, OTHER)
     (lost,) = api.send("q", "lost")
     set_keys(api, KEY)
@@ -286,13 +286,13 @@ def test_a_claim_of_both_hides_what_cannot_be_read(api: Api) -> None:
     for message in claimed:
         assert api.delete(message["href"]).status_code == 204
     assert api.delete(f"/v2/queues/q/claims/{claim_id}").status_code == 204
-    # Whoever deletes all that it was given has not deleted it.
+    # A client that deletes all messages that it was given has not deleted the unreadable one.
     listed = api.get("/v2/queues/q/messages?echo=true&include_claimed=true").json["messages"]
     assert [message["id"] for message in listed] == [lost]
 
 
 @pytest.mark.parametrize("flag", [True, False], ids=["encrypted queue", "other queue"])
-def test_a_pop_never_removes_what_cannot_be_read(api: Api, flag: bool) -> None:
+def test_a_pop_never_removes_an_unreadable_message(api: Api, flag: bool) -> None:
     set_keys(api, OTHER)
     lost = api.send("q", "lost 0", "lost 1", "lost 2", ttl=3600)
     set_keys(api, KEY)
@@ -310,7 +310,7 @@ def test_a_pop_never_removes_what_cannot_be_read(api: Api, flag: bool) -> None:
 
 
 def test_an_empty_answer_means_that_nothing_was_free(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where more cannot be read than one request passes over, the next one goes on behind them."""
+    """If more messages are unreadable than one request passes over, the next request continues behind them."""
     for module in ("claims", "leases"):
         monkeypatch.setattr(f"zaqar.service.{module}.MOST_ROUNDS", 2)
     set_keys(api, OTHER)
@@ -323,7 +323,7 @@ def test_an_empty_answer_means_that_nothing_was_free(api: Api, monkeypatch: pyte
     assert [message["body"] for message in api.claim("q")[1]] == ["b"]
 
 
-def test_what_cannot_be_read_expires_all_the_same(api: Api) -> None:
+def test_an_unreadable_message_still_expires(api: Api) -> None:
     set_keys(api, OTHER)
     api.send("q", "lost")
     set_keys(api, KEY)
@@ -351,7 +351,7 @@ def test_dead_letters_stay_encrypted_in_a_queue_that_is_not(api: Api) -> None:
     assert api.bodies("dead") == ["own", SECRET]
     letter = api.get("/v2/queues/dead/messages?echo=true&include_origin=true").json["messages"][1]
     assert letter["origin"] == {"queue": "q", "message_id": id_, "claim_count": 1}
-    # The queue that the key was made for may be gone.
+    # The queue for which the key was derived may have been deleted.
     api.delete("/v2/queues/q")
     assert [message["body"] for message in api.claim("dead", limit=1)[1]] == ["own"]
     popped: list[dict[str, Any]] = api.delete("/v2/queues/dead/messages?pop=5").json["messages"]
@@ -359,7 +359,7 @@ def test_dead_letters_stay_encrypted_in_a_queue_that_is_not(api: Api) -> None:
 
 
 def test_dead_letters_of_another_pool_stay_encrypted(make_api: Callable[..., Api], tmp_path: Path) -> None:
-    """They are set aside in one store and received by the other, as they are."""
+    """Dead letters move from one store to the other without being decrypted."""
     api = make_api(pooling=True, drivers__message_store="nosuch", transport__message_encryption_key="hex:" + KEY.hex())
     admin = Admin(api, tmp_path)
     rules = {**ENCRYPTED, "_max_claim_count": 1, "_dead_letter_queue": "dead"}
@@ -379,14 +379,14 @@ def test_dead_letters_of_another_pool_stay_encrypted(make_api: Callable[..., Api
         assert [message["body"] for message in api.claim("dead", limit=1)[1]] == [SECRET]
         assert [message["body"] for message in api.delete("/v2/queues/dead/messages?pop=1").json["messages"]] == [5]
     finally:
-        # The management store is shared by the tests of a session.
+        # All tests of a session share the management store.
         for queue in ("q", "dead"):
             api.delete(f"/v2/queues/{queue}")
         for name in ("one", "two"):
             admin.request("DELETE", f"pools/{name}")
 
 
-def test_what_cannot_be_read_becomes_a_dead_letter_as_others_do(api: Api) -> None:
+def test_an_unreadable_message_becomes_a_dead_letter_like_others(api: Api) -> None:
     api.patch_queue(
         "q",
         {"op": "add", "path": "/metadata/_dead_letter_queue", "value": "dead"},
@@ -405,7 +405,7 @@ def test_what_cannot_be_read_becomes_a_dead_letter_as_others_do(api: Api) -> Non
 
 
 def test_projects_cannot_read_each_others_bodies(api: Api) -> None:
-    """Not even if somebody who can write to the store puts one where the other looks."""
+    """Not even if someone who can write to the store copies the sealed body into the other project."""
     api.send("q", SECRET)
     body = stored(api)[0].body
     mine = api.project

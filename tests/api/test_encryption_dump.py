@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody who has a dump of a store can read of an encrypted queue: nothing that was posted."""
+"""A dump of a store shows no text that was posted to an encrypted queue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zaqar.storage.memory import MemoryMessageStore
 
 
 def _redis(node: Any) -> Iterator[bytes]:
-    """The log of all that was written, as it lies on the disk, and every key as the server answers it."""
+    """The append-only file as it is on the disk, and every key as the server returns it."""
     for path in sorted(Path(node.program.folder).rglob("*")):
         if path.is_file() and path.suffix != ".log":
             yield path.read_bytes()
@@ -61,7 +61,7 @@ def _postgresql(address: str) -> Iterator[bytes]:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         for (table,) in tables:
             with connection.cursor().copy(f'COPY "{table}" TO STDOUT'.encode()) as rows:
-                # What is binary is written in hexadecimal digits.
+                # Binary columns are dumped as hexadecimal digits.
                 yield from (bytes(row) for row in rows)
 
 
@@ -84,9 +84,9 @@ def dump(driver: Driver, address: str, store: MessageStore) -> bytes:
 
 
 def spellings(text: str) -> list[bytes]:
-    """The text as it is, in hexadecimal digits, and in Base64 at each place that it may have in a longer one."""
+    """The text itself, in hexadecimal digits, and in Base64 at each of the three offsets in a longer text."""
     raw = text.encode()
-    # The first and the last digits depend on what is beside the text.
+    # The first and the last digits depend on the neighbouring bytes.
     encoded = [base64.b64encode(bytes(shift) + raw)[4:-4] for shift in range(3)]
     return [raw, raw.hex().encode(), *encoded]
 
@@ -98,13 +98,13 @@ def queue_of(api: Api, name: str) -> Queue:
 
 
 def play(api: Api, marker: str, *, encrypted: bool) -> None:
-    """Messages in every state and every place that a message can come to."""
+    """Bring messages into every state, and into every place where the service stores messages."""
     name, dead = ("q", "dead") if encrypted else ("plain", "plain-dead")
     body = {"card": marker}
     rules = {"_dead_letter_queue": dead, "_max_claim_count": 1, "_enable_encrypt_messages": encrypted}
     assert api.put(f"/v2/queues/{name}", rules).status_code == 201
     store = next(iter(api.parts.stores()))
-    # Dead letters: one in its queue, one on its way to another store.
+    # Dead letters: one in its queue, and one on its way to another store.
     for moved in (True, False):
         api.send(name, body)
         claim_id, _ = api.claim(name)
@@ -115,7 +115,7 @@ def play(api: Api, marker: str, *, encrypted: bool) -> None:
             queue = queue_of(api, name)
             aside = store.dead_letters.set_aside(queue=queue, max_claim_count=1, limit=10, now=api.clock.now)
             assert [is_sealed(message.body) for message in aside] == [encrypted]
-    # A post that waits for a notifier, and one whose deliveries are made and sent.
+    # A post that waits for a notifier, and a post whose deliveries were made and sent.
     for state in ("posted", "sent"):
         heard = f"{name}-{state}"
         api.put(f"/v2/queues/{heard}", {"_enable_encrypt_messages": encrypted})
@@ -123,14 +123,14 @@ def play(api: Api, marker: str, *, encrypted: bool) -> None:
         api.send(heard, body)
         if state == "sent":
             send_all(api, store, queue_of(api, heard).uid, created.json["subscription_id"])
-    # What a notifier gave up goes to another queue.
+    # A delivery that the notifier gave up becomes a dead letter in another queue.
     letter = json.dumps({"messages": [{"body": {"message": body}}]}).encode()
     failures = app.build_notifier(api.parts)._shared.failures
     failures._post_dead_letter(api.project, f"{name}-lost", letter, encrypt=encrypted)
     api.send(name, body, delay=60)
     api.send(name, body, body)
     api.claim(name, limit=1)
-    # One that was deleted, and one that was popped.
+    # A deleted message and a popped message.
     (id_,) = api.send(f"{name}-posted", body)
     api.delete(f"/v2/queues/{name}-posted/messages/{id_}")
     assert len(api.delete(f"/v2/queues/{name}/messages?pop=1").json["messages"]) == 1
@@ -174,11 +174,11 @@ def test_a_dump_holds_no_plain_text(driver: Driver, address: str, make_api: Call
     play(api, shown, encrypted=False)
     store = next(iter(api.parts.stores()))
     content = dump(driver, address, store)
-    # Without this the dump might hold nothing at all.
+    # The dump shows the text of a queue without encryption, so it would show that of the encrypted queue.
     assert any(spelling in content for spelling in spellings(shown))
     for spelling in spellings(hidden):
         assert spelling not in content
-    # Nor what would tell whether a guess is right.
+    # The dump has no digest either that would tell whether a guess of the text is right.
     plain = json.dumps({"card": hidden}).encode()
     for digest in (
         hashlib.md5(plain, usedforsecurity=False),
@@ -186,6 +186,6 @@ def test_a_dump_holds_no_plain_text(driver: Driver, address: str, make_api: Call
         hashlib.sha1(plain, usedforsecurity=False),
     ):
         assert digest.hexdigest().encode() not in content
-    # The key, and its text, are in no store either.
+    # No store has the key, as bytes or as text.
     assert b"ab" * 32 not in content
     assert bytes.fromhex("ab" * 32) not in content

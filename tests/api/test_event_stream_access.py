@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may have a stream: a signature in the query is enough, for a stream only, and a stream ends when it does."""
+"""Access to streams: a signature in the query opens a stream and nothing else, and the stream ends when it expires."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def grant(
     seconds: float = 60,
     **changed: str,
 ) -> dict[str, str]:
-    """The five values of a signed URL; ``changed`` is what is different from what was signed."""
+    """The five values of a signed URL. ``changed`` replaces values after signing."""
     expires = format_time(api.clock.now + seconds)
     signature = signed_urls.sign(KEY, project=api.project, paths=paths, methods=methods, expires=expires)
     values = {"signature": signature, "expires": expires, "project": api.project}
@@ -54,7 +54,7 @@ def ask(
     query: str = "",
     **sent: str,
 ) -> Reader:
-    """A request as an EventSource sends it: without headers of its own."""
+    """A request as an EventSource sends it, which cannot add headers."""
     text = urlencode(values) + (f"&{query}" if query else "")
     headers = {name.replace("_", "-"): value for name, value in sent.items()}
     return Reader(api.application, f"{path}?{text}", headers, accept=accept)
@@ -72,7 +72,7 @@ def test_a_signature_in_the_query_opens_a_stream_without_headers(api: StreamingA
         assert reader.bodies(1) == [2]
 
 
-def test_what_the_service_has_shared_opens_a_stream(api: StreamingApi) -> None:
+def test_a_signature_from_the_share_request_opens_a_stream(api: StreamingApi) -> None:
     for kind in ("queues", "topics"):
         expires = format_time(api.clock.now + 3600)
         shared = api.post(f"/v2/{kind}/q/share", {"paths": ["messages"], "methods": ["GET"], "expires": expires}).json
@@ -82,7 +82,7 @@ def test_what_the_service_has_shared_opens_a_stream(api: StreamingApi) -> None:
             opened(reader)
 
 
-def test_a_stream_ends_when_its_signature_does(api: StreamingApi, quick_beats: None) -> None:
+def test_a_stream_ends_when_its_signature_expires(api: StreamingApi, quick_beats: None) -> None:
     values = grant(api, seconds=60)
     with ask(api, values) as reader:
         last = opened(reader)
@@ -97,7 +97,7 @@ def test_a_stream_ends_when_its_signature_does(api: StreamingApi, quick_beats: N
     assert api.counted == (0, 0, 0)
 
 
-def test_a_stream_with_a_signature_in_the_headers_ends_with_it_too(api: StreamingApi, quick_beats: None) -> None:
+def test_a_stream_with_a_signature_in_the_headers_ends_when_it_expires(api: StreamingApi, quick_beats: None) -> None:
     values = grant(api, seconds=7200)
     headers = {f"URL_{name.title()}": values[name] for name in ("signature", "paths", "methods", "expires")}
     with api.stream(**headers) as reader:
@@ -130,7 +130,7 @@ def test_a_signature_that_was_changed_opens_nothing(api: StreamingApi, values: d
     assert_refused(ask(api, grant(api, **values)))
 
 
-def test_whatever_is_wrong_has_one_answer(api: StreamingApi) -> None:
+def test_every_wrong_signature_has_the_same_answer(api: StreamingApi) -> None:
     api.send("q", 1)
     values = grant(api)
     for refused in (
@@ -141,7 +141,7 @@ def test_whatever_is_wrong_has_one_answer(api: StreamingApi) -> None:
         ask(api, values, query=f"signature={values['signature']}"),
         ask(api, values, query="project=other"),
         ask(api, values, URL_Signature=values["signature"]),
-        # It opens these paths to a GET, though not in a query.
+        # The signature opens these paths to a GET, though not if it is in a query.
         ask(api, grant(api, paths=(MESSAGES,)), "/v2/queues/q/subscriptions"),
         ask(api, grant(api, paths=("/v2/queues/q/subscriptions",)), "/v2/queues/q/subscriptions"),
         ask(api, values, f"{MESSAGES}/{'0' * 36}"),
@@ -186,7 +186,7 @@ def test_the_headers_of_a_signed_stream_say_nothing_about_the_caller(api: Stream
         assert reader.bodies(1) == [1]
 
 
-def test_without_a_client_id_no_message_is_ones_own(api: StreamingApi) -> None:
+def test_without_a_client_id_no_message_is_hidden_as_an_echo(api: StreamingApi) -> None:
     reader = ask(api, grant(api), query="echo=false")
     assert reader.status == 400
     assert json.loads(reader.content)["description"].startswith("echo: ")
@@ -203,7 +203,7 @@ def test_no_log_shows_the_signature(api: StreamingApi, caplog: pytest.LogCapture
     for accept, values in ((ACCEPT, grant(api)), ("*/*", grant(api)), (ACCEPT, grant(api, project="other"))):
         reader = ask(api, values, accept=accept, query="from=now&x=1")
         reader.close()
-        # What gunicorn's access log is written from, after the answer.
+        # gunicorn writes its access log from this, after the answer.
         shown = [str(value) for name, value in reader.environ.items() if not name.startswith("HTTP_")]
         assert values["signature"] not in " ".join([caplog.text, *shown, *reader.headers.values()])
         assert values["signature"] not in reader.content.decode()
@@ -212,7 +212,7 @@ def test_no_log_shows_the_signature(api: StreamingApi, caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "FOO"])
 @pytest.mark.parametrize("name", ["signature", "%73ignature", "sig%6Eature"])
-def test_no_log_shows_a_signature_that_counts_for_nothing(api: StreamingApi, method: str, name: str) -> None:
+def test_no_log_shows_an_invalid_signature(api: StreamingApi, method: str, name: str) -> None:
     secret = grant(api)["signature"]
     changed = {"REQUEST_METHOD": method}
     with Reader(api.application, f"{MESSAGES}?x=1&{name}={secret}", {}, accept="*/*", environ=changed) as reader:
@@ -259,6 +259,6 @@ def test_a_policy_that_forbids_the_listing_forbids_the_stream(
         opened(reader)
 
 
-def test_the_repr_of_what_admits_a_stream_is_silent() -> None:
+def test_the_repr_of_a_signed_admission_shows_no_secret() -> None:
     access = stream_access.StreamAccess(lambda: 0.0, ends=None, validate=None, every=0.0)
     assert "token" not in repr(access)

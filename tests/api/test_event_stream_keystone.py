@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams with Keystone: a token opens one and ends it, and a signature in the query needs no token."""
+"""Streams with Keystone: a token opens a stream and ends it, and a signature in the query needs no token."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def last_event(reader: Reader) -> ServerEvent:
 
 
 def validate_now(reader: Reader) -> None:
-    """Have the stream ask for its token at once, and not after ``token_cache_time``."""
+    """Make the stream validate its token at once, and not only after ``token_cache_time``."""
     access: Any = reader._body._access
     assert access._next_validation > 0
     access._next_validation = 0.0
@@ -133,7 +133,7 @@ def test_a_signature_in_the_query_needs_no_token(api: AuthenticatedApi, keystone
     assert Reader(api.application, f"{MESSAGES}?{urlencode(values | {'project': 'other'})}", {}).status == 404
 
 
-def test_what_admits_a_stream_does_not_show_its_token(api: AuthenticatedApi, keystone: Keystone) -> None:
+def test_the_repr_of_an_admission_by_token_does_not_show_the_token(api: AuthenticatedApi, keystone: Keystone) -> None:
     token = keystone.token("member", "demo")
     with follow(api, token) as reader:
         access: Any = reader._body._access

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams over HTTP: what is on the wire, from where a stream goes on, and when it ends."""
+"""Streams over HTTP: the bytes on the wire, where a stream starts or resumes, and when it ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_QUEUE = "0" * 36
 
 
 class StreamingApi(Api):
-    """A worker on memory stores, of a server that can hold many requests open."""
+    """A worker on memory stores, for a server that can hold many requests open."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(DRIVERS["memory"], "", clock=FakeClock(), **options)
@@ -46,12 +46,12 @@ class StreamingApi(Api):
         return Reader(self.application, path, sent, accept=accept, environ=environ)
 
     def look(self) -> None:
-        """Have the hub do at once what it does every second."""
+        """Make the hub do its periodic work now, which it otherwise does every second."""
         self.parts.hub._look_at_all()
 
     @property
     def counted(self) -> tuple[int, int, int]:
-        """Streams, streams of the project, and all that wait."""
+        """The numbers of streams, of streams of the project, and of all waiting requests."""
         registry = self.parts.hub.registry
         return registry.streams, registry._of_projects[True, self.project], registry.waiting
 
@@ -76,12 +76,12 @@ def api(make_api: Callable[..., StreamingApi]) -> StreamingApi:
 
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A beat comes at once if there is nothing else to send."""
+    """A heartbeat comes at once if there is nothing else to send."""
     monkeypatch.setattr(event_streams, "BEAT_SECONDS", 0.01)
 
 
 def opened(reader: Reader) -> str:
-    """The position that the stream has begun at."""
+    """The position at which the stream has begun."""
     assert reader.status == 200
     event = reader.next()
     assert event.type == "open"
@@ -92,7 +92,7 @@ def opened(reader: Reader) -> str:
 # -- the wire ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_is_what_browsers_read(api: StreamingApi) -> None:
+def test_a_stream_has_the_format_that_browsers_read(api: StreamingApi) -> None:
     first = api.send("q", 0)[0]
     with api.stream() as reader:
         assert reader.status == 200
@@ -109,7 +109,7 @@ def test_a_stream_is_what_browsers_read(api: StreamingApi) -> None:
         assert reader.piece() == f"id: {id_}\nevent: message\ndata: {message}\n\n".encode()
 
 
-def test_a_message_is_the_one_of_the_listing(make_api: Callable[..., StreamingApi]) -> None:
+def test_a_message_has_the_same_members_as_in_the_listing(make_api: Callable[..., StreamingApi]) -> None:
     api = make_api(enable_checksum=True)
     api.put("/v2/queues/q", {"_dead_letter_queue": "dead", "_max_claim_count": 1})
     api.send("q", {"n": 1})
@@ -139,7 +139,7 @@ def test_a_line_break_in_a_body_breaks_no_event(api: StreamingApi, line_break: s
         assert reader.bodies(1) == [json.loads(body)]
 
 
-def test_beats_keep_an_idle_connection_in_use(api: StreamingApi, quick_beats: None) -> None:
+def test_heartbeats_are_sent_on_an_idle_connection(api: StreamingApi, quick_beats: None) -> None:
     with api.stream() as reader:
         opened(reader)
         assert reader.piece() == b": beat\n\n"
@@ -149,7 +149,7 @@ def test_beats_keep_an_idle_connection_in_use(api: StreamingApi, quick_beats: No
     assert event_streams.BEAT_SECONDS < 1
 
 
-def test_beats_are_fifteen_seconds_apart() -> None:
+def test_heartbeats_are_fifteen_seconds_apart() -> None:
     assert event_streams.BEAT_SECONDS == 15
 
 
@@ -167,7 +167,7 @@ def test_beats_are_fifteen_seconds_apart() -> None:
         ("text/event-stream, */*", False),
     ],
 )
-def test_the_accept_header_chooses(api: StreamingApi, accept: str, is_stream: bool) -> None:
+def test_the_accept_header_selects_a_stream_or_a_page(api: StreamingApi, accept: str, is_stream: bool) -> None:
     with api.stream(accept=accept) as reader:
         kind = "text/event-stream; charset=utf-8" if is_stream else "application/json"
         assert (reader.status, reader.headers["content-type"]) == (200, kind)
@@ -188,7 +188,7 @@ def test_only_a_get_of_messages_is_a_stream(api: StreamingApi) -> None:
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_a_server_with_a_thread_for_each_request_says_what_to_do(
+def test_a_server_with_a_thread_for_each_request_refuses_streams_and_says_why(
     make_api: Callable[..., StreamingApi], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for server in (HttpServer.GRANIAN, HttpServer.UWSGI, HttpServer.OTHER):
@@ -201,7 +201,7 @@ def test_a_server_with_a_thread_for_each_request_says_what_to_do(
 # -- the position ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_posted_after_the_open_event_comes(api: StreamingApi) -> None:
+def test_a_message_posted_after_the_open_event_is_sent(api: StreamingApi) -> None:
     api.send("q", "before")
     with api.stream() as reader:
         opened(reader)
@@ -216,7 +216,7 @@ def test_the_stream_of_a_missing_queue_waits_for_it(api: StreamingApi) -> None:
         assert reader.bodies(2) == [1, 2]
 
 
-def test_who_waited_for_a_queue_resumes_at_its_start(api: StreamingApi) -> None:
+def test_a_reader_that_waited_for_a_queue_resumes_at_its_start(api: StreamingApi) -> None:
     with api.stream() as reader:
         last = opened(reader)
     api.send("q", 1)
@@ -232,7 +232,7 @@ def test_a_stream_begins_with_the_oldest_if_it_is_asked_to(api: StreamingApi) ->
         assert reader.bodies(50) == list(range(50))
 
 
-def test_a_marker_is_where_a_stream_goes_on(api: StreamingApi) -> None:
+def test_a_stream_resumes_at_a_marker(api: StreamingApi) -> None:
     ids = api.send("q", *range(6))
     api.delete(f"{MESSAGES}/{ids[2]}")
     with api.stream(f"{MESSAGES}?marker={ids[2]}") as reader:
@@ -240,7 +240,7 @@ def test_a_marker_is_where_a_stream_goes_on(api: StreamingApi) -> None:
         assert reader.bodies(3) == [3, 4, 5]
 
 
-def test_the_id_that_a_browser_has_seen_wins(api: StreamingApi) -> None:
+def test_the_last_event_id_takes_precedence_over_the_query(api: StreamingApi) -> None:
     ids = api.send("q", *range(6))
     for query in (f"marker={ids[0]}", "from=oldest", "from=now"):
         with api.stream(f"{MESSAGES}?{query}", Last_Event_ID=ids[3]) as reader:
@@ -248,7 +248,7 @@ def test_the_id_that_a_browser_has_seen_wins(api: StreamingApi) -> None:
             assert reader.bodies(2) == [4, 5]
 
 
-def test_a_reader_that_saw_no_message_resumes_where_it_was(api: StreamingApi) -> None:
+def test_a_reader_that_saw_no_message_resumes_at_its_position(api: StreamingApi) -> None:
     api.send("q", "before")
     with api.stream() as reader:
         last = opened(reader)
@@ -258,7 +258,7 @@ def test_a_reader_that_saw_no_message_resumes_where_it_was(api: StreamingApi) ->
         assert reader.bodies(1) == ["between"]
 
 
-def test_a_queue_that_was_created_anew_is_read_from_its_start(api: StreamingApi) -> None:
+def test_a_queue_that_was_created_again_is_read_from_its_start(api: StreamingApi) -> None:
     old = api.send("q", "old", "older")[1]
     api.delete("/v2/queues/q")
     new = api.send("q", 1)[0]
@@ -270,7 +270,7 @@ def test_a_queue_that_was_created_anew_is_read_from_its_start(api: StreamingApi)
         assert reader.bodies(1) == [1]
 
 
-def test_a_stream_follows_its_queue_through_a_new_creation(api: StreamingApi, quick_beats: None) -> None:
+def test_a_stream_goes_on_after_its_queue_is_deleted_and_created_again(api: StreamingApi, quick_beats: None) -> None:
     api.send("q", 0)
     with api.stream() as reader:
         opened(reader)
@@ -284,7 +284,7 @@ def test_a_stream_follows_its_queue_through_a_new_creation(api: StreamingApi, qu
         assert reader.bodies(1) == [1]
 
 
-def test_the_stream_of_a_topic_that_is_deleted_ends_for_good(api: StreamingApi) -> None:
+def test_the_stream_of_a_deleted_topic_ends_permanently(api: StreamingApi) -> None:
     messages = "/v2/topics/t/messages"
     api.post(messages, {"messages": [{"body": 1, "ttl": 300}]})
     with api.stream(messages) as reader:
@@ -297,7 +297,7 @@ def test_the_stream_of_a_topic_that_is_deleted_ends_for_good(api: StreamingApi) 
     again = api.stream(messages, Last_Event_ID=last)
     assert (again.status, again.content) == (204, b"")
     assert api.counted == (0, 0, 0)
-    # A client that has not followed the topic that was deleted waits for it.
+    # A client that did not read the deleted topic waits for the topic.
     for headers in ({}, {"Last_Event_ID": NO_QUEUE}):
         with api.stream(messages, **headers) as reader:
             assert opened(reader) == NO_QUEUE
@@ -330,7 +330,7 @@ def test_a_malformed_value_is_named(api: StreamingApi, query: str, headers: dict
 # -- delayed and own messages ------------------------------------------------------------------------------------------
 
 
-def test_a_delayed_message_comes_when_it_is_due_and_is_not_lost_by_a_reconnect(api: StreamingApi) -> None:
+def test_a_delayed_message_is_sent_when_due_and_not_lost_by_a_reconnect(api: StreamingApi) -> None:
     start = api.send("q", 0)[0]
     delayed = api.send("q", "late", delay=30)[0]
     prompt = api.send("q", 1, 2)
@@ -338,7 +338,7 @@ def test_a_delayed_message_comes_when_it_is_due_and_is_not_lost_by_a_reconnect(a
         opened(reader)
         events = reader.take(2)
         assert [event.json["id"] for event in events] == prompt
-        # Before the delayed one.
+        # Posted before the delayed message is due.
         assert {event.last_id for event in events} == {start}
         api.clock.advance(30)
         event = reader.next()
@@ -363,7 +363,7 @@ def test_a_stream_waits_no_longer_than_a_delay(api: StreamingApi) -> None:
         timer.join()
 
 
-def test_own_messages_come_unless_they_are_not_wanted(api: StreamingApi) -> None:
+def test_own_messages_are_sent_unless_echo_is_off(api: StreamingApi) -> None:
     api.send("q", "mine")
     api.send("q", "yours", client=BOB)
     with api.stream(f"{MESSAGES}?from=oldest") as reader:
@@ -374,7 +374,7 @@ def test_own_messages_come_unless_they_are_not_wanted(api: StreamingApi) -> None
         assert reader.bodies(1) == ["yours"]
 
 
-def test_a_beat_tells_how_far_a_reader_is_that_skips_messages(api: StreamingApi, quick_beats: None) -> None:
+def test_a_heartbeat_carries_the_position_of_a_reader_that_skips_messages(api: StreamingApi, quick_beats: None) -> None:
     api.send("q", "yours", client=BOB)
     last = api.send("q", *range(30))[-1]
     with api.stream(f"{MESSAGES}?from=oldest&echo=false") as reader:
@@ -383,7 +383,7 @@ def test_a_beat_tells_how_far_a_reader_is_that_skips_messages(api: StreamingApi,
             reader.piece()
 
 
-def test_claimed_messages_come_too(api: StreamingApi) -> None:
+def test_claimed_messages_are_sent_too(api: StreamingApi) -> None:
     api.send("q", 1)
     api.claim("q")
     with api.stream(f"{MESSAGES}?from=oldest") as reader:
@@ -394,7 +394,7 @@ def test_claimed_messages_come_too(api: StreamingApi) -> None:
 # -- bounds ------------------------------------------------------------------------------------------------------------
 
 
-def test_large_messages_come_in_small_batches(
+def test_large_messages_are_sent_in_small_batches(
     make_api: Callable[..., StreamingApi], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = make_api(transport__max_messages_per_page=1000)
@@ -417,7 +417,9 @@ def test_large_messages_come_in_small_batches(
     assert len(sizes) < 30
 
 
-def test_one_backlog_does_not_keep_others_waiting(api: StreamingApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_with_a_backlog_does_not_delay_other_readers(
+    api: StreamingApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns: list[float] = []
     monkeypatch.setattr(stream_turns, "time", SimpleNamespace(sleep=turns.append))
     for _ in range(5):
@@ -429,12 +431,12 @@ def test_one_backlog_does_not_keep_others_waiting(api: StreamingApi, monkeypatch
             written.append(len(reader.piece()))
     assert len(written) == 50
     assert max(written) < 16 * 1024 + 10_000
-    # The turn after a piece comes when the next one is asked for.
+    # The stream gives up its turn when the server asks for the next piece.
     assert len(turns) >= len(written) - 1
     assert set(turns) == {0}
 
 
-def test_there_is_a_bound_on_streams(make_api: Callable[..., StreamingApi]) -> None:
+def test_the_number_of_streams_is_limited(make_api: Callable[..., StreamingApi]) -> None:
     api = make_api(transport__max_streams=3, transport__max_streams_per_project=2)
     with api.stream(), api.stream():
         assert api.counted == (2, 2, 2)
@@ -489,7 +491,7 @@ def test_a_drain_does_not_wait_for_a_batch(api: StreamingApi) -> None:
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 2])
-def test_nothing_is_left_of_a_client_that_has_gone(api: StreamingApi, pieces: int) -> None:
+def test_a_disconnected_client_leaves_nothing(api: StreamingApi, pieces: int) -> None:
     api.send("q", 1)
     reader = api.stream(f"{MESSAGES}?from=oldest")
     for _ in range(pieces):
@@ -501,7 +503,7 @@ def test_nothing_is_left_of_a_client_that_has_gone(api: StreamingApi, pieces: in
 
 
 @pytest.mark.parametrize("is_posted", [False, True])
-def test_a_client_that_has_gone_is_noticed_before_anything_is_written(
+def test_a_disconnected_client_is_noticed_before_a_write(
     api: StreamingApi, monkeypatch: pytest.MonkeyPatch, *, is_posted: bool
 ) -> None:
     api.send("q", 0)
@@ -554,7 +556,7 @@ def test_an_outage_of_the_store_ends_no_stream(
 
 
 def test_readers_at_one_position_cost_one_read(api: StreamingApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    # On a busy machine fifty readers, one after the other, may take longer than a result is kept.
+    # On a busy machine fifty readers in sequence may take longer than a result is cached.
     monkeypatch.setattr(shared_reads, "KEEP_SECONDS", 3600.0)
     api.send("q", 0)
     list_messages, calls = api._messages.messages.list_after, []
@@ -573,7 +575,7 @@ def test_readers_at_one_position_cost_one_read(api: StreamingApi, monkeypatch: p
     assert len(calls) == 1
 
 
-def test_what_was_read_is_not_shown_after_it_was_deleted(api: StreamingApi) -> None:
+def test_a_message_deleted_after_it_was_read_is_not_sent(api: StreamingApi) -> None:
     ids = api.send("q", 1, 2)
     with api.stream(f"{MESSAGES}?from=oldest") as reader:
         opened(reader)
@@ -585,7 +587,7 @@ def test_what_was_read_is_not_shown_after_it_was_deleted(api: StreamingApi) -> N
             assert second.bodies(1) == [2]
 
 
-def test_a_topic_and_a_queue_of_one_name_are_two(api: StreamingApi) -> None:
+def test_the_streams_of_a_topic_and_a_queue_with_one_name_are_separate(api: StreamingApi) -> None:
     api.send("q", "queue")
     with api.stream("/v2/topics/q/messages?from=oldest") as reader:
         opened(reader)

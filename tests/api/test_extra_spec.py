@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EXTRA-SPEC: what the header may say, who decides, and what a refusal tells."""
+"""EXTRA-SPEC: valid values of the header, the plug-in that decides about them, and the answer of a refusal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def send(api: Api, value: str | None, path: str = "/v2/queues") -> tuple[int, st
     return result.status_code, result.json.get("description", "")
 
 
-def test_without_the_header_nothing_is_asked(api: Api) -> None:
+def test_without_the_header_no_plug_in_is_called(api: Api) -> None:
     assert send(api, None)[0] == 200
     assert sys.modules["acme_extraspec"].CALLS == []
 
@@ -95,7 +95,7 @@ def test_a_plug_in_gets_the_whole_header(api: Api, value: str) -> None:
         ("acme:" + "x" * 5000, "at most 4096 characters"),
     ],
 )
-def test_what_the_header_must_not_be(api: Api, value: str, words: str) -> None:
+def test_a_malformed_header_is_refused(api: Api, value: str, words: str) -> None:
     status, description = send(api, value)
     assert (status, description[:11]) == (400, "EXTRA-SPEC:")
     assert words in description
@@ -111,18 +111,20 @@ def test_what_the_header_must_not_be(api: Api, value: str, words: str) -> None:
         ("strict:exit", (403, "The request was refused.")),
     ],
 )
-def test_a_refusal(api: Api, value: str, answer: tuple[int, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_answered_without_the_value_and_changes_nothing(
+    api: Api, value: str, answer: tuple[int, str], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     assert send(api, value) == answer
     assert "secret" not in caplog.text
-    # Nothing has happened.
+    # The refused request has changed nothing.
     result = api.put("/v2/queues/q", headers={"EXTRA-SPEC": value})
     assert result.status_code == answer[0]
     assert api.get("/v2/queues").json["queues"] == []
 
 
 def test_it_replaces_no_other_check(api: Api) -> None:
-    """A signature, a project and a Client-ID are asked for as ever, and before the plug-in."""
+    """The service checks signature, project and Client-ID first, and only then asks the plug-in."""
     accepted = {"EXTRA-SPEC": "acme:1"}
     assert api.get("/v2/queues", headers={**accepted, "X-Project-ID": None}).status_code == 400
     assert api.get("/v2/queues", headers={**accepted, "Client-ID": None}).status_code == 400
@@ -131,11 +133,11 @@ def test_it_replaces_no_other_check(api: Api) -> None:
     assert sys.modules["acme_extraspec"].CALLS == []
 
 
-def test_what_everybody_may_see_needs_no_plug_in(api: Api) -> None:
+def test_public_documents_need_no_plug_in(api: Api) -> None:
     assert api.get("/", headers={"EXTRA-SPEC": "strict:1"}).status_code == 300
 
 
-def test_each_is_made_once(api: Api) -> None:
+def test_each_plug_in_is_instantiated_once(api: Api) -> None:
     for _ in range(3):
         send(api, "acme:1")
     assert len(sys.modules["acme_extraspec"].MADE) == 1
@@ -149,7 +151,7 @@ def test_each_is_made_once(api: Api) -> None:
         ("absent", "cannot be loaded"),
     ],
 )
-def test_one_that_cannot_be_made_stops_the_start(
+def test_a_plug_in_that_cannot_be_instantiated_stops_the_start(
     install: Callable[..., None], make_api: Callable[..., Api], name: str, words: str
 ) -> None:
     install(acme=name)
@@ -160,6 +162,6 @@ def test_one_that_cannot_be_made_stops_the_start(
 
 
 @pytest.mark.parametrize("value", [None, 5, b"acme", ["acme"]])
-def test_a_value_of_another_transport_that_is_no_text(driver: object, value: object) -> None:
+def test_a_value_of_a_frame_that_is_no_text_is_refused(driver: object, value: object) -> None:
     with pytest.raises(Exception, match=r"^EXTRA-SPEC: must be 'scheme:value'$"):
         ExtraSpecs({}).check(value)

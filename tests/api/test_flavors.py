@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/flavors``: which pools belong to one, and what they say of it."""
+"""``/v2/flavors``: the pools of a flavor, and how flavors and pools show each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def define(admin: Admin, name: str, *pools: str) -> None:
     assert result.headers["Location"] == f"/v2/flavors/{name}"
 
 
-def test_a_flavor_and_its_pools_know_each_other(admin: Admin) -> None:
+def test_a_flavor_and_its_pools_show_each_other(admin: Admin) -> None:
     admin.add("one")
     admin.add("two")
     define(admin, "gold", "two", "one")
@@ -41,7 +41,7 @@ def test_a_flavor_and_its_pools_know_each_other(admin: Admin) -> None:
     assert [flavor_of(admin, name) for name in ("one", "two")] == ["gold", "gold"]
 
 
-def test_a_pool_that_is_dropped_from_the_list_is_free(admin: Admin) -> None:
+def test_a_pool_that_is_removed_from_the_list_has_no_flavor(admin: Admin) -> None:
     for name in ("one", "two", "three"):
         admin.add(name)
     define(admin, "gold", "one", "two")
@@ -52,7 +52,7 @@ def test_a_pool_that_is_dropped_from_the_list_is_free(admin: Admin) -> None:
     assert [flavor_of(admin, name) for name in ("one", "two", "three")] == ["gold", None, None]
 
 
-def test_a_pool_changes_its_flavor(admin: Admin) -> None:
+def test_a_pool_named_by_a_second_flavor_leaves_the_first(admin: Admin) -> None:
     admin.add("one")
     define(admin, "gold", "one")
     define(admin, "lead", "one")
@@ -79,7 +79,7 @@ def test_deleting_a_flavor_frees_its_pools(admin: Admin) -> None:
     assert_error(admin.request("GET", "flavors/gold"), 404, "gold")
 
 
-def test_pages_by_name(admin: Admin) -> None:
+def test_flavors_are_listed_in_pages_by_name(admin: Admin) -> None:
     assert admin.get("flavors") == {"flavors": [], "links": []}
     for name in ("b", "a", "c"):
         admin.add(name)
@@ -95,7 +95,7 @@ def test_pages_by_name(admin: Admin) -> None:
     ]
 
 
-def test_who_may(admin: Admin) -> None:
+def test_members_may_read_flavors_and_only_admins_may_change_them(admin: Admin) -> None:
     admin.add("one")
     define(admin, "gold", "one")
     for path in ("flavors", "flavors/gold"):
@@ -130,12 +130,12 @@ def test_bad_flavors_change_nothing(admin: Admin, method: str) -> None:
     assert admin.get("flavors/gold")["pool_list"] == ["two"]
 
 
-def test_what_clients_send_besides_is_taken(admin: Admin) -> None:
-    """python-zaqarclient sends capabilities; they come from the drivers."""
+def test_capabilities_that_clients_send_are_ignored(admin: Admin) -> None:
+    """python-zaqarclient sends capabilities. The service ignores them, because the drivers define them."""
     admin.add("one")
     assert admin.request("PUT", "flavors/gold", {"pool_list": ["one"], "capabilities": {}}).status_code == 201
 
 
-def test_what_is_missing(admin: Admin) -> None:
+def test_requests_for_an_absent_flavor(admin: Admin) -> None:
     assert_error(admin.request("PATCH", "flavors/absent", {"pool_list": ["x"]}), 404)
     assert_error(admin.request("PUT", "flavors/a%20b", {"pool_list": ["x"]}), 400, "flavor_name")

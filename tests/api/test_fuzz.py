@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No input breaks it: requests made from the OpenAPI document and against it, and bodies of any bytes."""
+"""No input breaks the service: requests that fit the OpenAPI document or violate it, and bodies of any bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         "notification__require_confirmation": True,
         "notification__webhook_allowed_networks": ["192.0.2.0/24"],
         "signed_url__secret_key": "secret",
-        # Requests that wait would take their time.
+        # Requests that wait would take the time for which they ask.
         "transport__max_wait": 0,
     }
     api = Api(driver, address, clock=FakeClock(), **options)
@@ -58,10 +58,12 @@ schemathesis.serializer.alias(JSON_PATCH, "application/json")
 @pytest.mark.parametrize(
     ("mode", "path", "method"),
     [(GOOD, *key) for key in OPERATIONS]
-    # What takes no input cannot be given bad input.
+    # An operation without parameters and body has no bad input.
     + [(BAD, *key) for key, operation in OPERATIONS.items() if not operation.open_to_all],
 )
-def test_requests_from_the_document(described: Any, mode: schemathesis.GenerationMode, path: str, method: str) -> None:
+def test_requests_made_from_the_document_get_documented_answers(
+    described: Any, mode: schemathesis.GenerationMode, path: str, method: str
+) -> None:
     operation = described[path][method.upper()]
     cases = operation.as_strategy(generation_mode=mode)
 
@@ -122,7 +124,7 @@ json_values = st.recursive(
 @given(raw=st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @example(raw=b'{"messages":[{"body":{"\\ud83d":1}}]}')
-def test_any_body(fuzzed: Api, method: str, path: str, raw: bytes) -> None:
+def test_no_body_causes_a_server_error(fuzzed: Api, method: str, path: str, raw: bytes) -> None:
     if "{" in path:
         made = fuzzed.post("/v2/queues/q/subscriptions", {"subscriber": "http://192.0.2.1/fuzz"})
         path = path.format(subscription=made.json["subscription_id"])
@@ -141,7 +143,7 @@ def test_any_body(fuzzed: Api, method: str, path: str, raw: bytes) -> None:
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @example(query="limit=%F0%9F%92%A9&marker=%00")
 @example(query="&&==&=&a=b=c")
-def test_any_query(fuzzed: Api, query: str) -> None:
+def test_no_query_causes_a_server_error(fuzzed: Api, query: str) -> None:
     one = f"/v2/queues/q/subscriptions/{'0' * 24}"
     for path in (
         *("/v2/queues", "/v2/queues/q/messages", "/v2/queues/q/messages/x", "/v2/queues/q/claims/x"),
@@ -155,7 +157,9 @@ header_values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, ex
 
 @given(project=header_values, client=header_values, accept=header_values, content_type=header_values)
 @settings(max_examples=200, suppress_health_check=list(HealthCheck))
-def test_any_header(fuzzed: Api, project: str, client: str, accept: str, content_type: str) -> None:
+def test_no_header_causes_a_server_error(
+    fuzzed: Api, project: str, client: str, accept: str, content_type: str
+) -> None:
     result = fuzzed.put(
         "/v2/queues/q",
         {},
@@ -166,14 +170,14 @@ def test_any_header(fuzzed: Api, project: str, client: str, accept: str, content
 
 @given(signature=header_values, paths=header_values, methods=header_values, expires=header_values)
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
-def test_any_signature(fuzzed: Api, signature: str, paths: str, methods: str, expires: str) -> None:
+def test_a_random_signature_is_404(fuzzed: Api, signature: str, paths: str, methods: str, expires: str) -> None:
     headers = {"URL-Signature": signature, "URL-Paths": paths, "URL-Methods": methods, "URL-Expires": expires}
     assert fuzzed.get("/v2/queues", headers=headers).status_code == 404
 
 
 @given(value=json_values)
-def test_strict_json_takes_what_others_read_alike(value: Any) -> None:
-    """What it accepts, any JSON library reads as the same value; what Python writes and it refuses is not portable."""
+def test_strict_json_accepts_only_texts_that_all_libraries_read_alike(value: Any) -> None:
+    """Any JSON library reads the accepted text as the same value. The texts that only Python reads are refused."""
     raw = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     try:
         decoded = strict_json.decode(raw)
@@ -183,7 +187,7 @@ def test_strict_json_takes_what_others_read_alike(value: Any) -> None:
     assert strict_json.decode(strict_json.encode(decoded)) == decoded
 
 
-def test_the_state_directory_of_the_fuzzed_service_is_whole(fuzzed: Api, tmp_path: Path) -> None:
-    """After all of the above, the service still works."""
+def test_the_fuzzed_service_still_works_afterwards(fuzzed: Api, tmp_path: Path) -> None:
+    """To be run last: after all requests above the service still works."""
     fuzzed.send("after", 1, 2)
     assert fuzzed.bodies("after") == [1, 2]

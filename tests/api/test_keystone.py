@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callers are who their token says they are: each kind of token, and what is asked of Keystone about it."""
+"""Callers have the identity of their token: each kind of token, and how often the service asks Keystone about it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SECRET_KEY = "a-key-for-signatures-of-the-tests-only"
 
 @pytest.fixture(scope="module")
 def keystone() -> Iterator[Keystone]:
-    """One of this module, which changes accounts."""
+    """A Keystone for this module, which changes accounts."""
     keystone = servers.own(Keystone)
     yield keystone
     keystone.stop()
@@ -43,7 +43,7 @@ def keystone() -> Iterator[Keystone]:
 
 @pytest.fixture(scope="module")
 def tokens(keystone: Keystone) -> dict[str, str]:
-    """One of each user for a project; no test may change what they may do."""
+    """A token of each user for a project. No test may change the users' roles."""
     users = {"member": "demo", "reader": "demo", "admin": "demo", "stranger": "other", "aodh": "service"}
     return {user: keystone.token(user, project) for user, project in users.items()}
 
@@ -77,20 +77,22 @@ PATHS = ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/asyncapi.jso
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("token", [None, "", " ", "bad", "a,b", "caf\xe9", "a b", "x" * 5000])
-def test_without_a_valid_token_every_path_is_the_same(
+def test_without_a_valid_token_every_path_has_the_same_answer(
     api: AuthenticatedApi, keystone: Keystone, path: str, token: str | None
 ) -> None:
     assert_unauthorized(api.get(path, token=token), keystone)
     assert_unauthorized(api.request("PATCH", path, token=token), keystone)
 
 
-def test_what_is_no_value_of_a_header_is_asked_nobody_about(api: AuthenticatedApi) -> None:
+def test_keystone_is_not_asked_about_a_malformed_token(api: AuthenticatedApi) -> None:
     for token in ("", " ", "caf\xe9", "a b"):
         assert api.status(token=token) == 401
     assert api.questions == 0
 
 
-def test_the_project_is_that_of_the_token(api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]) -> None:
+def test_the_project_of_a_request_is_that_of_its_token(
+    api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]
+) -> None:
     other = keystone.id_of("project", "other")
     assert api.status("/v2/queues/q", "PUT", token=tokens["member"], X_Project_ID=other) == 201
     assert [queue["name"] for queue in api.get(token=tokens["reader"]).json["queues"]] == ["q"]
@@ -101,12 +103,14 @@ def test_the_project_is_that_of_the_token(api: AuthenticatedApi, keystone: Keyst
 
 
 @pytest.mark.parametrize(("user", "status"), [("admin", 200), ("member", 403), ("reader", 403), ("stranger", 403)])
-def test_roles_are_those_of_the_token(api: AuthenticatedApi, tokens: dict[str, str], user: str, status: int) -> None:
+def test_the_roles_of_a_caller_are_those_of_the_token(
+    api: AuthenticatedApi, tokens: dict[str, str], user: str, status: int
+) -> None:
     assert api.status("/v2/health", token=tokens[user]) == status
     assert api.status("/v2/health", token=tokens[user], X_Roles="admin" if status == 403 else "reader") == status
 
 
-def test_a_caller_has_what_the_token_says(
+def test_the_policy_gets_the_caller_of_the_token(
     api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callers = seen_callers(api, monkeypatch)
@@ -124,7 +128,7 @@ def test_a_caller_has_what_the_token_says(
 
 
 def seen_callers(api: AuthenticatedApi, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Whom the rules are asked about from now on."""
+    """The callers about whom the policy is asked from now on."""
     callers: list[Any] = []
     check = api.parts.authorizer.check
 
@@ -139,14 +143,16 @@ def seen_callers(api: AuthenticatedApi, monkeypatch: pytest.MonkeyPatch) -> list
 @pytest.mark.parametrize(
     "scope", [{"unscoped": True}, {"domain": "Default"}, {"system": True}], ids=lambda s: next(iter(s))
 )
-def test_a_token_without_a_project(api: AuthenticatedApi, keystone: Keystone, scope: dict[str, Any]) -> None:
+def test_a_token_without_a_project_is_refused_except_for_pools(
+    api: AuthenticatedApi, keystone: Keystone, scope: dict[str, Any]
+) -> None:
     token = keystone.token("admin", **scope)
     for path in ("/v2/", "/v2/ping", "/v2/queues", "/v2/queues/q", "/v2/topics"):
         result = api.get(path, token=token)
         assert result.status_code == 403, result.text
         assert "no project" in result.json["description"]
     assert api.status("/v2/queues", token=token, X_Project_ID="demo") == 403
-    # What describes the API belongs to nobody.
+    # The documents that describe the API belong to no project.
     assert api.status("/v2/openapi.json", token=token) == 200
     assert api.status("/v2/asyncapi.json", token=token) == 200
 
@@ -174,7 +180,7 @@ def test_a_trust_makes_its_trustor_of_the_trustee(api: AuthenticatedApi, keyston
     assert names == ["of-the-trust"]
     keystone.set_enabled(user, False)
     api.forget()
-    # Keystone answers 403 to the question, which is about the trust and not about us.
+    # Keystone answers 403 to the validation. This is about the trust and not about the service's own account.
     assert_unauthorized(api.get(token=token), keystone)
     asked = api.questions
     assert_unauthorized(api.get(token=token), keystone)
@@ -182,7 +188,7 @@ def test_a_trust_makes_its_trustor_of_the_trustee(api: AuthenticatedApi, keyston
     assert api.status(token=keystone.token("reader")) == 200, "Keystone does not count as away"
 
 
-def test_a_trust_whose_trustor_has_lost_the_role(api: AuthenticatedApi, keystone: Keystone) -> None:
+def test_a_trust_whose_trustor_lost_the_role_is_refused(api: AuthenticatedApi, keystone: Keystone) -> None:
     user = keystone.new_user()
     token = keystone.token("zaqar", trust=keystone.trust(user))
     assert api.status(token=token) == 200
@@ -192,9 +198,11 @@ def test_a_trust_whose_trustor_has_lost_the_role(api: AuthenticatedApi, keystone
 
 
 @pytest.mark.parametrize("header", ["X_Auth_Token", "X_Storage_Token"])
-def test_headers_of_tokens(api: AuthenticatedApi, tokens: dict[str, str], header: str) -> None:
+def test_the_token_may_be_in_x_auth_token_or_x_storage_token(
+    api: AuthenticatedApi, tokens: dict[str, str], header: str
+) -> None:
     assert api.status(**{header: tokens["member"]}) == 200
-    # The library decides by the first one that is there, even if it is empty.
+    # The library uses the first of these headers that is present, even if it is empty.
     assert api.status(X_Auth_Token="", X_Storage_Token=tokens["member"]) == 401
     assert api.status(X_Auth_Token="bad", X_Storage_Token=tokens["member"]) == 401
     assert api.status(X_Auth_Token=tokens["member"], X_Storage_Token="bad") == 200
@@ -203,7 +211,7 @@ def test_headers_of_tokens(api: AuthenticatedApi, tokens: dict[str, str], header
 # -- application credentials -------------------------------------------------------------------------------------------
 
 
-def test_an_application_credential(api: AuthenticatedApi, keystone: Keystone) -> None:
+def test_an_application_credential_is_accepted(api: AuthenticatedApi, keystone: Keystone) -> None:
     token = keystone.token_of(keystone.application_credential())
     assert [api.status(token=token), api.status("/v2/queues/a", "PUT", token=token)] == [200, 201]
     assert api.questions == 1
@@ -214,11 +222,11 @@ RULES = [("GET", "/v2/queues"), ("POST", "/v2/queues/{name}/messages"), ("GET", 
 
 @pytest.fixture(scope="module")
 def restricted(keystone: Keystone) -> str:
-    """A token of an application credential that opens no more than the rules say."""
+    """A token of an application credential whose access rules open two requests only."""
     return keystone.token_of(keystone.application_credential(access_rules=RULES))
 
 
-def test_access_rules(api: AuthenticatedApi, restricted: str) -> None:
+def test_access_rules_restrict_methods_and_paths(api: AuthenticatedApi, restricted: str) -> None:
     body = {"messages": [{"body": 1, "ttl": 300}]}
     allowed = [("GET", "/v2/queues"), ("POST", "/v2/queues/q/messages"), ("GET", "/v2/topics/t/stats")]
     refused = [
@@ -235,14 +243,14 @@ def test_access_rules(api: AuthenticatedApi, restricted: str) -> None:
             assert api.request(method, path, body if method == "POST" else None, token=restricted).status_code < 300
         for method, path in refused:
             assert api.status(path, method, token=restricted) == 401, (method, path)
-    # The rules are looked at for each request, Keystone is asked once.
+    # The rules are checked for each request. Keystone is asked once.
     assert api.questions == 1
 
 
 def test_without_a_request_access_rules_are_not_asked_and_nothing_is_remembered(
     api: AuthenticatedApi, restricted: str
 ) -> None:
-    """So a connection can be authenticated, and each of its actions be asked about."""
+    """So a connection can authenticate once, and each of its actions can be checked later."""
     for _ in range(2):
         assert api.tokens.validate(restricted).user_id is not None
         with pytest.raises(Unauthorized):
@@ -256,12 +264,12 @@ def test_access_rules_name_the_path_that_clients_see(api: AuthenticatedApi, keys
     token = keystone.token_of(keystone.application_credential(access_rules=[("GET", "/messaging/v2/queues")]))
     assert api.status("/v2/queues", token=token) == 200
     assert api.status("/v2/topics", token=token) == 401
-    # What a client has repeated is served as if it had not, and that is what the rules are asked about.
+    # A mount path that a client repeats counts once, and the rules are checked against the path with one of them.
     assert api.status("/v2/messaging/v2/topics", token=token) == 401
 
 
-def test_nobody_uses_the_answer_to_a_request_that_the_rules_allow(api: AuthenticatedApi, restricted: str) -> None:
-    """Also not while the same token is asked about for it."""
+def test_a_decision_of_access_rules_is_not_reused_for_another_request(api: AuthenticatedApi, restricted: str) -> None:
+    """Not even while Keystone is asked about the same token for the other request."""
     asking, may_answer = threading.Event(), threading.Event()
     verify = api.library._identity_server.verify_token
 
@@ -281,7 +289,7 @@ def test_nobody_uses_the_answer_to_a_request_that_the_rules_allow(api: Authentic
     assert api.status("/v2/queues", token=restricted) == 200
 
 
-def test_access_rules_without_a_catalogue(
+def test_access_rules_without_a_catalogue_are_refused_and_logged(
     make_api: Callable[..., AuthenticatedApi], restricted: str, tokens: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     api = make_api("include_service_catalog = False")
@@ -293,7 +301,9 @@ def test_access_rules_without_a_catalogue(
 # -- service tokens ----------------------------------------------------------------------------------------------------
 
 
-def test_service_tokens(api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]) -> None:
+def test_a_service_token_is_validated_and_lends_no_roles(
+    api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]
+) -> None:
     member, service = tokens["member"], tokens["aodh"]
     assert api.status(token=member, X_Service_Token=service) == 200
     assert api.status("/v2/health", token=member, X_Service_Token=service) == 403, "it lends no roles"
@@ -304,7 +314,7 @@ def test_service_tokens(api: AuthenticatedApi, keystone: Keystone, tokens: dict[
     assert api.status(token=member) == 200
 
 
-def test_a_service_token_is_looked_at_each_time(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+def test_a_service_token_is_checked_each_time(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
     for _ in range(3):
         assert api.status(token=tokens["member"], X_Service_Token=tokens["aodh"]) == 200
         assert api.status(token=tokens["member"], X_Service_Token=tokens["reader"]) == 401
@@ -321,8 +331,8 @@ def test_the_scope_of_a_service_is_not_that_of_its_user(
     assert api.status("/v2/queues", token=system, X_Service_Token=service) == 403
 
 
-def test_expired_tokens(tmp_path: Path) -> None:
-    """Also one that ends while it is remembered; only with the token of a service it can still be used."""
+def test_an_expired_token_is_refused_unless_a_service_token_comes_with_it(tmp_path: Path) -> None:
+    """A token may also expire while it is cached. Only together with a service token can it still be used."""
     keystone = servers.own(lambda: Keystone(token_seconds=3))
     try:
         api = AuthenticatedApi(keystone, tmp_path)
@@ -358,7 +368,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", [*LIES, "all"])
-def test_headers_make_nobody_of_a_caller(
+def test_headers_cannot_change_the_identity_of_a_caller(
     api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch, lie: str
 ) -> None:
     lies = LIES if lie == "all" else {lie: LIES[lie]}
@@ -377,7 +387,7 @@ def test_headers_make_nobody_of_a_caller(
 # -- what needs no token -----------------------------------------------------------------------------------------------
 
 
-def test_open_paths(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+def test_only_the_versions_and_the_confirmation_page_are_open(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
     assert [api.status("/"), api.status("/", token="bad"), api.status("/", "PUT")] == [300, 300, 405]
     assert api.status("/confirm") != 401
     for path in ("//", "/confirm/", "/confirm/x", "/Confirm", "/v2", "/v2/confirm", "/%2F", "/v2/../"):
@@ -386,12 +396,12 @@ def test_open_paths(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
     assert api.status("/v2/openapi.json", token=tokens["reader"]) == 200
 
 
-def test_open_paths_below_a_mount_path(api: AuthenticatedApi) -> None:
+def test_the_same_paths_are_open_below_a_mount_path(api: AuthenticatedApi) -> None:
     api.mounted_at = "/messaging"
     assert [api.status("/"), api.status("/v2/"), api.status("/messaging")] == [300, 401, 401]
 
 
-def test_a_preflight_has_no_token(make_api: Callable[..., AuthenticatedApi], keystone: Keystone) -> None:
+def test_a_preflight_needs_no_token(make_api: Callable[..., AuthenticatedApi], keystone: Keystone) -> None:
     asked = {"Origin": "https://console.example", "Access_Control_Request_Method": "GET"}
     without = make_api()
     assert without.status("/v2/queues", "OPTIONS", **asked) == 401, "nobody allows other origins"
@@ -400,7 +410,7 @@ def test_a_preflight_has_no_token(make_api: Callable[..., AuthenticatedApi], key
     assert result.status_code == 200
     assert "GET" in result.headers["Access-Control-Allow-Methods"]
     assert result.headers["Access-Control-Allow-Headers"] == "X-Auth-Token"
-    # Whatever else calls itself OPTIONS is no preflight.
+    # Any other OPTIONS request is no preflight.
     assert api.status("/v2/queues", "OPTIONS") == 401
     refused = api.get("/v2/queues", Origin="https://console.example")
     assert_unauthorized(refused, keystone)
@@ -456,7 +466,7 @@ def test_a_signature_needs_no_token(
     ids=lambda changed: "-".join(next(iter(changed.items())))[:24],
 )
 @pytest.mark.parametrize("who", ["nobody", "admin"])
-def test_what_no_signature_opens_is_open_to_nobody_who_brings_one(
+def test_a_request_with_a_signature_is_refused_where_signatures_are_not_accepted(
     make_api: Callable[..., AuthenticatedApi],
     keystone: Keystone,
     tokens: dict[str, str],
@@ -475,7 +485,7 @@ def test_what_no_signature_opens_is_open_to_nobody_who_brings_one(
     assert callers == []
 
 
-def test_without_a_key_no_signature_opens_anything(api: AuthenticatedApi, keystone: Keystone) -> None:
+def test_without_a_key_every_signature_is_refused(api: AuthenticatedApi, keystone: Keystone) -> None:
     for key in ("", "None"):
         project = keystone.id_of("project", "demo")
         expires = signed_urls.format_time(api.clock() + 3600)
@@ -484,10 +494,12 @@ def test_without_a_key_no_signature_opens_anything(api: AuthenticatedApi, keysto
         assert api.status(path, **sign(api, project, URL_Signature=signature, URL_Expires=expires)) == 404
 
 
-# -- what is remembered ------------------------------------------------------------------------------------------------
+# -- cached tokens -----------------------------------------------------------------------------------------------------
 
 
-def test_a_valid_token_is_asked_about_once_in_its_time(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+def test_keystone_is_asked_once_about_a_valid_token_in_token_cache_time(
+    api: AuthenticatedApi, tokens: dict[str, str]
+) -> None:
     for _ in range(5):
         assert api.status(token=tokens["member"]) == 200
     assert api.questions == 1
@@ -495,13 +507,13 @@ def test_a_valid_token_is_asked_about_once_in_its_time(api: AuthenticatedApi, to
     assert (api.status(token=tokens["member"]), api.questions) == (200, 1)
     api.clock.advance(2)
     assert (api.status(token=tokens["member"]), api.questions) == (200, 2)
-    # A clock that is set back does not make it valid for longer.
+    # A clock that is set back does not extend the time for which the token is valid.
     api.clock.advance(-3600)
     assert (api.status(token=tokens["member"]), api.questions) == (200, 3)
 
 
 @pytest.mark.parametrize(("seconds", "questions"), [(-1, 3), (0, 3), (60, 1)])
-def test_token_cache_time(
+def test_token_cache_time_sets_how_often_keystone_is_asked(
     make_api: Callable[..., AuthenticatedApi], tokens: dict[str, str], restricted: str, seconds: int, questions: int
 ) -> None:
     api = make_api(f"token_cache_time = {seconds}")
@@ -522,7 +534,7 @@ def test_a_revoked_token_is_valid_for_no_longer_than_token_cache_time(
     assert_unauthorized(api.get(token=token), keystone)
 
 
-def test_a_token_that_came_with_a_service_token_is_valid_for_no_longer_either(
+def test_a_revoked_token_beside_a_service_token_is_valid_for_no_longer_than_token_cache_time(
     api: AuthenticatedApi, keystone: Keystone, tokens: dict[str, str]
 ) -> None:
     token = keystone.token()
@@ -534,7 +546,7 @@ def test_a_token_that_came_with_a_service_token_is_valid_for_no_longer_either(
     assert_unauthorized(api.get(token=token), keystone)
 
 
-def test_a_token_that_keystone_does_not_know_is_asked_about_once_in_ten_seconds(
+def test_keystone_is_asked_about_an_unknown_token_once_in_ten_seconds(
     api: AuthenticatedApi, tokens: dict[str, str]
 ) -> None:
     for _ in range(3):
@@ -544,7 +556,7 @@ def test_a_token_that_keystone_does_not_know_is_asked_about_once_in_ten_seconds(
     assert (api.status(token="unknown"), api.questions) == (401, 2)
 
 
-def test_one_question_for_each_token(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+def test_concurrent_requests_with_one_token_ask_keystone_once(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
     answers = slow_answers(api)
     with ThreadPoolExecutor(6) as pool:
         waiting = [pool.submit(api.status, token=tokens["member"]) for _ in range(6)]
@@ -554,7 +566,7 @@ def test_one_question_for_each_token(api: AuthenticatedApi, tokens: dict[str, st
 
 
 class SharedCache:
-    """python-memcached's client, of one memcached that all of them share."""
+    """A client with the interface of python-memcached. All instances share one dictionary."""
 
     kept: ClassVar[dict[str, bytes]] = {}
     reads = 0
@@ -570,7 +582,7 @@ class SharedCache:
         self.kept[key] = value
 
 
-def test_memcached_is_shared_and_asked_again_after_a_minute(
+def test_tokens_are_shared_through_memcached_and_checked_again_after_a_minute(
     make_api: Callable[..., AuthenticatedApi], keystone: Keystone, monkeypatch: pytest.MonkeyPatch, restricted: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "memcache", types.SimpleNamespace(Client=SharedCache, __spec__=object()))
@@ -583,7 +595,7 @@ def test_memcached_is_shared_and_asked_again_after_a_minute(
     assert (two.status(token=token), SharedCache.reads) == (200, 2)
     two.clock.advance(1)
     assert (two.status(token=token), SharedCache.reads) == (200, 3)
-    # What depends on the request is judged each time, by what memcached has.
+    # The parts of a decision that depend on the request are decided each time, from the cached token.
     for api in (one, two):
         assert [api.status(token=restricted), api.status("/v2/ping", token=restricted)] == [200, 401]
     assert (one.questions, two.questions) == (2, 0)
@@ -591,7 +603,7 @@ def test_memcached_is_shared_and_asked_again_after_a_minute(
 
 
 def slow_answers(api: AuthenticatedApi) -> threading.Event:
-    """Keystone answers once this is set."""
+    """Keystone answers after the returned event is set."""
     may_answer = threading.Event()
     verify = api.library._identity_server.verify_token
 
@@ -606,13 +618,13 @@ def slow_answers(api: AuthenticatedApi) -> threading.Event:
 # -- our own account ---------------------------------------------------------------------------------------------------
 
 
-def test_health_looks_at_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+def test_health_reports_the_state_of_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
     report = api.get("/v2/health", token=tokens["admin"]).json
     assert report["keystone"] == {"reachable": True, "service_user_accepted": True}
     assert report["failed"] == []
 
 
-def test_a_wrong_password_of_ours(
+def test_a_wrong_password_of_the_service_is_503(
     make_api: Callable[..., AuthenticatedApi], tokens: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     api = make_api()
@@ -623,7 +635,7 @@ def test_a_wrong_password_of_ours(
     assert set(result.json) == {"title", "description"}
     assert "identity service" in result.json["description"]
     assert "service user of [keystone_authtoken]" in str(wrong.tokens.check())
-    # An administrator who got in before sees it in the report.
+    # An administrator whose token is cached sees the failure in the health report.
     api.parts.conf.set_override("password", "not-it", "keystone_authtoken")
     report = api.get("/v2/health", token=tokens["admin"]).json
     assert report["keystone"] == {"reachable": True, "service_user_accepted": False}
@@ -632,7 +644,7 @@ def test_a_wrong_password_of_ours(
     assert "not-it" not in caplog.text
 
 
-def test_a_service_user_who_may_not_ask_is_our_fault(
+def test_a_service_user_without_the_right_to_validate_is_503(
     make_api: Callable[..., AuthenticatedApi], keystone: Keystone, tokens: dict[str, str]
 ) -> None:
     user = keystone.new_user("service", "member")
@@ -659,6 +671,6 @@ def test_no_token_and_no_password_is_logged(
         assert secret not in own
 
 
-def test_client_id_is_asked_for_as_without_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
+def test_a_client_id_is_required_as_without_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
     assert api.status(token=tokens["member"], Client_ID="") == 400
     assert api.status(token=tokens["member"], Client_ID=ALICE) == 200

@@ -15,7 +15,7 @@ from tests.api.marks import on_one_store
 from tests.api.test_common import assert_error
 
 
-def test_life_of_a_message(api: Api) -> None:
+def test_a_message_is_posted_shown_and_deleted(api: Api) -> None:
     assert api.get("/v2/queues/q/messages").json == {"messages": [], "links": []}
     assert api.get("/v2/queues").json["queues"] == []
     result = api.post("/v2/queues/q/messages", {"messages": [{"body": {"event": "Backup"}, "ttl": 300}]})
@@ -56,7 +56,7 @@ def test_bodies_come_back_byte_for_byte(api: Api, raw: bytes) -> None:
     assert b'"body":' + raw in api.post("/v2/queues/q/claims").content
 
 
-def test_order_and_links(api: Api) -> None:
+def test_a_page_is_in_order_and_links_to_the_next(api: Api) -> None:
     for number in range(0, 12, 3):
         api.send("q", number, number + 1, number + 2)
     page = api.get("/v2/queues/q/messages?limit=5&echo=true").json
@@ -78,14 +78,14 @@ TRUE, FALSE = ("true", "True", "1", "yes", "ON", "t"), ("false", "FALSE", "0", "
 
 @on_one_store
 @pytest.mark.parametrize(("spellings", "linked"), [(TRUE, "true"), (FALSE, "false")])
-def test_next_spells_truth_values_as_clients_know_them(api: Api, spellings: tuple[str, ...], linked: str) -> None:
+def test_the_next_link_spells_booleans_as_clients_expect(api: Api, spellings: tuple[str, ...], linked: str) -> None:
     api.send("q", 1)
     for given in spellings:
         for name in ("include_claimed", "include_delayed", "hide_delayed", "include_origin"):
             href = api.get(f"/v2/queues/q/messages?{name}={given}&echo=1").json["links"][0]["href"]
             query = parse_qs(urlsplit(href).query)
             assert query["echo"] == ["true"]
-            # What the link adds for queues without a default delay is its own.
+            # For a queue without a default delay the link may have its own value of this parameter.
             if "delayed" not in name or linked == "true":
                 assert query[name] == [linked], href
         for name in ("detailed", "with_count"):
@@ -101,8 +101,8 @@ def test_next_spells_truth_values_as_clients_know_them(api: Api, spellings: tupl
     "name", ["echo", "include_claimed", "include_delayed", "hide_delayed", "include_origin", "detailed", "with_count"]
 )
 @pytest.mark.parametrize("value", ["junk", "2", "-1", "truee", "%20", "\u00fc", "true,true"])
-def test_truth_values_are_checked(api: Api, name: str, value: str) -> None:
-    """Each by itself, and whatever the others say."""
+def test_a_malformed_boolean_is_refused(api: Api, name: str, value: str) -> None:
+    """Each parameter is checked, whatever the values of the others are."""
     path = "/v2/queues" if name in ("detailed", "with_count") else "/v2/queues/q/messages"
     for others in ("", "&include_delayed=false&hide_delayed=true", "&include_delayed=true&hide_delayed=false"):
         query = "&".join(each for each in others.split("&") if each.partition("=")[0] not in ("", name))
@@ -110,12 +110,12 @@ def test_truth_values_are_checked(api: Api, name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 20])
-def test_following_next_sees_everything_once(api: Api, limit: int) -> None:
+def test_following_next_shows_each_message_once(api: Api, limit: int) -> None:
     ids = api.send("q", *range(23))
     path, seen = f"/v2/queues/q/messages?echo=true&limit={limit}", []
     while (page := api.get(path).json)["messages"]:
         seen += [message["body"] for message in page["messages"]]
-        # The marker itself goes away: a position is still a position.
+        # The marker's message is deleted; its position remains valid.
         api.delete(f"/v2/queues/q/messages/{page['messages'][-1]['id']}")
         path = page["links"][0]["href"]
     assert seen == list(range(23))
@@ -123,7 +123,7 @@ def test_following_next_sees_everything_once(api: Api, limit: int) -> None:
     assert len(set(ids)) == 23
 
 
-def test_the_claim_of_a_delete_under_the_name_of_the_home_document(api: Api) -> None:
+def test_a_delete_accepts_the_claim_parameter_as_named_in_the_home_document(api: Api) -> None:
     (id_,) = api.send("q", 1)
     claim_id, _ = api.claim("q")
     path = f"/v2/queues/q/messages/{id_}"
@@ -144,7 +144,7 @@ def test_a_page_link_shows_no_message_before_its_delay_is_over(api: Api) -> None
     assert [message["body"] for message in api.get(following).json["messages"]] == ["later"]
 
 
-def test_links_of_a_queue_with_a_default_delay_say_what_was_asked(api: Api) -> None:
+def test_the_links_of_a_queue_with_a_default_delay_repeat_the_request(api: Api) -> None:
     api.put("/v2/queues/q", {"_default_message_delay": 30})
     api.send("q", 1)
     page = api.get("/v2/queues/q/messages?echo=true&include_delayed=true").json
@@ -154,7 +154,7 @@ def test_links_of_a_queue_with_a_default_delay_say_what_was_asked(api: Api) -> N
     assert "include_delayed" not in api.get("/v2/queues/q/messages?echo=true").json["links"][0]["href"]
 
 
-def test_delay(api: Api) -> None:
+def test_a_delayed_message_is_hidden_until_it_is_due(api: Api) -> None:
     (id_,) = api.send("q", "later", delay=60)
     assert api.bodies("q") == []
     assert api.bodies("q", "echo=true&include_delayed=true") == ["later"]
@@ -167,7 +167,7 @@ def test_delay(api: Api) -> None:
     assert len(api.claim("q")[1]) == 1
 
 
-def test_queue_defaults(api: Api) -> None:
+def test_defaults_of_the_queue_apply_to_messages_without_ttl_or_delay(api: Api) -> None:
     api.put("/v2/queues/q", {"_default_message_ttl": 999, "_default_message_delay": 5})
     api.post("/v2/queues/q/messages", {"messages": [{"body": 1}, {"body": 2, "ttl": 60, "delay": 0}]})
     assert api.bodies("q") == [2]
@@ -178,7 +178,7 @@ def test_queue_defaults(api: Api) -> None:
     assert api.bodies("q") == [1]
 
 
-def test_post_size(make_api: Callable[..., Api]) -> None:
+def test_a_post_may_have_the_configured_size_and_not_more(make_api: Callable[..., Api]) -> None:
     api = make_api(transport__max_messages_post_size=256)
 
     def post(size: int) -> Any:
@@ -193,7 +193,7 @@ def test_post_size(make_api: Callable[..., Api]) -> None:
     assert api.get("/v2/queues/q").json["_max_messages_post_size"] == 256
 
 
-def test_location_of_a_large_post_stays_short(api: Api) -> None:
+def test_the_location_of_a_large_post_is_short(api: Api) -> None:
     result = api.post("/v2/queues/q/messages", {"messages": [{"body": n} for n in range(3000)]})
     assert len(result.json["resources"]) == 3000
     assert len(api.get(result.headers["Location"]).json["messages"]) == 20
@@ -248,7 +248,7 @@ BAD_POSTS: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("raw", "words"), BAD_POSTS, ids=range(len(BAD_POSTS)))
-def test_bad_posts_store_nothing(api: Api, raw: bytes, words: str) -> None:
+def test_a_bad_post_is_refused_and_stores_nothing(api: Api, raw: bytes, words: str) -> None:
     assert_error(api.post("/v2/queues/q/messages", raw=raw), 400, words)
     assert api.get("/v2/queues").json["queues"] == []
     api.send("q", "good")
@@ -256,7 +256,7 @@ def test_bad_posts_store_nothing(api: Api, raw: bytes, words: str) -> None:
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_brackets_in_strings_are_no_depth(api: Api) -> None:
+def test_brackets_in_strings_do_not_count_as_nesting(api: Api) -> None:
     api.send("q", "[{" * 500 + '"\\')
     assert api.bodies("q") == ["[{" * 500 + '"\\']
 
@@ -279,18 +279,18 @@ def test_brackets_in_strings_are_no_depth(api: Api) -> None:
         ("ids=,", "ids"),
     ],
 )
-def test_bad_list_parameters(api: Api, query: str, field: str) -> None:
+def test_a_bad_parameter_of_a_listing_is_refused(api: Api, query: str, field: str) -> None:
     api.send("q", 1)
     assert_error(api.get(f"/v2/queues/q/messages?{query}"), 400, field)
 
 
-def test_foreign_marker_begins_at_the_start(api: Api) -> None:
+def test_a_marker_of_another_queue_begins_at_the_start(api: Api) -> None:
     (foreign,) = api.send("other", 1)
     api.send("q", 1, 2)
     assert api.bodies("q", f"echo=true&marker={foreign}") == [1, 2]
 
 
-def test_bulk_get(api: Api) -> None:
+def test_several_messages_are_read_by_their_ids(api: Api) -> None:
     ids = api.send("q", *range(5))
     api.claim("q", limit=1)
     got = api.get(f"/v2/queues/q/messages?ids={ids[3]},{ids[0]},nonsense").json["messages"]
@@ -303,14 +303,14 @@ def test_bulk_get(api: Api) -> None:
 
 
 @pytest.mark.parametrize("id_", ["nonsense", "0" * 36, "0" * 35 + "G", "%00", "\u00e4", "x" * 5000])
-def test_nonsense_ids_are_absent(api: Api, id_: str) -> None:
+def test_a_malformed_id_is_an_absent_message(api: Api, id_: str) -> None:
     api.send("q", 1)
     assert_error(api.get(f"/v2/queues/q/messages/{id_}"), 404)
     assert api.delete(f"/v2/queues/q/messages/{id_}").status_code == 204
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_ids_of_another_queue_are_absent(api: Api) -> None:
+def test_an_id_of_another_queue_is_an_absent_message(api: Api) -> None:
     (id_,) = api.send("one", 1)
     api.send("two", 1)
     assert_error(api.get(f"/v2/queues/two/messages/{id_}"), 404)
@@ -319,7 +319,7 @@ def test_ids_of_another_queue_are_absent(api: Api) -> None:
     assert api.counts("one") == api.counts("two") == (1, 0, 1)
 
 
-def test_delete_under_claims(api: Api) -> None:
+def test_a_claimed_message_is_deleted_only_with_its_claim_id(api: Api) -> None:
     ids = api.send("q", *range(4))
     mine, _ = api.claim("q", limit=2)
     other, _ = api.claim("q", limit=1)
@@ -340,7 +340,7 @@ def test_delete_under_claims(api: Api) -> None:
     assert api.counts("q") == (2, 0, 2)
 
 
-def test_bulk_delete(api: Api) -> None:
+def test_several_messages_are_deleted_by_their_ids(api: Api) -> None:
     ids = api.send("q", *range(6))
     assert api.delete(f"/v2/queues/q/messages?ids={ids[0]},{ids[1]},nonsense").status_code == 204
     assert api.delete(f"/v2/queues/q/messages?ids={ids[0]}").status_code == 204
@@ -357,7 +357,7 @@ def test_bulk_delete(api: Api) -> None:
     assert api.delete("/v2/queues/absent/messages?ids=a,b").status_code == 204
 
 
-def test_delete_with_claim_id_only(make_api: Callable[..., Api]) -> None:
+def test_a_delete_needs_a_claim_id_if_the_option_is_set(make_api: Callable[..., Api]) -> None:
     api = make_api(transport__message_delete_with_claim_id=True)
     ids = api.send("q", *range(3))
     assert_error(api.delete(f"/v2/queues/q/messages/{ids[0]}"), 400, "claim_id")
@@ -372,7 +372,7 @@ def test_delete_with_claim_id_only(make_api: Callable[..., Api]) -> None:
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_pop(api: Api) -> None:
+def test_pop_returns_and_deletes_the_first_messages(api: Api) -> None:
     assert api.delete("/v2/queues/q/messages?pop=1").json == {"messages": []}
     ids = api.send("q", *range(5))
     api.clock.advance(3)
@@ -387,14 +387,14 @@ def test_pop(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?", "?ids=", "?pop=", "?pop=0", "?pop=-1", "?pop=21", "?pop=x", "?pop=1&ids=x"])
-def test_bad_collection_deletes(api: Api, query: str) -> None:
+def test_a_bad_query_of_a_collection_delete_is_refused(api: Api, query: str) -> None:
     api.send("q", 1)
     assert_error(api.delete(f"/v2/queues/q/messages{query}"), 400)
     assert_error(api.delete("/v2/queues/q/messages?ids=" + ",".join("x" * 21)), 400, "ids")
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_ttl(api: Api) -> None:
+def test_a_message_expires_after_its_ttl(api: Api) -> None:
     (id_,) = api.send("q", 1, ttl=60)
     api.clock.advance(59.75)
     assert api.bodies("q") == [1]
@@ -406,7 +406,7 @@ def test_ttl(api: Api) -> None:
     assert api.counts("q") == (0, 0, 0)
 
 
-def test_checksum(make_api: Callable[..., Api]) -> None:
+def test_messages_have_an_md5_checksum_if_enabled(make_api: Callable[..., Api]) -> None:
     api = make_api(enable_checksum=True)
     raw = b'{"messages":[{"body":{"a":"b"}},{"body":"text"}]}'
     href, _ = api.post("/v2/queues/q/messages", raw=raw).json["resources"]
@@ -417,7 +417,7 @@ def test_checksum(make_api: Callable[..., Api]) -> None:
     assert "checksum" not in json.loads(make_api().get("/v2/queues/q/messages").text)
 
 
-def test_body_framing(api: Api) -> None:
+def test_a_wrong_content_length_is_refused_and_chunks_are_accepted(api: Api) -> None:
     path, raw = "/v2/queues/q/messages", b'{"messages":[{"body":1}]}'
     chunked: dict[str, str | None] = {"Transfer-Encoding": "chunked", "Content-Length": None}
     assert api.post(path, raw=raw, headers={"Content-Length": str(len(raw) + 5)}).status_code == 400
@@ -428,7 +428,7 @@ def test_body_framing(api: Api) -> None:
     assert api.bodies("q") == [1]
 
 
-def test_two_clients_echo(api: Api) -> None:
+def test_a_client_does_not_see_its_own_messages_unless_echo_is_set(api: Api) -> None:
     api.send("q", "a1", client=ALICE)
     api.send("q", "b1", client=BOB)
     assert [m["body"] for m in api.get("/v2/queues/q/messages", client=ALICE).json["messages"]] == ["b1"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service below a path: every link carries it, from wherever the service knows it, and no client can make it up."""
+"""The service below a mount path: every link has the prefix, whichever source names it, and no client can forge it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = on_one_store
 
 
 def links(result: testing.Result) -> list[str]:
-    """Every link of an answer, in order, ids left out."""
+    """Every link of an answer, in order, with ids removed."""
     found = [result.headers["Location"]] if "Location" in result.headers else []
     if result.content and result.headers["Content-Type"].startswith("application/json"):
         found += _links_in(result.json)
@@ -50,7 +50,7 @@ def _links_in(value: Any, name: str = "") -> Iterator[str]:
 
 
 def walk(ask: Callable[..., testing.Result], pool: str) -> Iterator[testing.Result]:
-    """One request of each kind whose answer has links."""
+    """Send one request of each kind whose answer has links."""
     yield ask("GET", "/")
     yield ask("GET", "/v2/")
     yield ask("PUT", "/v2/pools/p", {"uri": pool, "weight": 0})
@@ -124,7 +124,7 @@ def test_every_link_carries_the_mount_path(
         assert links(result) == [prefix + link for link in links(expected)]
         seen += len(links(result))
     assert seen > 90
-    # Nothing else of the answers is different.
+    # Apart from the links the answers are the same.
     for path in ("/v2/openapi.json", "/v2/queues/q", "/v2/health"):
         answer = asker(below, headers)("GET", path)
         assert answer.status_code == 200
@@ -139,8 +139,8 @@ def below(make_api: Callable[..., Api]) -> Api:
     return api
 
 
-def test_a_walk_along_next(below: Api) -> None:
-    """A client that resolves links by the rules of URIs."""
+def test_a_listing_can_be_followed_along_next(below: Api) -> None:
+    """For a client that resolves links by the rules of URIs."""
     for number in range(25):
         below.put(f"/v2/queues/q{number:02}", {})
     seen, path = [], "/v2/queues?limit=10"
@@ -152,7 +152,7 @@ def test_a_walk_along_next(below: Api) -> None:
     assert seen == [f"q{number:02}" for number in range(25)]
 
 
-def test_python_zaqarclient_gives_the_mount_path_twice(below: Api) -> None:
+def test_a_mount_path_given_twice_by_python_zaqarclient_is_served(below: Api) -> None:
     below.put("/v2/queues/q", {})
     id_ = below.send("q", 1)[0]
     for path in ("/v2/queues", "/v2/queues/q/messages", f"/v2/queues/q/messages/{id_}", "/v2/topics", "/v2/flavors"):
@@ -184,7 +184,7 @@ def test_a_signature_opens_the_path_below_the_mount_path(below: Api) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["nonsense", "//evil.example", "/a b", "/\u00fc", "http://evil.example/"])
-def test_a_prefix_that_is_no_path(make_api: Callable[..., Api], prefix: str) -> None:
+def test_a_prefix_that_is_no_path_is_ignored(make_api: Callable[..., Api], prefix: str) -> None:
     api = make_api(oslo_middleware__enable_proxy_headers_parsing=True)
     result = api.put("/v2/queues/q", {}, headers={"X-Forwarded-Prefix": prefix})
     assert_error(result, 400, "X-Forwarded-Prefix")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenAPI document says what is served, and what is served keeps to it."""
+"""The OpenAPI document describes what is served, and the answers conform to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def document_of(api: Api) -> dict[str, Any]:
 
 
 def check_answer(document: dict[str, Any], template: str, method: str, result: testing.Result) -> None:
-    """Status, content type and body are what the document announces."""
+    """Check that the document announces the status, the content type and the body of the answer."""
     answers = document["paths"][template][method.lower()]["responses"]
     assert str(result.status_code) in answers, f"{method} {template}: {result.status_code} is not announced"
     content = answers[str(result.status_code)].get("content")
@@ -37,7 +37,9 @@ def check_answer(document: dict[str, Any], template: str, method: str, result: t
 
 @pytest.mark.parametrize("pooling", [True, False])
 @pytest.mark.parametrize("admin_mode", [True, False])
-def test_one_operation_for_each_responder(make_api: Callable[..., Api], admin_mode: bool, pooling: bool) -> None:
+def test_the_document_has_one_operation_for_each_responder(
+    make_api: Callable[..., Api], admin_mode: bool, pooling: bool
+) -> None:
     api = make_api(admin_mode=admin_mode, pooling=pooling)
     served = {
         (path, name.removeprefix("on_"))
@@ -53,14 +55,14 @@ def test_operation_ids_are_unique(api: Api) -> None:
     assert len({operation.id for operation in table.values()}) == len(table)
 
 
-def test_schemas_are_schemas(api: Api) -> None:
+def test_every_schema_of_the_document_is_valid(api: Api) -> None:
     document = document_of(api)
     assert document["openapi"].startswith("3.1")
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_limits_of_the_operator_show(make_api: Callable[..., Api]) -> None:
+def test_the_document_shows_the_configured_limits(make_api: Callable[..., Api]) -> None:
     document = document_of(make_api(transport__max_messages_per_page=7))
     parameters = document["paths"]["/v2/queues/{queue_name}/messages"]["get"]["parameters"]
     (limit,) = (each["schema"] for each in parameters if each.get("name") == "limit")
@@ -194,6 +196,6 @@ def test_answers_about_pools_keep_to_the_document(make_api: Callable[..., Api], 
         check_answer(document, template, method, result)
 
 
-def test_the_document_is_the_one_of_these_limits(api: Api) -> None:
+def test_the_served_document_is_made_from_the_current_limits(api: Api) -> None:
     limits = Limits.from_conf(api.parts.conf)
     assert document_of(api) == openapi.document(limits, admin_mode=True)

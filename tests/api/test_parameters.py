@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every parameter of every endpoint is checked before it reaches a store: a table from the API's own description.
-
-PostgreSQL is the strictest store (its texts hold no U+0000), so the table runs there and in memory.
-"""
+"""Every parameter of every endpoint is checked before it reaches a store. The API's own description gives the table."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ HOSTILE = {
 }
 
 NEVER_TAKEN = ("NUL", "NUL in the middle", "invalid UTF-8", "half a surrogate pair", "overlong UTF-8", "raw byte")
-"""No parameter has such a value: 400 that names it, or says that the query is not valid UTF-8."""
+"""No parameter may have such a value: the answer is 400 and names it, or says that the query is not valid UTF-8."""
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ def assert_fine_or_refused(result: testing.Result, what: str) -> None:
 
 
 def queries() -> list[Any]:
-    """One entry for each query parameter of each operation, and one that no operation has."""
+    """One entry for each query parameter of each operation, and one for a parameter that no operation has."""
     return [
         pytest.param(method, path, name, id=f"{method}-{path}-{name}")
         for (path, method), operation in OPERATIONS.items()
@@ -82,7 +79,7 @@ def queries() -> list[Any]:
 
 
 @pytest.mark.parametrize(("method", "path", "name"), queries())
-def test_query_parameters(api: Api, method: str, path: str, name: str) -> None:
+def test_every_query_parameter_is_checked(api: Api, method: str, path: str, name: str) -> None:
     api.send("q", 1)
     api.put("/v2/topics/t")
     operation: Operation = OPERATIONS[path, method]
@@ -96,7 +93,7 @@ def test_query_parameters(api: Api, method: str, path: str, name: str) -> None:
             assert result.status_code == 400, f"{kind}: {result.status_code} {result.text}"
             if method != "head":
                 assert name in result.json["description"] or "UTF-8" in result.json["description"], result.text
-        # A name is a parameter of its own in the listings, where it stands for a key of the metadata.
+        # In the listings each other parameter filters by the key of the metadata that has its name.
         assert_fine_or_refused(call(api, method, f"{filled(path)}?{value}={name}"), f"{kind} as a name")
     twice = call(api, method, f"{filled(path)}?{name}=1&{name}=2")
     assert_fine_or_refused(twice, "twice")
@@ -105,7 +102,7 @@ def test_query_parameters(api: Api, method: str, path: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/queues", "/v2/topics", "/v2/pools", "/v2/flavors"])
-def test_a_marker_of_names_is_a_name(api: Api, path: str) -> None:
+def test_a_marker_of_a_list_of_names_must_be_a_name(api: Api, path: str) -> None:
     for marker in ("a%00", "a/b", "..", "a%20b", "x" * 65, "%E2%82%AC", "%F4%8F%BF%BF", "a%0A"):
         result = call(api, "GET", f"{path}?marker={marker}")
         assert (result.status_code, "marker" in result.json["description"]) == (400, True), marker
@@ -141,11 +138,11 @@ BODIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("method", "path", "name"), segments())
-def test_path_segments(api: Api, method: str, path: str, name: str) -> None:
+def test_every_path_segment_is_checked(api: Api, method: str, path: str, name: str) -> None:
     body = next((value for end, value in BODIES.items() if path.endswith(end)), {})
     for kind, value in HOSTILE.items():
         if value in ("..", "%"):
-            # Those are no segment of a path: clients and servers resolve the first.
+            # These are not segments of a path: clients and servers resolve "..".
             continue
         result = call(
             api, method, filled(path, **{name: value}), body=body if method in ("put", "post", "patch") else None
@@ -159,8 +156,8 @@ TEXTS = ["\x00", "a\x00b", "\x01\x1f\x7f", "\ufffe\uffff", "\U0010ffff", "\u202e
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
-def test_texts_in_bodies(api: Api, text: str) -> None:
-    """What JSON can say is kept as it is, in messages and metadata and options, or refused with 400."""
+def test_texts_in_bodies_are_stored_unchanged(api: Api, text: str) -> None:
+    """Any text that JSON can hold is stored unchanged in messages, metadata and options, or refused with 400."""
     assert api.bodies("q") == []
     api.send("q", text, {text: [text]})
     assert api.bodies("q") == [text, {text: [text]}]
@@ -189,7 +186,7 @@ def test_texts_in_bodies(api: Api, text: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [rb'"\ud800"', rb'{"\udfff": 1}', b'"\xed\xa0\x80"', b'"\xff"', b'"\x00"'], ids=ascii)
-def test_what_is_no_text_is_refused_in_bodies(api: Api, raw: bytes) -> None:
+def test_invalid_unicode_in_bodies_is_refused(api: Api, raw: bytes) -> None:
     for method, path, body in (
         ("POST", "/v2/queues/q/messages", b'{"messages": [{"body": %b}]}'),
         ("PUT", "/v2/queues/q", b'{"key": %b}'),
@@ -203,7 +200,7 @@ def test_what_is_no_text_is_refused_in_bodies(api: Api, raw: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["Client-ID", "X-Project-ID"])
 @pytest.mark.parametrize("checking", ["strict", "off"])
-def test_headers(make_api: Any, name: str, checking: str) -> None:
+def test_every_header_is_checked(make_api: Any, name: str, checking: str) -> None:
     api: Api = make_api(transport__client_id_uuid_safe=checking)
     for value in ("a\x00b", "\x01", "a\x7fb", "caf\xe9", "\xe2\x82\xac", "x" * 5000, " ", ""):
         result = api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]}, headers={name: value})
@@ -215,7 +212,7 @@ def test_headers(make_api: Any, name: str, checking: str) -> None:
 
 
 @pytest.mark.parametrize("project", ["a b", "a", "x" * 256, "a/b:c{d}e*'\"\\%", "$a.b", "~"])
-def test_project_ids_that_are_fine(api: Api, project: str) -> None:
+def test_a_valid_project_id_is_accepted(api: Api, project: str) -> None:
     api.project = project
     api.put("/v2/queues/other")
     api.send("q", 1)
@@ -227,6 +224,6 @@ def test_project_ids_that_are_fine(api: Api, project: str) -> None:
 
 @on_one_store
 @pytest.mark.parametrize("project", ["a,b", ",", "a\tb", "a\x00", "caf\xe9", "x" * 257, ""])
-def test_project_ids_that_are_refused(api: Api, project: str) -> None:
+def test_an_invalid_project_id_is_refused(api: Api, project: str) -> None:
     result = api.get("/v2/queues", headers={"X-Project-ID": project})
     assert (result.status_code, "X-Project-ID" in result.json["description"]) == (400, True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queues spread over pools: which one a queue gets, and what happens while the store of one is away."""
+"""Queues spread over pools: the pool that a queue gets, and errors while the store of a pool is away."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def pool_of(api: Api, name: str) -> str | None:
 
 
 def age_catalog(api: Api) -> None:
-    """As if the seconds had passed for which a worker acts on what it knows of pools."""
+    """Let the time pass for which a worker uses its cached list of pools."""
     api.parts.placement._read_at = float("-inf")  # type: ignore[attr-defined]
 
 
 @pytest.fixture
 def cut(tmp_path: Path) -> Callable[[str], Callable[[], object]]:
-    """Takes the store of a pool away, and returns what brings it back."""
+    """Make the store of a pool unreachable. Returns a function that makes it reachable again."""
 
     def cut(name: str) -> Callable[[], object]:
         files = [tmp_path / f"{name}.db{suffix}" for suffix in ("", "-wal", "-shm")]
         present = [path for path in files if path.exists()]
         for path in present:
             path.rename(path.with_name(f"away-{path.name}"))
-        # Neither the file nor a new one in its place can be opened.
+        # SQLite can open neither the file nor a new file in its place.
         files[0].mkdir()
 
         def back() -> None:
@@ -57,7 +57,7 @@ def cut(tmp_path: Path) -> Callable[[str], Callable[[], object]]:
     return cut
 
 
-def test_weights(admin: Admin) -> None:
+def test_queues_are_spread_by_the_weights_of_pools(admin: Admin) -> None:
     for name, weight in (("none", 0), ("light", 1), ("heavy", 9)):
         admin.add(name, weight)
     for number in range(100):
@@ -89,7 +89,7 @@ def stores_in_use(api: Api) -> list[Any]:
     return list(api.parts.placement.stores_in_use())
 
 
-def test_flavors(admin: Admin) -> None:
+def test_a_queue_with_a_flavor_is_in_one_of_its_pools(admin: Admin) -> None:
     admin.add("plain")
     admin.add("fast")
     admin.request("PUT", "flavors/gold", {"pool_list": ["fast"]})
@@ -104,7 +104,7 @@ def test_flavors(admin: Admin) -> None:
     assert_error(admin.api.put("/v2/queues/new", {"_flavor": 5}), 400, "_flavor")
 
 
-def test_a_patch_of_the_flavor_moves_nothing(admin: Admin) -> None:
+def test_a_changed_flavor_moves_no_queue(admin: Admin) -> None:
     admin.add("plain")
     admin.add("fast")
     admin.request("PUT", "flavors/gold", {"pool_list": ["fast"]})
@@ -113,13 +113,13 @@ def test_a_patch_of_the_flavor_moves_nothing(admin: Admin) -> None:
     assert_error(admin.api.patch_queue("q", {"op": "add", "path": path, "value": "lead"}), 400, "_flavor")
     assert admin.api.patch_queue("q", {"op": "add", "path": path, "value": "gold"}).json["_flavor"] == "gold"
     assert (pool_of(admin.api, "q"), admin.api.bodies("q")) == ("plain", [1])
-    # A flavor that has gone stops no other change.
+    # A flavor that was deleted prevents no other change.
     admin.request("DELETE", "flavors/gold")
     assert admin.api.patch_queue("q", {"op": "add", "path": "/metadata/a", "value": 1}).status_code == 200
     assert admin.api.patch_queue("q", {"op": "remove", "path": path}).status_code == 200
 
 
-def test_without_pools_there_is_no_place(admin: Admin) -> None:
+def test_without_pools_a_new_queue_is_503(admin: Admin) -> None:
     for result in (admin.api.put("/v2/queues/q"), admin.api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]})):
         assert_error(result, 503, "pool")
         assert int(result.headers["Retry-After"]) > 0
@@ -134,7 +134,7 @@ def test_without_pools_there_is_no_place(admin: Admin) -> None:
     assert admin.api.put("/v2/queues/q").status_code == 201
 
 
-def test_a_flavor_without_pools(admin: Admin) -> None:
+def test_a_queue_of_a_flavor_without_pools_is_503(admin: Admin) -> None:
     admin.add("one")
     admin.request("PUT", "flavors/gold", {"pool_list": ["one"]})
     admin.request("PUT", "flavors/lead", {"pool_list": ["one"]})
@@ -142,7 +142,7 @@ def test_a_flavor_without_pools(admin: Admin) -> None:
     assert_error(admin.api.put("/v2/queues/q"), 503)
 
 
-def test_the_virtual_pool(make_api: Callable[..., Api], tmp_path: Path) -> None:
+def test_the_virtual_pool_takes_queues_that_no_pool_takes(make_api: Callable[..., Api], tmp_path: Path) -> None:
     api = make_api(pooling=True, **{"pooling:catalog__enable_virtual_pool": True})
     admin = Admin(api, tmp_path)
     api.send("old", 1)
@@ -156,7 +156,9 @@ def test_the_virtual_pool(make_api: Callable[..., Api], tmp_path: Path) -> None:
 
 
 @on_every_store
-def test_queues_that_are_older_than_the_pools(driver: Driver, make_api: Callable[..., Api], tmp_path: Path) -> None:
+def test_queues_from_before_pooling_stay_in_the_default_store(
+    driver: Driver, make_api: Callable[..., Api], tmp_path: Path
+) -> None:
     before = make_api()
     before.send("old", 1)
     after = make_api(pooling=True)
@@ -182,7 +184,7 @@ def other(driver: Driver, admin: Admin, make_api: Callable[..., Api]) -> Api:
     return other
 
 
-def test_workers_learn_of_pools(admin: Admin, other: Api) -> None:
+def test_workers_notice_new_pools(admin: Admin, other: Api) -> None:
     admin.add("one")
     other.send("q", 1)
     assert admin.api.bodies("q") == [1]
@@ -191,7 +193,7 @@ def test_workers_learn_of_pools(admin: Admin, other: Api) -> None:
     age_catalog(other)
     other.send("r", 2)
     assert pool_of(other, "r") == "two"
-    # At once where there is no waiting: a queue on a pool, and a flavor, that the worker does not know.
+    # The worker reads the catalog earlier if a queue is on a pool, or asks for a flavor, that it does not know.
     admin.request("PATCH", "pools/two", {"weight": 0})
     admin.add("three")
     admin.api.send("s", 3)
@@ -201,7 +203,7 @@ def test_workers_learn_of_pools(admin: Admin, other: Api) -> None:
     assert other.put("/v2/queues/t", {"_flavor": "gold"}).status_code == 201
 
 
-def test_workers_follow_a_changed_uri(admin: Admin, other: Api) -> None:
+def test_workers_use_a_changed_uri(admin: Admin, other: Api) -> None:
     admin.add("one")
     admin.api.send("q", "in the old store")
     assert other.bodies("q") == ["in the old store"]
@@ -215,7 +217,7 @@ def test_workers_follow_a_changed_uri(admin: Admin, other: Api) -> None:
     assert other.bodies("q") == admin.api.bodies("q") == ["in the old store"]
 
 
-def test_no_queue_is_left_on_a_pool_that_is_removed_at_that_moment(
+def test_no_queue_is_left_on_a_pool_that_is_removed_concurrently(
     admin: Admin, other: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin.add("one")
@@ -233,7 +235,7 @@ def test_no_queue_is_left_on_a_pool_that_is_removed_at_that_moment(
     assert other.get("/v2/queues").json["queues"] == []
 
 
-def test_a_pool_on_which_a_queue_is_placed_at_that_moment_stays(
+def test_a_pool_on_which_a_queue_is_placed_concurrently_is_not_removed(
     admin: Admin, other: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin.add("one")
@@ -250,7 +252,7 @@ def test_a_pool_on_which_a_queue_is_placed_at_that_moment_stays(
     assert admin.api.bodies("q") == other.bodies("q") == [1]
 
 
-def test_changes_at_a_time_all_count(admin: Admin, other: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_changes_of_pools_are_all_kept(admin: Admin, other: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = admin.api.parts.management.catalog.replace
 
     def replace_late(**arguments: Any) -> bool:
@@ -266,7 +268,7 @@ def test_changes_at_a_time_all_count(admin: Admin, other: Api, monkeypatch: pyte
 # -- a store that is away --------------------------------------------------------------------------------------------
 
 
-def test_a_dead_pool_hurts_only_its_own_queues(
+def test_an_unavailable_pool_affects_only_its_own_queues(
     admin: Admin, cut: Callable[[str], Callable[[], object]], make_api: Callable[..., Api]
 ) -> None:
     api = admin.api
@@ -332,7 +334,7 @@ def test_a_service_starts_while_a_pool_is_away(
     assert fresh.bodies("lost") == [1]
 
 
-def test_with_every_pool_away(admin: Admin, cut: Callable[[str], Callable[[], object]]) -> None:
+def test_when_every_pool_is_away_requests_are_503(admin: Admin, cut: Callable[[str], Callable[[], object]]) -> None:
     for name in ("one", "two"):
         admin.add(name)
     backs = [cut(name) for name in ("one", "two")]
@@ -347,7 +349,7 @@ def test_with_every_pool_away(admin: Admin, cut: Callable[[str], Callable[[], ob
 
 
 def worn_out(admin: Admin, *bodies: int) -> None:
-    """Queue q on pool 'one', its dead letter queue on pool 'two', and messages that are due to go there."""
+    """Queue q on pool 'one', its dead letter queue on pool 'two', and messages that have to move there."""
     admin.add("one")
     admin.api.put("/v2/queues/q", {"_max_claim_count": 1, "_dead_letter_queue": "dead"})
     admin.request("PATCH", "pools/one", {"weight": 0})
@@ -359,7 +361,7 @@ def worn_out(admin: Admin, *bodies: int) -> None:
     admin.api.delete(f"/v2/queues/q/claims/{claim_id}")
 
 
-def test_dead_letters_go_to_another_pool(admin: Admin) -> None:
+def test_dead_letters_move_to_another_pool(admin: Admin) -> None:
     worn_out(admin, 1, 2, 3)
     admin.api.send("q", 4)
     assert [message["body"] for message in admin.api.claim("q")[1]] == [4]
@@ -371,7 +373,7 @@ def test_dead_letters_go_to_another_pool(admin: Admin) -> None:
     assert {message["origin"]["claim_count"] for message in page} == {1}
 
 
-def test_dead_letters_wait_for_their_pool(admin: Admin, cut: Callable[[str], Callable[[], object]]) -> None:
+def test_dead_letters_wait_until_their_pool_is_back(admin: Admin, cut: Callable[[str], Callable[[], object]]) -> None:
     worn_out(admin, 1, 2)
     admin.api.send("q", 3)
     back = cut("two")
@@ -390,8 +392,10 @@ def test_dead_letters_wait_for_their_pool(admin: Admin, cut: Callable[[str], Cal
 
 @on_every_store
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
-def test_the_scheme_of_a_store_has_no_case(driver: Driver, address: str, spell: Callable[[str], str]) -> None:
-    """Of those that are configured, and of pools."""
+def test_the_scheme_of_a_store_uri_is_compared_without_case(
+    driver: Driver, address: str, spell: Callable[[str], str]
+) -> None:
+    """Both for stores in the configuration and for pools."""
     if not address:
         pytest.skip("the store has no URI")
     place, _, database = address.partition(" ")

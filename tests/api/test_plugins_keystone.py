@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plug-ins behind Keystone: EXTRA-SPEC is asked after a token was validated, and stages are told whose token it is."""
+"""Plug-ins behind Keystone: EXTRA-SPEC is checked after the token, and stages get the caller that the token names."""
 
 from __future__ import annotations
 
@@ -46,11 +46,13 @@ def test_extra_spec_never_replaces_a_token(keystone: Keystone, tmp_path: Path, m
     assert status("/v2/queues", "strict:forbidden", token) == 403
     assert status("/v2/queues", "other:1", token) == 400
     assert status("/v2/queues", "", token) == 400
-    # What the plug-in accepts still asks the policy.
+    # The policy still decides about a request that the plug-in accepts.
     assert api.request("GET", "/v2/health", token=token, EXTRA_SPEC="acme:1").status_code == 403
 
 
-def test_a_stage_is_told_whose_token_it_is(keystone: Keystone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_gets_the_caller_of_the_token(
+    keystone: Keystone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Context] = []
 
     class See(Stage):
@@ -70,5 +72,5 @@ def test_a_stage_is_told_whose_token_it_is(keystone: Keystone, tmp_path: Path, m
     assert "admin" not in caller.roles
     assert caller.user_id not in (None, "nobody")
     assert token not in repr(caller)
-    # Nothing of the caller is left when the request is over.
+    # After the request no information about the caller is left.
     assert context.current.get() is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy rules on what a request is about: names, and the scheme of a subscriber as it is stored."""
+"""Policy rules about the target of a request: names, and the scheme of a subscriber as it is stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_strict(make_api: MakeApi, tmp_path: Path) -> MakeApi:
     return make
 
 
-def test_rules_on_names(make_strict: MakeApi) -> None:
+def test_rules_may_depend_on_the_names_of_queues_and_topics(make_strict: MakeApi) -> None:
     api = make_strict("\"messages:create\": \"'open':%(queue_name)s or 'news':%(topic_name)s or role:editor\"\n")
     body = {"messages": [{"body": 1}]}
     for path, status in (("queues/open", 201), ("queues/news", 403), ("topics/news", 201), ("topics/open", 403)):
@@ -39,19 +39,19 @@ def subscribe(api: Api, subscriber: str, **headers: str) -> str:
     return f"/v2/queues/q/subscriptions/{answer.json['subscription_id']}"
 
 
-def test_the_scheme_of_a_new_subscriber(make_strict: MakeApi) -> None:
+def test_a_rule_may_depend_on_the_scheme_of_a_new_subscriber(make_strict: MakeApi) -> None:
     api = make_strict('"subscription:create": "\'mailto\':%(scheme)s or role:admin"\n')
     path = "/v2/queues/q/subscriptions"
     subscribe(api, "MAILTO:a@example.org")
     assert_error(api.post(path, {"subscriber": "http://192.0.2.1/"}), 403, "subscription:create")
     assert len(api.get(path).json["subscriptions"]) == 1
     subscribe(api, "http://192.0.2.1/", **{"X-Roles": "admin"})
-    # What has no scheme that could be allowed is wrong in itself.
+    # A subscriber without a scheme that could be allowed is invalid, whatever the policy says.
     for raw in (b"", b"{", b"[]", b'{"subscriber": 1}', b'{"ttl": 60}'):
         assert_error(api.request("POST", path, raw=raw), 400)
 
 
-def test_the_scheme_of_a_subscriber_that_is_stored(make_strict: MakeApi) -> None:
+def test_a_rule_may_depend_on_the_scheme_of_a_stored_subscriber(make_strict: MakeApi) -> None:
     rule = "'mailto':%(scheme)s or role:admin"
     api = make_strict("".join(f'"subscription:{action}": "{rule}"\n' for action in ON_MAILS))
     mail, hook = subscribe(api, "mailto:a@example.org"), subscribe(api, "http://192.0.2.1/")
@@ -71,13 +71,13 @@ def test_the_scheme_of_a_subscriber_that_is_stored(make_strict: MakeApi) -> None
         assert api.request(method, mail + tail, body).status_code in expected, (method, tail)
     assert api.get(hook).status_code == 403
     assert api.get(hook, headers={"X-Roles": "admin"}).status_code == 200
-    # It is gone, or never was: nothing that the rule could allow.
+    # There is no such subscription, so there is nothing that the rule could allow.
     for path in (mail, mail[:-24] + "0" * 24, mail[:-24] + "x"):
         assert_error(api.get(path), 403)
         assert_error(api.get(path, headers={"X-Roles": "admin"}), 404)
 
 
-def test_a_change_needs_both_schemes(make_strict: MakeApi) -> None:
+def test_a_change_of_the_subscriber_needs_permission_for_both_schemes(make_strict: MakeApi) -> None:
     api = make_strict('"subscription:update": "\'mailto\':%(scheme)s"\n')
     mail, hook = subscribe(api, "mailto:a@example.org"), subscribe(api, "http://192.0.2.1/")
     assert api.patch(mail, {"subscriber": "mailto:b@example.org"}).status_code == 204
@@ -87,7 +87,9 @@ def test_a_change_needs_both_schemes(make_strict: MakeApi) -> None:
     assert api.get(mail).json["subscriber"] == "mailto:b@example.org"
 
 
-def test_a_scheme_that_no_rule_asks_for_is_not_looked_up(make_strict: MakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stored_scheme_is_read_only_if_a_rule_needs_it(
+    make_strict: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api = make_strict('"subscription:get": "\'q\':%(queue_name)s"\n')
     mail = subscribe(api, "mailto:a@example.org")
     reads = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/pools``: registering, showing, changing and removing pools; what is refused, and that no password is shown."""
+"""``/v2/pools``: registering, showing, changing and removing pools, refusals, and passwords, which no answer shows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def api(make_api: Callable[..., Api]) -> Api:
 def admin(api: Api, tmp_path: Path) -> Any:
     admin = Admin(api, tmp_path)
     yield admin
-    # The management store is shared by the tests of a session.
+    # All tests of a session share the management store.
     for queue in api.get("/v2/queues?limit=20").json["queues"]:
         api.delete(queue["href"])
     for flavor in admin.get("flavors?limit=20")["flavors"]:
@@ -63,7 +63,7 @@ def admin(api: Api, tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize(("admin_mode", "pooling"), [(True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("path", ["pools", "pools/x", "flavors", "flavors/x"])
-def test_served_with_both_switches_only(
+def test_pools_are_served_only_with_admin_mode_and_pooling(
     make_api: Callable[..., Api], admin_mode: bool, pooling: bool, path: str
 ) -> None:
     api = make_api(admin_mode=admin_mode, pooling=pooling)
@@ -74,7 +74,7 @@ def test_served_with_both_switches_only(
     ("method", "path"),
     [("GET", "pools"), ("GET", "pools/p"), ("PUT", "pools/p"), ("PATCH", "pools/p"), ("DELETE", "pools/p")],
 )
-def test_for_the_role_admin_only(admin: Admin, method: str, path: str) -> None:
+def test_pools_are_served_to_the_role_admin_only(admin: Admin, method: str, path: str) -> None:
     assert_error(admin.api.request(method, f"/v2/{path}", {"uri": "redis://x", "weight": 1}), 403)
 
 
@@ -86,14 +86,14 @@ def test_a_pool_is_registered_and_shown(admin: Admin) -> None:
     assert admin.get("pools/one?detailed=true") == {**shown, "options": {}}
 
 
-def test_registered_again_it_is_replaced(admin: Admin) -> None:
+def test_a_pool_that_is_registered_again_is_replaced(admin: Admin) -> None:
     admin.add("one", 7, options={"synchronous": "NORMAL"}, flavor="gold")
     admin.add("one", 0)
     shown = admin.get("pools/one?detailed=true")
     assert (shown["weight"], shown["options"], shown["flavor"]) == (0, {}, None)
 
 
-def test_a_patch_changes_what_it_names(admin: Admin) -> None:
+def test_a_patch_changes_only_the_fields_that_it_names(admin: Admin) -> None:
     admin.add("one", 7, options={"synchronous": "NORMAL"})
     for change in (
         {"weight": 4294967295},
@@ -112,7 +112,7 @@ def test_a_patch_changes_what_it_names(admin: Admin) -> None:
         assert result.json == {name: value for name, value in after.items() if name != "options"}
 
 
-def test_pages_by_name(admin: Admin) -> None:
+def test_pools_are_listed_in_pages_by_name(admin: Admin) -> None:
     assert admin.get("pools") == {"pools": [], "links": []}
     for name in ("c", "a", "e", "b", "d"):
         admin.add(name)
@@ -127,19 +127,19 @@ def test_pages_by_name(admin: Admin) -> None:
         assert_error(admin.request("GET", f"pools?{bad}"), 400, bad.partition("=")[0])
 
 
-def test_the_operator_bounds_a_page(make_api: Callable[..., Api]) -> None:
+def test_the_configured_page_size_limits_a_page(make_api: Callable[..., Api]) -> None:
     api = make_api(pooling=True, transport__max_pools_per_page=3, transport__max_flavors_per_page=4)
     assert_error(api.get("/v2/pools?limit=4", headers=ADMIN), 400, "limit")
     assert_error(api.get("/v2/flavors?limit=5", headers=ADMIN), 400, "limit")
 
 
-def test_what_is_missing(admin: Admin) -> None:
+def test_requests_for_an_absent_pool(admin: Admin) -> None:
     assert_error(admin.request("GET", "pools/absent"), 404, "absent")
     assert_error(admin.request("PATCH", "pools/absent", {"weight": 1}), 404, "absent")
     assert admin.request("DELETE", "pools/absent").status_code == 204
 
 
-def test_no_two_pools_on_one_uri(admin: Admin) -> None:
+def test_two_pools_cannot_have_one_uri(admin: Admin) -> None:
     admin.add("one")
     admin.add("two")
     assert_error(admin.request("PUT", "pools/three", {"uri": admin.uri("one"), "weight": 1}), 409, "'one'")
@@ -183,7 +183,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_bad_pools_are_refused_by_the_name_of_the_field(admin: Admin, method: str) -> None:
+def test_the_refusal_of_a_bad_pool_names_the_field(admin: Admin, method: str) -> None:
     admin.add("one", 7)
     before = admin.get("pools/one?detailed=true")
     for body, field in BAD_FIELDS:
@@ -193,7 +193,7 @@ def test_bad_pools_are_refused_by_the_name_of_the_field(admin: Admin, method: st
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-def test_bodies_that_describe_no_pool(admin: Admin, method: str) -> None:
+def test_a_malformed_body_is_refused(admin: Admin, method: str) -> None:
     admin.add("one", 7)
     for raw in (None, b"", b"{", b"[]", b"null", b"{}", b'{"weight":1,"weight":2}', b"\xff"):
         assert_error(admin.request(method, "pools/one", raw=raw), 400, "body")
@@ -205,19 +205,19 @@ def test_a_new_pool_needs_uri_and_weight(admin: Admin, body: dict[str, Any]) -> 
     assert_error(admin.request("PUT", "pools/one", body), 400, "uri" if "weight" in body else "weight")
 
 
-def test_bad_names(admin: Admin) -> None:
+def test_a_bad_pool_name_is_refused(admin: Admin) -> None:
     for name in ["a%2Fb", "a%20b", "x" * 65, "..", "%0A", "%C3%A4"]:
         result = admin.request("PUT", f"pools/{name}", {"uri": admin.uri("one"), "weight": 1})
         assert result.status_code in (400, 404)
     assert admin.pools() == []
 
 
-def test_a_refusal_says_which_drivers_there_are(admin: Admin) -> None:
+def test_the_refusal_of_an_unknown_driver_lists_the_drivers(admin: Admin) -> None:
     result = admin.request("PUT", "pools/one", {"uri": "nosuch://host", "weight": 1})
     assert_error(result, 400, "sqlalchemy")
 
 
-def test_a_store_that_does_not_answer(admin: Admin, tmp_path: Path) -> None:
+def test_a_pool_whose_store_does_not_answer_is_refused(admin: Admin, tmp_path: Path) -> None:
     (tmp_path / "one.db").write_text("this is no database, as its first bytes show")
     assert_error(admin.request("PUT", "pools/one", {"uri": admin.uri("one"), "weight": 1}), 400, "uri")
     assert admin.pools() == []
@@ -251,10 +251,10 @@ def test_no_refusal_shows_a_password(admin: Admin, caplog: pytest.LogCaptureFixt
         assert "hunter2" not in caplog.text
 
 
-def test_a_shown_uri_can_be_sent_back(admin: Admin) -> None:
+def test_a_uri_as_shown_can_be_sent_back_and_keeps_the_password(admin: Admin) -> None:
     secret = admin.uri("one") + "?timeout=5&application_password=hunter2"
     admin.add("one")
-    # SQLite takes no password: the row is written as if it did.
+    # SQLite has no passwords: the row is changed by hand so that it has one.
     catalog = admin.api.parts.management.catalog.get()
     pools = tuple(replace(pool, uri=secret) for pool in catalog.pools)
     assert admin.api.parts.management.catalog.replace(
@@ -274,7 +274,7 @@ def test_a_shown_uri_can_be_sent_back(admin: Admin) -> None:
 # -- removal ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_pool_in_use_stays(admin: Admin) -> None:
+def test_a_pool_in_use_cannot_be_removed(admin: Admin) -> None:
     admin.add("one")
     admin.request("PUT", "flavors/gold", {"pool_list": ["one"]})
     assert_error(admin.request("DELETE", "pools/one"), 403, "gold")
@@ -288,7 +288,7 @@ def test_a_pool_in_use_stays(admin: Admin) -> None:
     assert_error(admin.request("GET", "pools/one"), 404)
 
 
-def test_a_removed_pool_can_come_back(admin: Admin) -> None:
+def test_a_removed_pool_can_be_registered_again(admin: Admin) -> None:
     admin.add("one")
     assert admin.request("DELETE", "pools/one").status_code == 204
     admin.add("one")

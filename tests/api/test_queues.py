@@ -24,7 +24,7 @@ DEFAULTS = {
 }
 
 
-def test_life_of_a_queue(api: Api) -> None:
+def test_a_queue_is_created_shown_replaced_and_deleted(api: Api) -> None:
     assert api.get("/v2/queues/q").json == DEFAULTS
     assert api.get("/v2/queues/q/stats").json == {"messages": {"claimed": 0, "free": 0, "total": 0}}
     created = api.put("/v2/queues/q", {"a": 1, "nested": {"b": [1, "ü"]}, "_default_message_ttl": 120})
@@ -50,7 +50,7 @@ def test_a_new_queue_of_the_same_name_is_empty(api: Api) -> None:
     assert api.get(f"/v2/queues/q/messages?echo=true&marker={old}").json["messages"][0]["body"] == 2
 
 
-def test_projects_are_apart(api: Api) -> None:
+def test_projects_do_not_see_each_others_queues(api: Api) -> None:
     (id_,) = api.send("q", 1)
     claim_id, _ = api.claim("q")
     other = {"X-Project-ID": "other-" + api.project}
@@ -98,7 +98,7 @@ BAD_METADATA: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "value"), BAD_METADATA)
-def test_bad_reserved_metadata(api: Api, key: str, value: Any) -> None:
+def test_a_bad_value_of_a_reserved_key_is_refused(api: Api, key: str, value: Any) -> None:
     assert_error(api.put("/v2/queues/bad", {key: value}), 400, key)
     assert api.get("/v2/queues").json["queues"] == []
     api.put("/v2/queues/good", {"_dead_letter_queue": None})
@@ -107,7 +107,7 @@ def test_bad_reserved_metadata(api: Api, key: str, value: Any) -> None:
     assert api.get("/v2/queues/good").json == DEFAULTS
 
 
-def test_all_reserved_metadata_at_their_bounds(api: Api) -> None:
+def test_reserved_keys_accept_values_at_their_limits(api: Api) -> None:
     metadata = {
         "_dead_letter_queue": "dlq",
         "_dead_letter_queue_messages_ttl": 60,
@@ -124,12 +124,12 @@ def test_all_reserved_metadata_at_their_bounds(api: Api) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"1", b'"x"', b"null", b"{", b"\xff", b'{"a":NaN}', b'{"a":1,"a":2}', b"{} x"])
-def test_metadata_must_be_one_object(api: Api, raw: bytes) -> None:
+def test_metadata_that_is_no_object_is_refused(api: Api, raw: bytes) -> None:
     assert_error(api.put("/v2/queues/q", raw=raw), 400, "metadata")
     assert api.get("/v2/queues").json["queues"] == []
 
 
-def test_metadata_size(make_api: Callable[..., Api]) -> None:
+def test_metadata_may_have_the_configured_size_and_not_more(make_api: Callable[..., Api]) -> None:
     api = make_api(transport__max_queue_metadata=64)
     assert_error(api.put("/v2/queues/q", {"p": "x" * 56}), 400, "65 bytes")
     assert api.put("/v2/queues/q", {"p": "x" * 55}).status_code == 201
@@ -141,7 +141,7 @@ def test_metadata_size(make_api: Callable[..., Api]) -> None:
 # -- JSON patch --------------------------------------------------------------------------------------------------------
 
 
-def test_patch(api: Api) -> None:
+def test_a_patch_adds_replaces_and_removes_metadata(api: Api) -> None:
     add = {"op": "add", "path": "/metadata/a", "value": 1}
     assert_error(api.patch_queue("q", add), 404)
     api.put("/v2/queues/q", {"keep": 1})
@@ -156,7 +156,7 @@ def test_patch(api: Api) -> None:
     assert api.patch_queue("q").json == {**DEFAULTS, "keep": 1, "a/b~c": 1}
 
 
-def test_patch_of_reserved_keys(api: Api) -> None:
+def test_a_removed_reserved_key_has_its_default_again(api: Api) -> None:
     api.put("/v2/queues/q")
     ttl = "/metadata/_default_message_ttl"
     assert api.patch_queue("q", {"op": "replace", "path": ttl, "value": 300}).json["_default_message_ttl"] == 300
@@ -164,7 +164,7 @@ def test_patch_of_reserved_keys(api: Api) -> None:
     assert api.patch_queue("q", {"op": "remove", "path": ttl}).json == DEFAULTS
 
 
-def test_patch_is_all_or_nothing(api: Api) -> None:
+def test_a_patch_that_fails_changes_nothing(api: Api) -> None:
     api.put("/v2/queues/q", {"keep": 1})
     half = [{"op": "add", "path": "/metadata/half", "value": 1}, {"op": "remove", "path": "/metadata/none"}]
     assert_error(api.patch_queue("q", *half), 409)
@@ -203,7 +203,7 @@ BAD_PATCHES: list[Any] = [
 
 
 @pytest.mark.parametrize("document", BAD_PATCHES)
-def test_bad_patches(api: Api, document: Any) -> None:
+def test_a_bad_patch_is_refused(api: Api, document: Any) -> None:
     api.put("/v2/queues/q", {"keep": 1})
     result = api.patch("/v2/queues/q", raw=json.dumps(document).encode(), headers={"Content-Type": JSON_PATCH})
     assert_error(result, 400)
@@ -211,14 +211,14 @@ def test_bad_patches(api: Api, document: Any) -> None:
 
 
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/json-patch+json"])
-def test_patch_media_type(api: Api, content_type: str | None) -> None:
+def test_a_patch_of_another_media_type_is_415(api: Api, content_type: str | None) -> None:
     api.put("/v2/queues/q")
     result = api.patch("/v2/queues/q", [], headers={"Content-Type": content_type})
     assert_error(result, 415, "Content-Type")
     assert result.headers["Accept-Patch"] == JSON_PATCH
 
 
-def test_patch_needs_a_body(api: Api) -> None:
+def test_a_patch_without_a_body_is_refused(api: Api) -> None:
     api.put("/v2/queues/q")
     assert_error(api.patch("/v2/queues/q", headers={"Content-Type": JSON_PATCH}), 400, "body")
 
@@ -230,7 +230,7 @@ def names(result: Any) -> list[str]:
     return [queue["name"] for queue in result.json["queues"]]
 
 
-def test_listing_pages(api: Api) -> None:
+def test_queues_are_listed_in_pages(api: Api) -> None:
     for number in range(23):
         api.put(f"/v2/queues/q{number:02}", {"n": number})
     first = api.get("/v2/queues")
@@ -274,7 +274,7 @@ def test_without_pooling_a_flavor_has_no_effect(api: Api, flavor: str | None) ->
     assert api.get("/v2/queues/q").json["_flavor"] == "silver"
 
 
-def test_listing_filters(api: Api) -> None:
+def test_queues_can_be_filtered_by_name_and_metadata(api: Api) -> None:
     api.put("/v2/queues/alpha", {"team": "red", "size": 5, "on": True, "rate": 1.5})
     api.put("/v2/queues/beta", {"team": "blue", "size": 5})
     api.put("/v2/queues/gamma", {"team": "red", "size": "5"})
@@ -296,7 +296,7 @@ def test_listing_filters(api: Api) -> None:
         assert (names(result), result.json["count"]) == (expected, len(expected)), query
 
 
-def test_filters_stay_in_the_next_link(api: Api) -> None:
+def test_the_next_link_repeats_the_filters(api: Api) -> None:
     for number in range(6):
         api.put(f"/v2/queues/q{number}", {"even": number % 2 == 0})
     path, seen = "/v2/queues?limit=1&even=true&name=q", []
@@ -316,8 +316,8 @@ def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_bounds")
 @pytest.mark.parametrize("kind", ["queues", "topics"])
 @pytest.mark.parametrize("query", ["name=7$", "seven=true", "name=7&seven=true"])
-def test_a_filtered_listing_goes_on_where_a_request_looked_at_enough(api: Api, kind: str, query: str) -> None:
-    """Pages in between may be empty. Whoever follows ``next`` until there is none gets every match, once."""
+def test_a_filtered_listing_continues_after_the_last_queue_that_was_looked_at(api: Api, kind: str, query: str) -> None:
+    """Pages may be empty. A client that follows ``next`` until there is none gets each matching queue once."""
     for number in range(30, 100):
         api.put(f"/v2/{kind}/q{number}", {"seven": number in (77, 97)})
     expected = ["q77", "q97"] if "seven" in query else [f"q{n}" for n in range(37, 100, 10)]
@@ -342,12 +342,12 @@ def test_a_filtered_listing_goes_on_where_a_request_looked_at_enough(api: Api, k
 @pytest.mark.usefixtures("small_bounds")
 @pytest.mark.parametrize("total", [9, 10, 19, 20])
 @pytest.mark.parametrize("query", ["name=q", "all=1"])
-def test_a_count_that_one_request_can_make_is_there(api: Api, query: str, total: int) -> None:
+def test_a_filtered_listing_has_a_count_if_one_request_can_compute_it(api: Api, query: str, total: int) -> None:
     for number in range(total):
         api.put(f"/v2/queues/q{number:02}", {"all": 1})
     for after in ("", "&marker=q03"):
         counted = api.get(f"/v2/queues?with_count=true&limit=3&{query}{after}").json
-        # Of 20, nobody knows without another look that there is no more.
+        # After exactly 20 queues the service cannot know that there are no more without another look.
         assert counted.get("count") == (total if total < 20 else None)
         assert len(counted["queues"]) == 3
 
@@ -384,14 +384,14 @@ def test_the_iterator_of_zaqarclient_follows_empty_pages(api: Api) -> None:
         ("with_count=2", "with_count"),
     ],
 )
-def test_bad_listing_parameters(api: Api, query: str, field: str) -> None:
+def test_a_bad_parameter_of_the_listing_is_refused(api: Api, query: str, field: str) -> None:
     assert_error(api.get(f"/v2/queues?{query}"), 400, field)
 
 
 # -- statistics and purge ----------------------------------------------------------------------------------------------
 
 
-def test_stats(api: Api) -> None:
+def test_stats_count_messages_and_show_the_oldest_and_newest(api: Api) -> None:
     first, *_ = api.send("q", 1, 2, 3)
     api.send("q", "late", delay=30)
     api.clock.advance(7)
@@ -409,7 +409,7 @@ def test_stats(api: Api) -> None:
     assert api.counts("q") == (3, 2, 5)
 
 
-def test_purge(api: Api) -> None:
+def test_purge_removes_all_messages_and_claims(api: Api) -> None:
     assert api.post("/v2/queues/q/purge").status_code == 204
     assert api.get("/v2/queues").json["queues"] == []
     api.send("q", 1, 2)
@@ -437,7 +437,7 @@ def test_purge(api: Api) -> None:
         b"null",
     ],
 )
-def test_bad_purge(api: Api, raw: bytes) -> None:
+def test_a_bad_body_of_a_purge_is_refused(api: Api, raw: bytes) -> None:
     api.send("q", 1)
     assert_error(api.post("/v2/queues/q/purge", raw=raw), 400)
     assert api.counts("q") == (1, 0, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-signed URLs: what may be signed, what a signature opens, and that nothing else is opened by one."""
+"""Pre-signed URLs: valid requests for a signature, the requests that a signature opens, and those that it does not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def share(api: Api, wanted: Any, queue: str = "q", kind: str = "queues") -> dict
 
 
 def headers_of(shared: dict[str, Any]) -> Headers:
-    """What a client makes of the answer."""
+    """The headers that a client makes from the answer."""
     return {
         "URL-Signature": shared["signature"],
         "URL-Paths": ",".join(shared["paths"]),
@@ -64,7 +64,7 @@ def signed(api: Api, wanted: Any = ALL, queue: str = "q", kind: str = "queues") 
 
 
 def handmade(api: Api, *paths: str, methods: str = "GET", expires: str = "", key: str = KEY) -> Headers:
-    """Headers that somebody who knows the key can make."""
+    """Headers made by hand with the key."""
     expires = expires or format_time(api.clock.now + 60)
     signature = signed_urls.sign(key, project=api.project, paths=paths, methods=methods.split(","), expires=expires)
     return {
@@ -76,7 +76,7 @@ def handmade(api: Api, *paths: str, methods: str = "GET", expires: str = "", key
 
 
 def assert_refused(result: testing.Result) -> None:
-    """The one answer to whatever is wrong."""
+    """Assert that this is the one answer to any bad signature."""
     assert result.status_code == 404, result.text
     assert result.json == {"title": "Not found", "description": "The signature does not open this."}
     assert "Allow" not in result.headers
@@ -85,7 +85,7 @@ def assert_refused(result: testing.Result) -> None:
 # -- a worker without an account, on every store ---------------------------------------------------------------------
 
 
-def test_a_worker_needs_no_account(api: Api) -> None:
+def test_a_worker_with_a_signature_needs_no_account(api: Api) -> None:
     headers = signed(api)
     posted = api.post("/v2/queues/q/messages", {"messages": [{"body": n} for n in range(3)]}, headers=headers)
     assert posted.status_code == 201
@@ -103,7 +103,7 @@ def test_a_worker_needs_no_account(api: Api) -> None:
     assert api.bodies("q") == [2]
 
 
-def test_subscriptions_by_a_signature(api: Api) -> None:
+def test_subscriptions_can_be_managed_with_a_signature(api: Api) -> None:
     headers = signed(api)
     made = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}, headers=headers)
     assert made.status_code == 201
@@ -115,14 +115,14 @@ def test_subscriptions_by_a_signature(api: Api) -> None:
     for path in ("rotate_secret", "deliveries", "resend", "deliveries/x/resend"):
         for method in ("GET", "POST"):
             assert_refused(api.request(method, f"{one}/{path}", headers=headers))
-    # What is checked besides the signature still is.
+    # All other checks still apply.
     for body in ({"subscriber": "http://127.0.0.1/"}, {"subscriber": "gopher://x/"}, {"subscriber": HOOK, "ttl": 1}):
         assert_error(api.post("/v2/queues/q/subscriptions", body, headers=headers), 400)
     assert api.delete(one, headers=headers).status_code == 204
     assert api.get("/v2/queues/q/subscriptions", headers=headers).json["subscriptions"] == []
 
 
-def test_a_share_confirms_only_if_it_may_put(api: Api) -> None:
+def test_a_signature_confirms_a_subscription_only_if_it_allows_put(api: Api) -> None:
     id_ = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}).json["subscription_id"]
     path = f"/v2/queues/q/subscriptions/{id_}/confirm"
     for changes in ({"paths": ["messages", "claims"]}, {"methods": ["GET", "POST", "PATCH", "DELETE"]}):
@@ -145,7 +145,7 @@ def test_a_topic_is_shared_as_a_queue_is(api: Api) -> None:
     assert_error(api.post("/v2/topics/t/share", {"paths": ["claims"]}), 400, "paths[0]")
 
 
-def test_a_queue_that_is_not_there_can_be_shared(api: Api) -> None:
+def test_an_absent_queue_can_be_shared(api: Api) -> None:
     headers = signed(api)
     assert api.get("/v2/queues/q").json == api.get("/v2/queues/other").json
     assert api.get("/v2/queues").json["queues"] == []
@@ -154,7 +154,7 @@ def test_a_queue_that_is_not_there_can_be_shared(api: Api) -> None:
     assert len(api.get("/v2/queues/q/messages?echo=true", headers=headers).json["messages"]) == 1
 
 
-def test_pages_are_followed(api: Api) -> None:
+def test_the_next_link_is_opened_by_the_signature(api: Api) -> None:
     headers = signed(api, {})
     api.send("q", *range(5))
     seen, path = [], "/v2/queues/q/messages?echo=true&limit=2"
@@ -167,7 +167,7 @@ def test_pages_are_followed(api: Api) -> None:
 # -- what may be signed ----------------------------------------------------------------------------------------------
 
 
-def test_the_answer(api: Api) -> None:
+def test_the_answer_has_sorted_paths_and_methods(api: Api) -> None:
     shared = share(api, {"paths": ["subscriptions", "claims", "claims"], "methods": ["PUT", "GET", "DELETE", "GET"]})
     assert shared == {
         "project": api.project,
@@ -195,7 +195,7 @@ def test_the_answer(api: Api) -> None:
         ({"methods": ["HEAD", "PATCH", "OPTIONS"]}, ["messages"], ["HEAD", "OPTIONS", "PATCH"]),
     ],
 )
-def test_what_is_left_out(api: Api, body: Any, paths: list[str], methods: list[str]) -> None:
+def test_missing_fields_of_a_share_have_defaults(api: Api, body: Any, paths: list[str], methods: list[str]) -> None:
     shared = share(api, body)
     assert [path.rpartition("/")[2] for path in shared["paths"]] == paths
     assert shared["methods"] == methods
@@ -231,7 +231,7 @@ def test_what_is_left_out(api: Api, body: Any, paths: list[str], methods: list[s
         (b'{"expires": "' + b"9" * 5000 + b'"}', "body"),
     ],
 )
-def test_bodies_that_are_refused(api: Api, raw: bytes, field: str) -> None:
+def test_a_bad_body_of_a_share_is_refused(api: Api, raw: bytes, field: str) -> None:
     assert_error(api.post("/v2/queues/q/share", raw=raw), 400, field)
 
 
@@ -246,15 +246,15 @@ def test_bodies_that_are_refused(api: Api, raw: bytes, field: str) -> None:
         ("9999-12-31T23:59:59", "9999-12-31T23:59:59"),
     ],
 )
-def test_forms_of_the_end(api: Api, given: str, expires: str) -> None:
+def test_expires_is_accepted_in_several_forms(api: Api, given: str, expires: str) -> None:
     shared = share(api, {"expires": given})
     assert shared["expires"] == expires
-    # A client may also send what it has asked for: it is the same time.
+    # A client may also send the time in the form that it asked for, because it is the same time.
     assert api.get("/v2/queues/q/messages", headers=headers_of({**shared, "expires": given})).status_code == 200
 
 
 @on_one_store
-def test_the_end_is_in_the_future(api: Api) -> None:
+def test_expires_must_be_in_the_future(api: Api) -> None:
     api.clock.advance(0.5)
     assert_error(api.post("/v2/queues/q/share", {"expires": format_time(api.clock.now)}), 400, "expires")
     headers = signed(api, {"expires": format_time(api.clock.now + 1)})
@@ -264,12 +264,12 @@ def test_the_end_is_in_the_future(api: Api) -> None:
 
 
 @on_one_store
-def test_an_operator_bounds_the_end(make_api: Callable[..., Api]) -> None:
+def test_max_expiry_limits_expires(make_api: Callable[..., Api]) -> None:
     api = make_api(**OPTIONS, signed_url__max_expiry=3600)
     assert parse_time(share(api, {})["expires"]) == int(api.clock.now) + 3600
     assert share(api, {"expires": format_time(api.clock.now + 3600)})["methods"] == ["GET"]
     assert_error(api.post("/v2/queues/q/share", {"expires": format_time(api.clock.now + 3602)}), 400, "expires", "3600")
-    # What was signed before the bound was set, or elsewhere, is still good.
+    # A signature from before the bound was set, or from elsewhere, stays valid.
     far = handmade(api, "/v2/queues/q/messages", expires="2100-01-01T00:00:00")
     assert api.get("/v2/queues/q/messages", headers=far).status_code == 200
     longer = make_api(**OPTIONS, signed_url__max_expiry=10**9)
@@ -277,14 +277,14 @@ def test_an_operator_bounds_the_end(make_api: Callable[..., Api]) -> None:
 
 
 @on_one_store
-def test_without_a_key_nothing_is_signed(make_api: Callable[..., Api]) -> None:
+def test_without_a_key_a_share_is_refused(make_api: Callable[..., Api]) -> None:
     for options in ({}, {"signed_url__previous_secret_keys": [KEY]}):
         api = make_api(**options)
         assert_error(api.post("/v2/queues/q/share", {}), 400, "secret_key")
 
 
 @on_one_store
-def test_no_signature_is_about_a_project_with_a_backslash(api: Api) -> None:
+def test_a_project_with_a_backslash_gets_no_signature(api: Api) -> None:
     api.project = "a\\nb"
     assert_error(api.post("/v2/queues/q/share", {}), 400, "X-Project-ID")
     assert api.get("/v2/queues/q/messages").status_code == 200
@@ -320,7 +320,9 @@ def ruled(make_api: Callable[..., Api], tmp_path: Path) -> Callable[[str], Api]:
         ("subscription:confirm_unsigned", {"paths": ["subscriptions"], "methods": ["PUT"]}, {"methods": ["PUT"]}),
     ],
 )
-def test_nobody_hands_on_more_than_they_may(ruled: Callable[[str], Api], rule: str, wanted: Any, harmless: Any) -> None:
+def test_a_caller_can_share_only_permitted_operations(
+    ruled: Callable[[str], Api], rule: str, wanted: Any, harmless: Any
+) -> None:
     api = ruled(f'"{rule}": "role:chief"\n')
     assert_error(api.post("/v2/queues/q/share", wanted), 403, rule)
     chief: Headers = {"X-Roles": "chief"}
@@ -330,14 +332,14 @@ def test_nobody_hands_on_more_than_they_may(ruled: Callable[[str], Api], rule: s
 
 
 @on_one_store
-def test_a_topic_has_a_rule_of_its_own(ruled: Callable[[str], Api]) -> None:
+def test_sharing_a_topic_has_its_own_rule(ruled: Callable[[str], Api]) -> None:
     api = ruled('"topics:share": "!"\n')
     assert_error(api.post("/v2/topics/t/share", {}), 403, "topics:share")
     assert api.post("/v2/queues/t/share", {}).status_code == 200
 
 
 @on_one_store
-def test_a_rule_about_one_queue(ruled: Callable[[str], Api]) -> None:
+def test_a_rule_may_allow_sharing_one_queue(ruled: Callable[[str], Api]) -> None:
     api = ruled('"messages:create": "\'open\':%(queue_name)s"\n')
     assert_error(api.post("/v2/queues/q/share", {"methods": ["POST"]}), 403)
     assert api.post("/v2/queues/open/share", {"methods": ["POST"]}).status_code == 200
@@ -345,8 +347,10 @@ def test_a_rule_about_one_queue(ruled: Callable[[str], Api]) -> None:
 
 @on_one_store
 @pytest.mark.parametrize("rule", ["'https':%(scheme)s", "not 'http':%(scheme)s"])
-def test_a_rule_about_subscribers_of_one_kind(ruled: Callable[[str], Api], rule: str) -> None:
-    """A URL is for subscribers of any kind, so its maker must be allowed all kinds that there are."""
+def test_a_rule_for_one_kind_of_subscriber_applies_to_sharing_subscriptions(
+    ruled: Callable[[str], Api], rule: str
+) -> None:
+    """A URL is for subscribers of any kind, so its maker must be allowed to use all supported kinds."""
     api = ruled(f'"subscription:create": "{rule}"\n')
     wanted = {"paths": ["subscriptions"], "methods": ["POST"]}
     assert_error(api.post("/v2/queues/q/share", wanted), 403, "subscription:create")
@@ -354,7 +358,7 @@ def test_a_rule_about_subscribers_of_one_kind(ruled: Callable[[str], Api], rule:
 
 
 @on_one_store
-def test_kinds_of_subscribers_that_are_not_allowed_are_not_asked_about(
+def test_unsupported_kinds_of_subscribers_are_not_checked_by_the_policy(
     make_api: Callable[..., Api], tmp_path: Path
 ) -> None:
     file = tmp_path / "policy.yaml"
@@ -367,8 +371,8 @@ def test_kinds_of_subscribers_that_are_not_allowed_are_not_asked_about(
 
 
 @on_one_store
-def test_the_holder_of_a_signature_asks_no_rule(ruled: Callable[[str], Api]) -> None:
-    """Who made the URL was allowed to; who uses it is nobody, whatever the headers say."""
+def test_a_signed_request_is_not_checked_by_the_policy(ruled: Callable[[str], Api]) -> None:
+    """The policy allowed the maker of the URL. The user of the URL has no identity, whatever the headers say."""
     api = ruled('"messages:get_all": "role:chief"\n"queues:get": "role:chief"\n')
     headers = headers_of(api.post("/v2/queues/q/share", {}, headers={"X-Roles": "chief"}).json)
     assert api.get("/v2/queues/q/messages", headers=headers).status_code == 200
@@ -378,12 +382,12 @@ def test_the_holder_of_a_signature_asks_no_rule(ruled: Callable[[str], Api]) -> 
 
 
 def test_every_operation_below_a_shared_path_has_its_rule(make_api: Callable[..., Api]) -> None:
-    """What a signature opens is what the maker was asked about: the routes and the table of rules agree."""
+    """A signature opens what the policy was asked about for its maker: the routes and the table of rules agree."""
     api = make_api(**OPTIONS)
     asked: dict[tuple[str, str], set[str]] = {}
 
     class Asked(Exception):
-        """A rule was asked; the responder goes no further."""
+        """Raised by the rule, so that the responder goes no further."""
 
     def note(_context: object, rule: str, *_: object, **__: object) -> None:
         rules.add(rule)
@@ -413,7 +417,7 @@ def test_every_operation_below_a_shared_path_has_its_rule(make_api: Callable[...
 
 
 def tamperings() -> Iterator[tuple[str, Headers]]:
-    """What was done to good headers of `GET, POST` on the messages and claims of `q`, and how they look then."""
+    """Each change to good headers of `GET, POST` on the messages and claims of `q`, and the changed headers."""
     other = {"URL-Signature": "0" * 64, "X-Project-ID": "other"}
     for name in ("URL-Signature", "URL-Paths", "URL-Methods", "URL-Expires", "X-Project-ID"):
         yield f"{name} is empty", {name: ""}
@@ -457,7 +461,7 @@ def test_a_tampered_request_is_refused(api: Api, changes: Headers) -> None:
         ("GET", "/v2/nothing"),
     ):
         assert_refused(api.request(method, path, headers=headers | changes))
-    # A header that a client sends twice reaches us as one, joined by a comma: then it is another one.
+    # A server joins a header that a client sends twice by a comma, which makes it another value.
     for name, value in changes.items():
         repeated: Headers = {name: f"{headers.get(name)},{value}"}
         if value is not None and name in headers:
@@ -467,7 +471,7 @@ def test_a_tampered_request_is_refused(api: Api, changes: Headers) -> None:
 @on_one_store
 @pytest.mark.parametrize("name", ["URL-Signature", "URL-Paths", "URL-Methods", "URL-Expires", "X-Project-ID"])
 @pytest.mark.parametrize("joint", [",", ", "])
-def test_a_header_that_comes_twice(api: Api, name: str, joint: str) -> None:
+def test_a_signature_header_that_comes_twice_is_refused(api: Api, name: str, joint: str) -> None:
     headers = signed(api)
     assert_refused(
         api.get("/v2/queues/q/messages", headers={**headers, name: f"{headers[name]}{joint}{headers[name]}"})
@@ -501,7 +505,7 @@ def test_a_header_that_comes_twice(api: Api, name: str, joint: str) -> None:
         ("POST", "/v2/queues/q/purge"),
     ],
 )
-def test_a_good_signature_opens_nothing_else(api: Api, method: str, path: str) -> None:
+def test_a_good_signature_opens_no_other_path(api: Api, method: str, path: str) -> None:
     api.send("q", 1)
     for wanted in ({"methods": ["GET", "POST"]}, {"methods": ["GET", "POST"], "paths": ["messages", "subscriptions"]}):
         headers: Headers = {**signed(api, wanted), "X-Roles": "admin"}
@@ -511,8 +515,8 @@ def test_a_good_signature_opens_nothing_else(api: Api, method: str, path: str) -
 
 @on_one_store
 @pytest.mark.parametrize("name", ["q.", "q-", "a.c", "q.*", "[q]", "(q|z)", "q|z", "^q$"])
-def test_names_are_no_patterns(api: Api, name: str) -> None:
-    """The reference searches for the signed path as a pattern that is not anchored."""
+def test_a_queue_name_is_not_used_as_a_pattern(api: Api, name: str) -> None:
+    """The reference uses the signed path as a regular expression that is not anchored."""
     headers = handmade(api, f"/v2/queues/{name}/messages", methods="GET,POST")
     for other in ("q", "z", "abc", "qx", "q-x", "x" + name):
         assert_refused(api.get(f"/v2/queues/{other}/messages", headers=headers))
@@ -527,7 +531,7 @@ def test_a_head_is_opened_by_a_get(api: Api) -> None:
 
 
 @on_one_store
-def test_options_are_signed_by_themselves(api: Api) -> None:
+def test_the_method_options_has_to_be_signed_itself(api: Api) -> None:
     answer = api.request("OPTIONS", "/v2/queues/q/messages", headers=signed(api, {"methods": ["OPTIONS"]}))
     assert (answer.status_code, answer.text) == (200, "")
     assert "POST" in answer.headers["Allow"]
@@ -573,7 +577,7 @@ def test_a_refusal_shows_nothing_of_the_signature(
 @on_one_store
 @pytest.mark.parametrize("mount", ["/messaging", "/a b", "/\xe9", "/v2"])
 def test_a_signature_below_a_mount_path(api: Api, mount: str) -> None:
-    """What is signed begins with /v2, wherever the service is mounted."""
+    """The signed path begins with /v2, wherever the service is mounted."""
     headers = signed(api)
     api.mounted_at = mount
     assert share(api, ALL)["signature"] == headers["URL-Signature"]
@@ -582,7 +586,7 @@ def test_a_signature_below_a_mount_path(api: Api, mount: str) -> None:
 
 
 @on_one_store
-def test_python_zaqarclient_gives_the_mount_path_twice(api: Api) -> None:
+def test_a_mount_path_given_twice_by_python_zaqarclient_is_served(api: Api) -> None:
     headers = signed(api)
     api.mounted_at = "/messaging"
     assert api.get("/v2/messaging/v2/queues/q/messages", headers=headers).status_code == 200
@@ -590,7 +594,7 @@ def test_python_zaqarclient_gives_the_mount_path_twice(api: Api) -> None:
 
 
 @on_one_store
-def test_a_proxy_that_takes_a_prefix_away(make_api: Callable[..., Api]) -> None:
+def test_a_proxy_may_remove_a_prefix_from_the_path(make_api: Callable[..., Api]) -> None:
     api = make_api(**OPTIONS, oslo_middleware__enable_proxy_headers_parsing=True)
     headers: Headers = {**signed(api), "X-Forwarded-Prefix": "/cloud/a%20b"}
     result = api.get("/v2/queues/q/messages", headers=headers)
@@ -604,8 +608,8 @@ def test_a_proxy_that_takes_a_prefix_away(make_api: Callable[..., Api]) -> None:
 # -- keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_keys_are_rotated(driver: Driver, address: str, clock: FakeClock) -> None:
-    """Four workers of one service, as the operator goes on: old key, new key, both, old one removed."""
+def test_signatures_stay_valid_while_keys_are_rotated(driver: Driver, address: str, clock: FakeClock) -> None:
+    """Four workers, one for each step of an operator: old key, new key added, new key first, old key removed."""
     first, second = "a" * 32, "b" * 32
     steps: list[dict[str, Any]] = [
         {"signed_url__secret_key": first},
@@ -634,8 +638,8 @@ def test_keys_are_rotated(driver: Driver, address: str, clock: FakeClock) -> Non
 # -- the services that use it ----------------------------------------------------------------------------------------
 
 
-def test_the_query_of_heat_and_the_post_of_aodh(api: Api) -> None:
-    """Heat keeps the answer as a query string behind ``zaqar://?``; Aodh takes it apart and posts an alarm."""
+def test_a_query_string_made_as_in_heat_lets_aodh_post(api: Api) -> None:
+    """Heat keeps the answer as a query string behind ``zaqar://?``. Aodh parses it and posts an alarm."""
     shared = share(api, {"paths": ["messages"], "methods": ["POST"], "expires": "9999-12-31T23:59:59"})
     query = urlencode(
         {
@@ -660,12 +664,12 @@ def test_the_query_of_heat_and_the_post_of_aodh(api: Api) -> None:
     path = f"/v2/queues/{parameters['queue_name']}/messages"
     assert api.post(path, {"messages": [alarm]}, headers=headers).status_code == 201
     assert api.bodies("q") == [alarm["body"]]
-    # With `subscriber=` in the action Aodh subscribes first, which this URL does not cover.
+    # With `subscriber=` in the action Aodh first subscribes, which this URL does not allow.
     assert_refused(api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}, headers=headers))
 
 
-def test_the_signal_of_heat(api: Api) -> None:
-    """``ZAQAR_SIGNAL``: a server polls its own queue and takes out what it has read."""
+def test_a_server_polls_the_signals_of_heat(api: Api) -> None:
+    """``ZAQAR_SIGNAL``: a server polls its own queue and pops the messages that it has read."""
     headers = signed(api, {"paths": ["messages"], "methods": ["GET", "DELETE"]})
     api.send("q", {"deploy": 1})
     popped = api.delete("/v2/queues/q/messages?pop=1", headers=headers)
@@ -673,7 +677,7 @@ def test_the_signal_of_heat(api: Api) -> None:
     assert_refused(api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]}, headers=headers))
 
 
-def test_a_browser_may_send_the_headers(make_api: Callable[..., Api]) -> None:
+def test_cors_allows_the_signature_headers(make_api: Callable[..., Api]) -> None:
     api = make_api(**OPTIONS, cors__allowed_origin=["https://ui.example"])
     headers = signed(api)
     names = "client-id, url-expires, url-methods, url-paths, url-signature, x-project-id"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-signed URLs where Keystone says who callers are: made with a token, used by whoever has none."""
+"""Pre-signed URLs with Keystone: made by a caller with a token, used by a client without one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def headers_of(shared: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def test_a_member_shares_and_nobody_posts(make_api: Callable[..., AuthenticatedApi], keystone: Keystone) -> None:
+def test_a_member_shares_a_queue_and_a_client_without_a_token_posts(
+    make_api: Callable[..., AuthenticatedApi], keystone: Keystone
+) -> None:
     api, token = make_api(), keystone.token("member", "demo")
     wanted = {"methods": ["POST", "GET"]}
     for bad in (None, "bad"):
@@ -65,7 +67,7 @@ def test_a_member_shares_and_nobody_posts(make_api: Callable[..., AuthenticatedA
     assert api.status(MESSAGES, **headers) == 404
 
 
-def test_a_reader_hands_on_what_a_reader_may(
+def test_a_reader_can_share_only_what_a_reader_may_do(
     make_api: Callable[..., AuthenticatedApi], keystone: Keystone, tmp_path: Path
 ) -> None:
     rules = tmp_path / "policy.yaml"
@@ -79,10 +81,10 @@ def test_a_reader_hands_on_what_a_reader_may(
     assert (status(reader, "GET"), status(reader, "POST", "GET"), status(member, "POST")) == (200, 403, 200)
 
 
-def test_a_confirmation_that_nobody_has_signed_changes_nothing(
+def test_a_confirmation_without_a_valid_signature_changes_nothing(
     make_api: Callable[..., AuthenticatedApi], keystone: Keystone
 ) -> None:
-    """It passes Keystone before it can be compared with the subscription, so it must get no further than that."""
+    """Such a request passes Keystone, because its signature is compared with the subscription only later."""
     api = make_api(notification__require_confirmation=True, notification__webhook_allowed_networks=["192.0.2.0/24"])
     token, project = keystone.token("member", "demo"), keystone.id_of("project", "demo")
     subscriber = {"subscriber": "http://192.0.2.1/"}

@@ -23,7 +23,7 @@ HEADERS = ("URL-Signature", "URL-Paths", "URL-Methods", "URL-Expires", "X-Projec
 
 
 class Exchange(NamedTuple):
-    """One recorded request and its answer; ``signed`` is what differs from the headers of the answer "methods"."""
+    """A recorded request and its answer. ``signed`` holds the differences from the headers of the answer "methods"."""
 
     name: str
     method: str
@@ -93,11 +93,11 @@ OURS: dict[str, tuple[int, Any]] = {
     "unknown method": (400, ERROR),
     "array": (400, ERROR),
 }
-"""Where the reference lets something pass that nobody has signed, signs what is no method, or fails."""
+"""Answers that differ: the reference accepts an unsigned request, signs an invalid method, or fails."""
 
 
 def _generalised(answer: Any) -> Any:
-    """The answer with the placeholders of the recording, descriptions of errors left out."""
+    """The answer with the placeholders of the recording, and without descriptions of errors."""
     if "title" in answer:
         assert set(answer) == {"title", "description"}
         return ERROR
@@ -116,7 +116,7 @@ def _placeholder(match: re.Match[str]) -> str:
     return f'"{match[1]}": "{match[2] or ""}{"<age>" if match[1] == "age" else "<id>"}"'
 
 
-def test_pre_signed_urls(make_api: Callable[..., Api]) -> None:
+def test_recorded_requests_with_pre_signed_urls_have_the_recorded_answers(make_api: Callable[..., Api]) -> None:
     api = make_api(signed_url__secret_key="k" * 32)
     id_ = api.send("sh", {"n": 0})[0]
     headers: dict[str, str | None] = {}
@@ -141,8 +141,8 @@ def test_pre_signed_urls(make_api: Callable[..., Api]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["queue", "topic"])
-def test_confirmation(make_api: Callable[..., Api], kind: str) -> None:
-    """A receiver puts the headers back that it was sent."""
+def test_recorded_confirmations_have_the_recorded_answers(make_api: Callable[..., Api], kind: str) -> None:
+    """A receiver sends back the headers that it got."""
     api = make_api(
         notification__require_confirmation=True,
         notification__webhook_allowed_networks=["192.0.2.0/24"],
@@ -156,7 +156,7 @@ def test_confirmation(make_api: Callable[..., Api], kind: str) -> None:
     id_ = made.json["subscription_id"]
     stored, now = api.parts.subscriptions.get(QueueName(api.project, kind, "cf"), id_)
     document = json.loads(Confirmations(api.parts.conf).document(SUBSCRIPTION_CONFIRMATION, stored, now=now))
-    # Whoever receives it has no account, and no Client-ID but one of its own.
+    # A receiver has no account, and at most a Client-ID of its own.
     headers: dict[str, str | None] = {name: document[name] for name in HEADERS}
     path = document["WSGISubscribeURL"].removeprefix("http://127.0.0.1:8888")
     assert path == document["URL-Paths"] == f"{collection}/{id_}/confirm"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published plug-ins in each pipeline: how they are called, what they may change, and what becomes of their results."""
+"""Published plug-ins in each pipeline: the calls that they get, their changes, and the use of their results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def with_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_api: Calla
 
 
 def calls_of() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
-    """What recorders were called with since the last time."""
+    """The calls of all recorders since this function was called last."""
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = sys.modules["acme_published"].CALLS
     seen = [*calls]
     calls.clear()
@@ -60,7 +60,7 @@ def calls_of() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("kind", ["queue", "topic"])
-def test_calls_of_queue_stages(with_stages: Stages, kind: str) -> None:
+def test_queue_stages_are_called_with_the_documented_arguments(with_stages: Stages, kind: str) -> None:
     api = with_stages(**{kind: ["Recorder"]})
     project, path = api.project, f"/v2/{kind}s"
     assert api.put(f"{path}/q", {"color": "red"}).status_code == 201
@@ -106,10 +106,10 @@ def test_calls_of_queue_stages(with_stages: Stages, kind: str) -> None:
     assert calls_of() == []
 
 
-def test_calls_of_message_stages(with_stages: Stages) -> None:
+def test_message_stages_are_called_with_the_documented_arguments(with_stages: Stages) -> None:
     api = with_stages(message=["Recorder"])
     project, path = api.project, "/v2/queues/q/messages"
-    # A post that finds its queue missing, or changed, passes the stages once more.
+    # The stages run once more for a post that finds its queue missing or changed.
     api.put("/v2/queues/q")
     messages = [{"body": {"n": 1}, "ttl": 90}, {"body": "late", "ttl": 91, "delay": 5}]
     first, second = (href.rpartition("/")[2] for href in api.post(path, {"messages": messages}).json["resources"])
@@ -134,7 +134,7 @@ def test_calls_of_message_stages(with_stages: Stages) -> None:
     ]
 
 
-def test_calls_of_claim_stages(with_stages: Stages) -> None:
+def test_claim_stages_are_called_with_the_documented_arguments(with_stages: Stages) -> None:
     api = with_stages(claim=["Recorder"])
     api.send("q", 1)
     claim_id, held = api.claim("q", limit=4, ttl=100, grace=70)
@@ -154,7 +154,7 @@ def test_calls_of_claim_stages(with_stages: Stages) -> None:
     ]
 
 
-def test_calls_of_subscription_stages(with_stages: Stages) -> None:
+def test_subscription_stages_are_called_with_the_documented_arguments(with_stages: Stages) -> None:
     api = with_stages(subscription=["Recorder"])
     project, path = api.project, "/v2/queues/q/subscriptions"
     body = {"subscriber": MAIL, "ttl": 600, "options": {"subject": "news"}}
@@ -178,7 +178,7 @@ def test_calls_of_subscription_stages(with_stages: Stages) -> None:
 @pytest.mark.parametrize(
     ("stage", "takes_keywords"), [("Recorder", True), ("TakesKeywordsOnly", True), ("TakesNothing", False)]
 )
-def test_how_they_are_made(with_stages: Stages, stage: str, takes_keywords: bool) -> None:
+def test_message_stages_are_instantiated_with_keywords(with_stages: Stages, stage: str, takes_keywords: bool) -> None:
     api = with_stages(message=[stage])
     ((args, keywords),) = sys.modules["acme_published"].MADE
     assert args == ()
@@ -193,14 +193,14 @@ def test_how_they_are_made(with_stages: Stages, stage: str, takes_keywords: bool
 
 @on_one_store
 @pytest.mark.parametrize("pipeline", ["queue", "topic", "claim", "subscription"])
-def test_only_message_stages_are_made_with_keywords(with_stages: Stages, pipeline: str) -> None:
+def test_only_message_stages_are_instantiated_with_keywords(with_stages: Stages, pipeline: str) -> None:
     with_stages(**{pipeline: ["Recorder", "make_recorder"]})
     assert sys.modules["acme_published"].MADE == [((), {}), ((), {})]
 
 
 @pytest.mark.parametrize("kind", ["queue", "topic"])
-def test_message_stages_can_look_at_the_queue_and_its_subscriptions(with_stages: Stages, kind: str) -> None:
-    # The stages of the other pipelines are not asked.
+def test_message_stages_can_read_the_queue_and_its_subscriptions(with_stages: Stages, kind: str) -> None:
+    # The stages of the other pipelines are not called.
     api = with_stages(message=["Reader"], **{kind: ["QueueEnder"], "subscription": ["SubscriptionEnder"]})
     path = f"/v2/{kind}s/q"
     plain = api.parts.queues
@@ -217,30 +217,30 @@ def test_message_stages_can_look_at_the_queue_and_its_subscriptions(with_stages:
     assert bodies == [{**seen, "subscribers": []}, {**seen, "subscribers": [MAIL]}]
 
 
-# -- what they change ------------------------------------------------------------------------------------------------
+# -- changes ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_stage_does_to_messages_in_place_is_stored(with_stages: Stages) -> None:
+def test_messages_that_a_stage_changes_in_place_are_stored_changed(with_stages: Stages) -> None:
     api = with_stages(message=["Mutator"])
     spelled = '{"messages": [{"body": {"a": 1.50}, "ttl": 60}, {"body": "drop me"}, {"body": [1, 2.0]}]}'
     result = api.post("/v2/queues/q/messages", raw=spelled.encode())
     assert len(result.json["resources"]) == 2
     text = api.get("/v2/queues/q/messages?echo=true").text
     assert f'"body":{{"a":1.5,"seen_by":"{ALICE}"}}' in text
-    # What it left alone goes out as the bytes that came in.
+    # A body that the stage did not change is stored as the bytes that came in.
     assert '"body":[1, 2.0]' in text
     assert api.post("/v2/queues/q/messages", {"messages": [{"body": "hurry", "ttl": 60}]}).status_code == 201
     assert api.get("/v2/queues/q/messages?echo=true").json["messages"][-1]["ttl"] == 77
 
 
-def test_a_post_of_which_a_stage_leaves_nothing(with_stages: Stages) -> None:
+def test_a_post_whose_messages_a_stage_removes_is_refused(with_stages: Stages) -> None:
     api = with_stages(message=["Mutator"])
     result = api.post("/v2/queues/q/messages", {"messages": [{"body": "drop me"}]})
     assert (result.status_code, result.json) == (201, {"resources": []})
     assert api.get("/v2/queues").json["queues"] == []
 
 
-def test_what_a_stage_does_to_metadata_in_place_is_stored(with_stages: Stages) -> None:
+def test_metadata_that_a_stage_changes_in_place_are_stored_changed(with_stages: Stages) -> None:
     api = with_stages(queue=["Mutator"], claim=["Mutator"], subscription=["SubscriptionMutator"])
     assert api.put("/v2/queues/q", {"a": 1}).status_code == 201
     assert api.patch_queue("q", {"op": "add", "path": "/metadata/b", "value": 2}).json["changed"] is True
@@ -261,11 +261,11 @@ def test_what_a_stage_does_to_metadata_in_place_is_stored(with_stages: Stages) -
     assert subscription["options"] == {"from": "a@b.example", "subject": "added"}
 
 
-# -- what they end ---------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------------------------
 
 
 @on_one_store
-def test_the_documented_example(with_stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_example_works(with_stages: Stages, capsys: pytest.CaptureFixture[str]) -> None:
     api = with_stages(queue=["Undeletable"])
     for name in ("ledger", "other"):
         assert api.put(f"/v2/queues/{name}").status_code == 201
@@ -276,8 +276,8 @@ def test_the_documented_example(with_stages: Stages, capsys: pytest.CaptureFixtu
 
 
 @on_one_store
-def test_a_message_stage_that_answers_itself(with_stages: Stages) -> None:
-    # The one after it is never reached.
+def test_a_message_stage_can_answer_the_request(with_stages: Stages) -> None:
+    # The stage after it is not called.
     api = with_stages(message=["Ender", "Raiser"])
     path = "/v2/queues/q/messages"
     result = api.post(path, {"messages": [{"body": 1}, {"body": 2}]})
@@ -297,7 +297,7 @@ def test_a_message_stage_that_answers_itself(with_stages: Stages) -> None:
 
 
 @on_one_store
-def test_a_queue_stage_that_answers_itself(with_stages: Stages) -> None:
+def test_a_queue_stage_can_answer_the_request(with_stages: Stages) -> None:
     api = with_stages(queue=["QueueEnder"])
     assert api.put("/v2/queues/new").status_code == 201
     assert api.put("/v2/queues/old").status_code == 204
@@ -309,14 +309,14 @@ def test_a_queue_stage_that_answers_itself(with_stages: Stages) -> None:
     assert [(queue["name"], queue["metadata"]["n"]) for queue in listed["queues"]] == [("own0", 0), ("own1", 1)]
     assert "marker=own1" in listed["links"][0]["href"]
     assert api.delete("/v2/queues/q").status_code == 204
-    # Nothing of all that exists, and a post cannot make it.
+    # None of these resources exists, and a post cannot create the claim or message.
     assert api.patch_queue("new", {"op": "add", "path": "/metadata/b", "value": 2}).status_code == 404
     assert api.post("/v2/queues/new/messages", {"messages": [{"body": 1}]}).status_code == 404
     assert api.post("/v2/queues/new/subscriptions", {"subscriber": MAIL}).status_code == 404
 
 
 @on_one_store
-def test_a_claim_stage_that_answers_itself(with_stages: Stages) -> None:
+def test_a_claim_stage_can_answer_the_request(with_stages: Stages) -> None:
     api = with_stages(claim=["ClaimEnder"])
     result = api.post("/v2/queues/q/claims", {"ttl": 90, "grace": 60})
     assert (result.status_code, result.headers["Location"]) == (201, "/v2/queues/q/claims/claim-1")
@@ -330,7 +330,7 @@ def test_a_claim_stage_that_answers_itself(with_stages: Stages) -> None:
 
 
 @on_one_store
-def test_a_subscription_stage_that_answers_itself(with_stages: Stages) -> None:
+def test_a_subscription_stage_can_answer_the_request(with_stages: Stages) -> None:
     api = with_stages(subscription=["SubscriptionEnder"])
     path = "/v2/queues/q/subscriptions"
     assert api.post(path, {"subscriber": MAIL}).json == {"subscription_id": "sub-1"}
@@ -346,7 +346,7 @@ def test_a_subscription_stage_that_answers_itself(with_stages: Stages) -> None:
 
 
 def requests_of(api: Api) -> dict[str, Callable[[], Any]]:
-    """One request for each hook, by the pipeline it passes."""
+    """One request for each hook, by the pipeline that it passes."""
     messages, claims, subscriptions = (f"/v2/queues/q/{name}" for name in ("messages", "claims", "subscriptions"))
     admin = {"X-Roles": "admin"}
     patch: dict[str, Any] = {"op": "add", "path": "/metadata/b", "value": 2}
@@ -381,7 +381,7 @@ def requests_of(api: Api) -> dict[str, Callable[[], Any]]:
 
 @on_one_store
 @pytest.mark.parametrize("stage", ["Raiser", "Exits"])
-def test_whatever_a_stage_raises_is_503_and_changes_nothing(
+def test_any_exception_of_a_stage_is_503_and_changes_nothing(
     driver: Driver,
     make_api: Callable[..., Api],
     with_stages: Stages,
@@ -392,7 +392,7 @@ def test_whatever_a_stage_raises_is_503_and_changes_nothing(
     plain = make_api()
     plain.project = api.project
     if not driver.shared:
-        # A store that cannot be shared is shared as an object.
+        # Workers share the same object of a store that cannot be opened twice.
         plain.parts.queues._management = api.parts.management
         plain.parts.queues._placement = plain.parts.queues._cache._placement = api.parts.placement
     plain.send("q", 1)
@@ -449,8 +449,8 @@ HOSTILE: dict[str, Callable[[], Any]] = {
 
 @on_one_store
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
-def test_no_result_breaks_the_service(with_stages: Stages, make: Callable[[], Any]) -> None:
-    """An answer that makes sense, or 503; never another 5xx, and never a worker that is busy for ever."""
+def test_no_result_of_a_stage_breaks_the_service(with_stages: Stages, make: Callable[[], Any]) -> None:
+    """The answer is a sensible one or 503. It is never another 5xx, and no worker hangs."""
     api = with_stages(**{name: ["Hostile"] for name in PIPELINES})
     plugin: Any = sys.modules["acme_published"].Hostile
     plugin.answer = staticmethod(lambda: None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions: creation, listing, change, removal, secrets; and what a queue's fate does to them."""
+"""Subscriptions: creation, listing, change, removal, secrets, and the effects of a deletion or purge of the queue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISSING = "0" * 24
 
 @pytest.fixture
 def api(share_api: Callable[..., Api]) -> Api:
-    """One that may reach the addresses of documentation, which are nobody's."""
+    """An application that may connect to the addresses reserved for documentation, which belong to nobody."""
     return share_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
 
 
@@ -40,11 +40,11 @@ def subscriptions(api: Api, queue: str = "q") -> list[dict[str, Any]]:
 
 
 def notified(api: Api, queue: str = "q") -> bool:
-    """Whether a message posted now is written down for the notifiers."""
+    """Whether a message posted now is stored for the notifiers."""
     (id_,) = api.send(queue, "m")
     now = api.clock.now
     (store,) = api.parts.stores()
-    # Other tests leave some in the same store.
+    # Other tests left some in the same store.
     found = store.outbox.take(owner="test", until=now, now=now, limit=1000)
     return any(message_id(posted.queue_uid, posted.first) == id_ for posted in found)
 
@@ -75,8 +75,8 @@ def test_subscribing_creates_the_queue(api: Api) -> None:
 
 
 @pytest.mark.parametrize("ttl", [2**31, 2**36, 220_367_260_800, 253_402_300_800 - int(START) - 1])
-def test_a_life_as_long_as_heat_and_senlin_ask_for(make_api: Callable[..., Api], ttl: int) -> None:
-    """Also a confirmation, which is kept in the message store, has the TTL."""
+def test_the_ttl_that_heat_and_senlin_ask_for_is_accepted(make_api: Callable[..., Api], ttl: int) -> None:
+    """A confirmation in the message store must also have this TTL."""
     api = make_api(
         notification__webhook_allowed_networks=["192.0.2.0/24"],
         notification__require_confirmation=True,
@@ -98,14 +98,14 @@ def test_a_life_as_long_as_heat_and_senlin_ask_for(make_api: Callable[..., Api],
     for id_, life in lives.items():
         shown = api.get(f"/v2/queues/q/subscriptions/{id_}").json
         assert (shown["ttl"], shown["age"]) == life
-    # What other tests have left may be over.
+    # Subscriptions of other tests may have expired.
     api.parts.subscriptions.tidy()
     assert {each["id"] for each in subscriptions(api)} == set(lives)
 
 
 @on_one_store
 @pytest.mark.parametrize("over", [0, 1, 2**40, 2**62])
-def test_a_life_beyond_the_year_9999(api: Api, over: int) -> None:
+def test_a_ttl_beyond_the_year_9999_is_refused(api: Api, over: int) -> None:
     ttl = 253_402_300_800 - int(START) + over
     assert_error(api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK, "ttl": ttl}), 400, "ttl")
     assert api.get("/v2/queues").json["queues"] == []
@@ -125,8 +125,10 @@ SPELLINGS = [
 
 @on_one_store
 @pytest.mark.parametrize(("kept", "given"), SPELLINGS)
-def test_spellings_of_one_subscriber(make_api: Callable[..., Api], kept: str, given: str) -> None:
-    """Scheme and host have no case; everything else has."""
+def test_different_spellings_of_a_subscriber_are_one_subscription(
+    make_api: Callable[..., Api], kept: str, given: str
+) -> None:
+    """Scheme and host are compared without case, everything else with case."""
     api = make_api(
         notification__webhook_allowed_networks=["192.0.2.0/24", "2001:db8::/32"],
         transport__subscriber_types=["HTTP", "Https", "mailto"],
@@ -141,20 +143,20 @@ def test_spellings_of_one_subscriber(make_api: Callable[..., Api], kept: str, gi
         assert subscribe(api, subscriber=different) != first
 
 
-def test_defaults_and_unknown_fields(api: Api) -> None:
+def test_missing_fields_have_defaults_and_unknown_fields_are_ignored(api: Api) -> None:
     subscribe(api, unknown=1, options=None, ttl=None)
     (shown,) = subscriptions(api)
     assert (shown["ttl"], shown["options"]) == (3600, {})
 
 
-def test_a_mail_is_not_signed(api: Api) -> None:
+def test_a_mail_subscription_has_no_secret(api: Api) -> None:
     result = api.post("/v2/queues/q/subscriptions", {"subscriber": "mailto:a@example.org"})
     assert set(result.json) == {"subscription_id"}
     url = f"/v2/queues/q/subscriptions/{result.json['subscription_id']}/rotate_secret"
     assert_error(api.post(url), 400, "subscriber")
 
 
-def test_the_same_again(api: Api) -> None:
+def test_subscribing_again_returns_the_same_subscription(api: Api) -> None:
     id_ = subscribe(api, options={"k": "v"})
     again = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK, "ttl": 60})
     assert (again.status_code, again.json) == (201, {"subscription_id": id_})
@@ -166,7 +168,7 @@ def test_the_same_again(api: Api) -> None:
     assert refused.headers["Location"] == "/v2/queues/q/subscriptions"
     assert api.put(f"/v2/queues/q/subscriptions/{id_}/confirm", {"confirmed": False}).status_code == 204
     assert subscribe(api) == id_
-    # Elsewhere it is another one.
+    # In another queue the same subscriber is another subscription.
     assert subscribe(api, queue="other") != id_
 
 
@@ -175,7 +177,7 @@ def test_the_same_again(api: Api) -> None:
     "raw", [b"", b"null", b"[]", b"1", b'"x"', b"{", b"{}", b'{"subscriber":null}', b"\xff", b"[" * 200]
 )
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_bodies_that_are_none(api: Api, method: str, raw: bytes) -> None:
+def test_a_malformed_body_is_refused(api: Api, method: str, raw: bytes) -> None:
     path = "/v2/queues/q/subscriptions" + ("" if method == "POST" else f"/{subscribe(api, 'q', HOOK + '/1')}")
     assert_error(api.request(method, path, raw=raw), 400)
 
@@ -223,7 +225,7 @@ def test_bodies_that_are_none(api: Api, method: str, raw: bytes) -> None:
         ("options.trust_id", "x"),
     ],
 )
-def test_what_is_refused(api: Api, field: str, value: Any) -> None:
+def test_a_bad_field_is_refused_and_creates_nothing(api: Api, field: str, value: Any) -> None:
     outer, _, inner = field.partition(".")
     change = {outer: {inner: value} if inner else value}
     body = {"subscriber": HOOK, **change}
@@ -236,13 +238,13 @@ def test_what_is_refused(api: Api, field: str, value: Any) -> None:
 
 
 @on_one_store
-def test_the_sender_of_a_mail_is_refused(api: Api) -> None:
+def test_a_sender_in_the_options_of_a_mail_is_refused(api: Api) -> None:
     bad = {"from": "me@example.org, you@example.org"}
     mail = {"subscriber": "mailto:a@example.org"}
     assert_error(api.post("/v2/queues/q/subscriptions", {**mail, "options": bad}), 400, "options.from")
     id_ = subscribe(api, **mail)
     assert_error(api.patch(f"/v2/queues/q/subscriptions/{id_}", {"options": bad}), 400, "options.from")
-    # A webhook that becomes a mail.
+    # A webhook that changes to a mail address.
     id_ = subscribe(api, options=bad)
     path = f"/v2/queues/q/subscriptions/{id_}"
     assert_error(api.patch(path, {"subscriber": "mailto:b@example.org"}), 400, "options.from")
@@ -260,12 +262,12 @@ def test_the_sender_of_a_mail_is_refused(api: Api) -> None:
         {"z": 1, "nested": {"a": [None, 1.5]}},
     ],
 )
-def test_what_is_kept(api: Api, options: dict[str, Any]) -> None:
+def test_options_are_stored_unchanged(api: Api, options: dict[str, Any]) -> None:
     subscribe(api, options=options)
     assert subscriptions(api)[0]["options"] == options
 
 
-def test_schemes_of_the_operator(make_api: Callable[..., Api]) -> None:
+def test_only_configured_subscriber_types_are_accepted(make_api: Callable[..., Api]) -> None:
     api = make_api(transport__subscriber_types=["mailto"])
     assert_error(api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}), 400, "subscriber", "mailto:")
     subscribe(api, subscriber="mailto:a@example.org?subject=Hi%20there")
@@ -274,7 +276,7 @@ def test_schemes_of_the_operator(make_api: Callable[..., Api]) -> None:
 # -- listing ---------------------------------------------------------------------------------------------------------
 
 
-def test_pages(api: Api) -> None:
+def test_subscriptions_are_listed_in_pages(api: Api) -> None:
     ids = sorted(subscribe(api, subscriber=f"{HOOK}/{n}") for n in range(5))
     seen, path = [], "/v2/queues/q/subscriptions?limit=2"
     while True:
@@ -291,13 +293,13 @@ def test_pages(api: Api) -> None:
 
 @on_one_store
 @pytest.mark.parametrize("query", ["limit=0", "limit=21", "limit=x", "marker=x", "marker=" + "g" * 24, "marker=%00"])
-def test_bad_pages(api: Api, query: str) -> None:
+def test_a_bad_parameter_of_the_listing_is_refused(api: Api, query: str) -> None:
     assert_error(api.get(f"/v2/queues/q/subscriptions?{query}"), 400)
 
 
 @on_one_store
 @pytest.mark.parametrize("id_", [MISSING, "x", "%00", "a" * 300, "ä", "A" * 24, "..%2f"])
-def test_ids_that_are_none(api: Api, id_: str) -> None:
+def test_a_malformed_id_is_an_absent_subscription(api: Api, id_: str) -> None:
     subscribe(api)
     path = f"/v2/queues/q/subscriptions/{id_}"
     assert_error(api.get(path), 404)
@@ -309,7 +311,7 @@ def test_ids_that_are_none(api: Api, id_: str) -> None:
     assert len(subscriptions(api)) == 1
 
 
-def test_a_subscription_is_of_its_project_and_queue(api: Api, make_api: Callable[..., Api]) -> None:
+def test_another_project_or_queue_cannot_see_a_subscription(api: Api, make_api: Callable[..., Api]) -> None:
     id_ = subscribe(api)
     api.put("/v2/queues/other")
     api.put("/v2/topics/q")
@@ -333,7 +335,7 @@ def test_a_subscription_is_of_its_project_and_queue(api: Api, make_api: Callable
 # -- change and end --------------------------------------------------------------------------------------------------
 
 
-def test_patch(api: Api) -> None:
+def test_a_patch_changes_a_subscription(api: Api) -> None:
     id_ = subscribe(api, options={"k": "v"})
     path = f"/v2/queues/q/subscriptions/{id_}"
     api.put(f"{path}/confirm", {"confirmed": True})
@@ -352,7 +354,7 @@ def test_patch(api: Api) -> None:
     assert_error(api.patch(path, {"ttl": 60}), 404)
 
 
-def test_patch_to_itself(api: Api) -> None:
+def test_a_patch_with_the_same_subscriber_keeps_the_confirmation(api: Api) -> None:
     id_ = subscribe(api)
     api.put(f"/v2/queues/q/subscriptions/{id_}/confirm", {"confirmed": True})
     assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK}).status_code == 204
@@ -361,22 +363,22 @@ def test_patch_to_itself(api: Api) -> None:
 
 @on_one_store
 @pytest.mark.parametrize("raw", [b"", b"null", b"[]", b"{}", b'{"confirmed":1}', b'{"confirmed":"true"}', b"{"])
-def test_bad_confirmations(api: Api, raw: bytes) -> None:
+def test_a_bad_body_of_a_confirmation_is_refused(api: Api, raw: bytes) -> None:
     id_ = subscribe(api)
     assert_error(api.request("PUT", f"/v2/queues/q/subscriptions/{id_}/confirm", raw=raw), 400)
 
 
-def test_its_life_ends(api: Api) -> None:
+def test_a_subscription_expires_after_its_ttl(api: Api) -> None:
     subscribe(api, ttl=60)
     api.clock.advance(59)
     assert len(subscriptions(api)) == 1
     api.clock.advance(1)
     assert subscriptions(api) == []
-    # And leaves the subscriber free at once.
+    # The subscriber may subscribe again at once.
     subscribe(api)
 
 
-def test_delete(api: Api) -> None:
+def test_a_deleted_subscription_is_absent(api: Api) -> None:
     id_ = subscribe(api)
     for _ in range(2):
         assert api.delete(f"/v2/queues/q/subscriptions/{id_}").status_code == 204
@@ -396,7 +398,7 @@ def _address(api: Api) -> QueueName:
     return QueueName(api.project, QUEUE, "q")
 
 
-def test_rotation(api: Api) -> None:
+def test_a_rotated_secret_leaves_the_old_one_valid_for_a_while(api: Api) -> None:
     first = api.post("/v2/queues/q/subscriptions", {"subscriber": HOOK}).json
     path, now = f"/v2/queues/q/subscriptions/{first['subscription_id']}/rotate_secret", api.clock.now
     second = api.post(path).json["secret"]
@@ -416,12 +418,12 @@ def test_rotation(api: Api) -> None:
 @pytest.mark.parametrize(
     "body", [{"grace": -1}, {"grace": 604_801}, {"grace": "1"}, {"grace": True}, [], {"grace": None}]
 )
-def test_bad_graces(api: Api, body: Any) -> None:
+def test_a_bad_grace_of_a_rotation_is_refused(api: Api, body: Any) -> None:
     id_ = subscribe(api)
     assert_error(api.post(f"/v2/queues/q/subscriptions/{id_}/rotate_secret", body), 400)
 
 
-def test_secrets_do_not_pile_up(api: Api) -> None:
+def test_the_number_of_valid_secrets_is_limited(api: Api) -> None:
     id_ = subscribe(api)
     statuses = [api.post(f"/v2/queues/q/subscriptions/{id_}/rotate_secret").status_code for _ in range(12)]
     assert statuses == [200] * 9 + [409] * 3
@@ -438,7 +440,7 @@ def test_a_mail_that_becomes_a_webhook_is_signed(api: Api) -> None:
 # -- the queue -------------------------------------------------------------------------------------------------------
 
 
-def test_messages_are_noted_while_there_are_subscriptions(api: Api) -> None:
+def test_posts_are_put_into_the_outbox_while_there_are_subscriptions(api: Api) -> None:
     assert not notified(api)
     one, two = subscribe(api), subscribe(api, subscriber=f"{HOOK}/2")
     assert notified(api)
@@ -448,7 +450,7 @@ def test_messages_are_noted_while_there_are_subscriptions(api: Api) -> None:
     assert not notified(api)
 
 
-def test_two_workers_note_alike(make_api: Callable[..., Api], driver: Driver) -> None:
+def test_two_workers_put_posts_into_the_outbox_alike(make_api: Callable[..., Api], driver: Driver) -> None:
     if not driver.shared:
         pytest.skip("workers share nothing on this store")
     options: dict[str, Any] = {"notification__webhook_allowed_networks": ["192.0.2.0/24"]}
@@ -459,14 +461,14 @@ def test_two_workers_note_alike(make_api: Callable[..., Api], driver: Driver) ->
     assert notified(two)
 
 
-def test_without_the_notifier_nothing_is_noted(make_api: Callable[..., Api]) -> None:
+def test_without_the_notifier_no_post_is_put_into_the_outbox(make_api: Callable[..., Api]) -> None:
     api = make_api(storage__message_pipeline=[])
     subscribe(api, subscriber="mailto:a@example.org")
     assert len(subscriptions(api)) == 1
     assert not notified(api)
 
 
-def test_subscriptions_go_with_their_queue(api: Api) -> None:
+def test_subscriptions_are_removed_with_their_queue(api: Api) -> None:
     id_ = subscribe(api)
     api.delete("/v2/queues/q")
     assert subscriptions(api) == []
@@ -476,7 +478,7 @@ def test_subscriptions_go_with_their_queue(api: Api) -> None:
 
 
 @pytest.mark.parametrize("body", [None, {"resource_types": ["subscriptions"]}])
-def test_purge_removes_all(api: Api, body: Any) -> None:
+def test_a_purge_removes_all_subscriptions(api: Api, body: Any) -> None:
     for n in range(15):
         subscribe(api, subscriber=f"{HOOK}/{n}")
     assert api.post("/v2/queues/q/purge", body).status_code == 204
@@ -485,19 +487,19 @@ def test_purge_removes_all(api: Api, body: Any) -> None:
     assert api.post("/v2/queues/missing/purge", body).status_code == 204
 
 
-def test_purge_of_messages_leaves_them(api: Api) -> None:
+def test_a_purge_of_messages_only_keeps_subscriptions(api: Api) -> None:
     subscribe(api)
     assert api.post("/v2/queues/q/purge", {"resource_types": ["messages"]}).status_code == 204
     assert len(subscriptions(api)) == 1
     assert notified(api)
 
 
-def test_tidy(api: Api) -> None:
+def test_tidying_removes_expired_subscriptions(api: Api) -> None:
     id_ = subscribe(api, ttl=60)
     subscribe(api, queue="other")
 
     def takes_space() -> bool:
-        # Other tests leave some in the same store.
+        # Other tests left some in the same store.
         over = api.parts.management.subscriptions.list_expired(now=api.clock.now, limit=10_000)
         return id_ in [subscription.id for subscription in over]
 
@@ -511,7 +513,7 @@ def test_tidy(api: Api) -> None:
     assert notified(api, "other")
 
 
-def test_the_end_by_a_subscriber(api: Api) -> None:
+def test_a_subscriber_can_end_its_subscription(api: Api) -> None:
     id_ = subscribe(api)
     subscription, _ = api.parts.subscriptions.get(_address(api), id_)
     api.parts.subscriptions.end(subscription)
@@ -531,7 +533,9 @@ def test_the_end_by_a_subscriber(api: Api) -> None:
         ("GET", f"/{MISSING}/resend", {"POST"}),
     ],
 )
-def test_methods(api: Api, method: str, tail: str, allowed: set[str]) -> None:
+def test_an_unsupported_method_is_405_and_lists_the_allowed_ones(
+    api: Api, method: str, tail: str, allowed: set[str]
+) -> None:
     result = api.request(method, f"/v2/queues/q/subscriptions{tail}")
     assert_error(result, 405)
     assert allowed <= {each.strip() for each in result.headers["Allow"].split(",")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topics: what queues have, but for claims, under ``/v2/topics``."""
+"""Topics: everything that queues have except claims, under ``/v2/topics``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.api.test_common import assert_error
 POST = {"messages": [{"body": {"n": 1}, "ttl": 300}, {"body": {"n": 2}, "ttl": 300}]}
 
 
-def test_life_of_a_topic(api: Api) -> None:
+def test_a_topic_is_created_shown_replaced_and_deleted(api: Api) -> None:
     assert api.get("/v2/topics").json == {"topics": [], "links": []}
     created = api.put("/v2/topics/t", {"a": 1, "_default_message_ttl": 600})
     assert (created.status_code, created.headers["Location"]) == (201, "/v2/topics/t")
@@ -36,7 +36,7 @@ def test_life_of_a_topic(api: Api) -> None:
     assert api.get("/v2/topics").json["topics"] == []
 
 
-def test_a_missing_topic_is_as_lazy_as_a_queue(api: Api) -> None:
+def test_a_topic_is_created_by_the_first_post(api: Api) -> None:
     assert api.get("/v2/topics/t").json == {
         "_max_messages_post_size": 262144,
         "_default_message_ttl": 3600,
@@ -50,7 +50,7 @@ def test_a_missing_topic_is_as_lazy_as_a_queue(api: Api) -> None:
     assert api.get("/v2/topics").json["topics"] == []
 
 
-def test_messages(api: Api) -> None:
+def test_messages_are_posted_read_and_deleted_in_a_topic(api: Api) -> None:
     posted = api.post("/v2/topics/t/messages", POST)
     assert posted.status_code == 201
     hrefs = posted.json["resources"]
@@ -71,7 +71,7 @@ def test_messages(api: Api) -> None:
     assert [each["id"] for each in api.delete("/v2/topics/t/messages?pop=5").json["messages"]] == ids[1:]
 
 
-def test_a_queue_and_a_topic_of_one_name_are_two(api: Api) -> None:
+def test_a_queue_and_a_topic_with_one_name_are_separate(api: Api) -> None:
     api.post("/v2/topics/x/messages", POST)
     api.send("x", "q")
     assert api.bodies("x") == ["q"]
@@ -85,7 +85,7 @@ def test_a_queue_and_a_topic_of_one_name_are_two(api: Api) -> None:
     assert api.get("/v2/topics").json["topics"] == []
 
 
-def test_subscriptions(make_api: Callable[..., Api]) -> None:
+def test_a_topic_can_have_subscriptions(make_api: Callable[..., Api]) -> None:
     api = make_api(notification__webhook_allowed_networks=["192.0.2.0/24"])
     created = api.post("/v2/topics/t/subscriptions", {"subscriber": "http://192.0.2.1/"})
     assert (created.status_code, created.headers["Location"]) == (201, "/v2/topics/t/subscriptions")
@@ -99,29 +99,29 @@ def test_subscriptions(make_api: Callable[..., Api]) -> None:
     assert api.get("/v2/queues/t/subscriptions").json["subscriptions"] == []
     assert [topic["name"] for topic in api.get("/v2/topics").json["topics"]] == ["t"]
     assert api.get("/v2/queues").json["queues"] == []
-    # The queue of that name is another one, so it may take what cannot be delivered.
+    # A queue of that name is another resource, so it may be the dead letter queue.
     assert api.patch(path, {"options": {"dead_letter_queue": "u"}}).status_code == 204
     assert api.delete("/v2/topics/t").status_code == 204
     assert_error(api.get(path), 404)
 
 
 @pytest.mark.parametrize("path", ["/v2/topics/t/claims", "/v2/topics/t/claims/x"])
-def test_what_topics_do_not_have(api: Api, path: str) -> None:
+def test_requests_that_topics_do_not_support_are_404(api: Api, path: str) -> None:
     assert_error(api.post(path, {}), 404)
 
 
 @pytest.mark.parametrize("name", ["a\n", ".", "n" * 65, "a b", "ä"])
-def test_bad_names(api: Api, name: str) -> None:
+def test_a_bad_topic_name_is_refused(api: Api, name: str) -> None:
     for method, tail in (("PUT", ""), ("GET", "/messages"), ("GET", "/subscriptions"), ("DELETE", "")):
         assert_error(api.request(method, f"/v2/topics/{name}{tail}"), 400, "topic_name")
 
 
 @pytest.mark.parametrize("metadata", [{"_default_message_ttl": 1}, {"_max_messages_post_size": 0}, [], 1])
-def test_bad_metadata(api: Api, metadata: Any) -> None:
+def test_bad_metadata_of_a_topic_are_refused(api: Api, metadata: Any) -> None:
     assert_error(api.put("/v2/topics/t", metadata), 400)
 
 
-def test_topics_are_of_their_project(api: Api) -> None:
+def test_projects_do_not_see_each_others_topics(api: Api) -> None:
     api.put("/v2/topics/t")
     api.project += "x"
     assert api.get("/v2/topics").json["topics"] == []

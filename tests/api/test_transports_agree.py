@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP and WebSocket do the same: each operation has the same effect, status and error text over both.
 
-The operations are the rows of ``tests/api/agreement``, whose docstring says how to add some: a module with a table
+The operations are the rows of ``tests/api/agreement``. Its docstring says how to add rows: a module with a table
 ``ROWS``, and its name in ``TABLES`` below. Each row also runs for a caller whom the policy does not admit, and for one
 whom it admits to some queues only, so that both transports are known to ask the same rules about the same targets.
 """
@@ -52,7 +52,7 @@ TABLES = (
 ROWS: dict[str, Row] = {f"{row.action}: {name}": row for table in TABLES for name, row in table.items()}
 assert len(ROWS) == sum(map(len, TABLES))
 GOOD = {name: row for name, row in ROWS.items() if row.status < 400}
-"""The others are refused before a store is asked, or by what all stores answer alike."""
+"""The other rows are refused before a store is used, or by code that is the same for all stores."""
 
 on_two_stores = pytest.mark.parametrize(
     "driver", [DRIVERS["memory"], DRIVERS["sqlite"]], ids=["memory", "sqlite"], indirect=True, scope="session"
@@ -60,7 +60,7 @@ on_two_stores = pytest.mark.parametrize(
 
 
 class Shared(NamedTuple):
-    """Worlds that no row changes, and what is in them."""
+    """Worlds that no row changes, and their contents."""
 
     worlds: Mapping[str, World]
     contents: Any
@@ -96,13 +96,17 @@ def check(row: Row, service: Api, foreign: World, shared: Shared) -> None:
 
 @on_one_store
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in GOOD])
-def test_what_one_refuses_the_other_refuses(service: Api, foreign: World, shared: Shared, name: str) -> None:
+def test_a_row_that_one_transport_refuses_is_refused_by_the_other(
+    service: Api, foreign: World, shared: Shared, name: str
+) -> None:
     check(ROWS[name], service, foreign, shared)
 
 
 @on_two_stores
 @pytest.mark.parametrize("name", GOOD)
-def test_what_one_does_the_other_does(service: Api, foreign: World, shared: Shared, name: str) -> None:
+def test_each_row_has_the_same_effect_over_both_transports(
+    service: Api, foreign: World, shared: Shared, name: str
+) -> None:
     check(ROWS[name], service, foreign, shared)
 
 
@@ -140,13 +144,13 @@ def test_a_field_of_a_wrong_type_is_named(shared: Shared, row: Row, packs: bool)
 
 
 def _other(name: str) -> str:
-    """The field that stands for the queue or topic as well."""
+    """The field that may name the queue or topic as well."""
     return {"queue_name": "topic_name", "topic_name": "queue_name"}.get(name, "")
 
 
 @on_one_store
 @pytest.mark.parametrize("filter_", [None, [], {}, [1]])
-def test_a_list_is_filtered_by_simple_values_only(shared: Shared, filter_: Any) -> None:
+def test_a_filter_that_is_no_simple_value_is_refused(shared: Shared, filter_: Any) -> None:
     row = Row("queue_list", {"metadata": {"colour": filter_}}, "GET", "/v2/queues")
     got = over_websocket(shared.worlds[TRANSPORTS[1]], row, {}, packs=False)
     assert (got.status, got.error) == (400, "metadata.colour: must be a string, a number or a boolean")
@@ -163,15 +167,15 @@ def test_a_list_is_filtered_by_simple_values_only(shared: Shared, filter_: Any) 
     ],
     ids=["name", "metadata value", "metadata key", "metadata keys"],
 )
-def test_a_list_is_filtered_by_what_fits_into_a_query(shared: Shared, body: dict[str, Any], error: str) -> None:
-    """HTTP servers bound the request line; a frame may be much larger."""
+def test_a_filter_that_does_not_fit_into_a_query_is_refused(shared: Shared, body: dict[str, Any], error: str) -> None:
+    """HTTP servers limit the request line. A frame may be much larger."""
     got = over_websocket(shared.worlds[TRANSPORTS[1]], Row("queue_list", body, "GET", "/v2/queues"), {}, packs=False)
     assert (got.status, got.error) == (400, error)
 
 
 @on_one_store
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
-def test_a_post_has_the_same_most_bytes_on_both(service: Api, packs: bool) -> None:
+def test_the_size_limit_of_a_post_is_the_same_over_both(service: Api, packs: bool) -> None:
     world = World(service)
     most = 200
     world.request("PUT", "/v2/queues/small", {"_max_messages_post_size": most})
@@ -190,7 +194,7 @@ def test_a_post_has_the_same_most_bytes_on_both(service: Api, packs: bool) -> No
 
 @on_one_store
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])
-def test_a_frame_is_one_level_of_nesting_more(service: Api, packs: bool) -> None:
+def test_a_frame_may_be_nested_one_level_deeper_than_a_body(service: Api, packs: bool) -> None:
     world = World(service)
     for levels, by_http, by_frame in ((96, 201, 201), (97, 201, 400), (98, 400, 400)):
         body: Any = []
@@ -205,7 +209,7 @@ def test_a_frame_is_one_level_of_nesting_more(service: Api, packs: bool) -> None
             "frame: nested deeper than 100 levels" if by_frame == 400 else None,
         )
         if by_http == 201:
-            # What fits into a request of the one can be read over the other.
+            # A body that one transport accepts can be read over the other.
             listed = over_websocket(
                 world, Row("message_list", {"queue_name": "deep", "echo": True}, "", ""), {}, packs=packs
             )
@@ -217,11 +221,11 @@ _TYPES = (
     '"ints":[0,-1,9223372036854775807,-9223372036854775808,4294967296],'
     '"texts":["","\\u0000","\\u2028\\ud83d\\ude00 é😀\\/\\"",  ""],"m":{"\\u00e9":null,"":true,"é́":false}}'
 )
-"""In a spelling that no library would choose."""
+"""A body spelt as no library would spell it."""
 
 
 def shape(value: Any) -> Any:
-    """With the types of numbers and the order of keys, which == does not look at."""
+    """The value with types of numbers and order of keys, which == ignores."""
     if isinstance(value, dict):
         return [(key, shape(each)) for key, each in value.items()]
     return [shape(each) for each in value] if isinstance(value, list) else repr(value)
@@ -229,7 +233,7 @@ def shape(value: Any) -> Any:
 
 @on_two_stores
 @pytest.mark.parametrize("posted_over", TRANSPORTS)
-def test_a_body_is_the_same_over_each_transport(service: Api, posted_over: str) -> None:
+def test_a_stored_body_is_the_same_over_each_transport(service: Api, posted_over: str) -> None:
     world = World(service)
     body = json.loads(_TYPES)
     post = Row("message_post", {"queue_name": "types", "messages": [{"body": body}]}, "POST", "")
@@ -243,7 +247,7 @@ def test_a_body_is_the_same_over_each_transport(service: Api, posted_over: str) 
         (message,) = send(world, row, transport, {}).answer["messages"]
         assert shape(message["body"]) == shape(body), transport
     if posted_over == TRANSPORTS[0]:
-        # Byte for byte, as far as the reply is text.
+        # The bodies are the same bytes if the reply is text.
         session = Session(service.parts, connection="c0ffee")
         frame = {"action": row.action, "headers": {"Client-ID": ALICE, "X-Project-ID": world.project}, "body": row.body}
         reply = session.answer(session.read(json.dumps(frame)))
@@ -290,7 +294,7 @@ def test_a_frame_client_can_page_to_the_end(shared: Shared, limit: int) -> None:
 
 def test_every_action_is_compared() -> None:
     compared = {row.action for row in GOOD.values()}
-    # The others are compared with HTTP one by one where their modules are tested.
+    # Tests of the other modules compare these actions with HTTP.
     assert {
         name
         for name in ACTIONS
@@ -325,14 +329,14 @@ def rules() -> list[str]:
 
 @pytest.fixture(scope="session")
 def closed(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> Shared:
-    """Worlds in which the policy admits nobody but the one who made them."""
+    """Worlds in which the policy admits only the caller who made them."""
     worlds = make_restricted(dict.fromkeys(rules(), "role:boss"))
     return Shared(worlds, next(iter(worlds.values())).contents())
 
 
 @on_one_store
 @pytest.mark.parametrize("name", GOOD)
-def test_what_the_policy_forbids_over_one_it_forbids_over_the_other(closed: Shared, name: str) -> None:
+def test_the_policy_forbids_the_same_rows_over_both(closed: Shared, name: str) -> None:
     row = ROWS[name]
     assert assert_same_answers(closed.worlds, row, {"X-Roles": "guest"}) == 403
     if row.changes:
@@ -343,7 +347,7 @@ def test_what_the_policy_forbids_over_one_it_forbids_over_the_other(closed: Shar
 
 @pytest.fixture(scope="session")
 def narrow(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> dict[str, World]:
-    """Worlds in which the policy admits everybody to the queue ``q``, the topic ``t`` and lists of topics."""
+    """Worlds in which the policy admits all callers to the queue ``q``, the topic ``t`` and lists of topics only."""
     policy = {}
     for rule in rules():
         names = target_names(rule)
@@ -353,10 +357,10 @@ def narrow(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> 
 
 
 @on_one_store
-def test_both_ask_the_policy_about_the_same_targets(narrow: dict[str, World]) -> None:
+def test_the_policy_is_asked_about_the_same_targets_over_both(narrow: dict[str, World]) -> None:
     guest = {"X-Roles": "guest"}
     seen = set()
-    # Those that change something come last, and what they find then does not matter here.
+    # Rows that change something come last, because the contents that they find do not matter here.
     for name, row in sorted(GOOD.items(), key=lambda item: item[1].changes):
         outcomes = [send(narrow[transport], row, transport, guest) for transport in TRANSPORTS]
         names = (row.body.get("queue_name"), row.body.get("topic_name"))
@@ -389,7 +393,7 @@ def test_stages_see_the_same_requests_of_the_same_caller(make_api: Callable[...,
             send(worlds[transport], row, transport, {"X-Roles": "Reader,admin", "X-User-Id": "ann"})
             shown.append(worlds[transport].with_names(repr(seen)))
             operations |= {type(request).__name__ for *_, request in seen}
-        # A body in MessagePack is spelt as JSON by the service, which need not spell it as the client does.
+        # The service encodes a MessagePack body as JSON, possibly not with the same bytes as the client would.
         compared = shown[:2] if row.action == "message_post" else shown
         assert len(set(compared)) == 1, name
     assert operations >= {

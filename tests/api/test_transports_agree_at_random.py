@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP and WebSocket give the same status to requests that nobody has thought of, and leave the same behind.
+"""HTTP and WebSocket give the same status to random requests, and the same contents afterwards.
 
 If several fields are wrong, the one that an error names may differ: frames have their types looked at first.
 """
@@ -57,7 +57,7 @@ POINTERS = ("/metadata/a", "/metadata/", "/metadata", "a", "/metadata/a~2", "/me
 
 
 class Maker:
-    """Makes requests, of a queue or of a topic."""
+    """Makes random requests for a queue or a topic."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -146,7 +146,7 @@ class Maker:
     def _list(
         self, action: str, below: str | None, texts: tuple[str, ...] = ("marker",), flags: tuple[str, ...] = ()
     ) -> Row:
-        """Over HTTP the fields are a query; ``below`` is None for the list of all queues or topics."""
+        """Over HTTP the fields are a query. ``below`` is None for the list of all queues or topics."""
         of_each = {"limit": NUMBERS, **dict.fromkeys(texts, TEXTS), **dict.fromkeys(flags, (True, False))}
         fields = {name: self._random.choice(of) for name, of in of_each.items() if self._random.random() < 0.5}
         query = "&".join(f"{name}={_spell(value)}" for name, value in fields.items())
@@ -166,7 +166,7 @@ def _spell(value: Any) -> str:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_both_give_the_same_status_and_leave_the_same_behind(tmp_path: Path, seed: int) -> None:
+def test_random_requests_have_the_same_status_and_effect_over_both_transports(tmp_path: Path, seed: int) -> None:
     driver, maker = DRIVERS["memory"], Maker(seed)
     api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), **OPTIONS)
     foreign = World(api)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP and WebSocket admit the same callers to the same operations, and do the same whatever is configured.
+"""HTTP and WebSocket admit the same callers to the same operations, with any configuration.
 
 The operations are the rows of ``tests/api/agreement``, as in ``test_transports_agree.py``.
 """
@@ -60,7 +60,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     made.close()
 
 
-def test_every_action_is_there() -> None:
+def test_every_action_has_a_row() -> None:
     # Streams are no requests over HTTP. Their own tests compare them with lists.
     streams = {name for name in ACTIONS if name.startswith("stream_")}
     assert {row.action for row in ROWS + OF_DEPLOYMENT} == set(ACTIONS) - streams
@@ -89,7 +89,7 @@ def test_both_refuse_the_same_headers(api: Api, what: str) -> None:
         bad = replace(row, **{**changes, "headers": {**row.headers, **changes.get("headers", {})}})
         outcomes = [send(world, bad, transport, {}) for transport in TRANSPORTS]
         assert {(outcome.status, field_of(outcome.error or "")) for outcome in outcomes} == {(400, field)}, row
-        # A member may be absent, which no other text of a header says.
+        # If the Client-ID is absent, a frame gets another text than a request over HTTP.
         assert len({outcome.error for outcome in outcomes}) == (2 if changes.get("client", "") is None else 1), row
     assert world.contents() == before
 
@@ -103,7 +103,7 @@ def test_both_refuse_the_same_projects(api: Api, project: str) -> None:
         assert {(outcome.status, field_of(outcome.error or "")) for outcome in outcomes} == {(400, "X-Project-ID")}, row
 
 
-def test_both_take_an_extra_spec_that_its_plug_in_accepts(api: Api) -> None:
+def test_both_serve_a_request_whose_extra_spec_is_accepted(api: Api) -> None:
     row = Row("queue_get", {"queue_name": "q"}, "GET", "/v2/queues/q", headers={"EXTRA-SPEC": "messagecode:7"})
     world = World(api)
     assert [send(world, row, transport, {}).status for transport in TRANSPORTS] == [200, 200, 200]
@@ -113,7 +113,7 @@ def test_both_take_an_extra_spec_that_its_plug_in_accepts(api: Api) -> None:
 
 
 class Guarded:
-    """The service of a world, for callers who have to authenticate."""
+    """A service with a world, for callers who have to authenticate."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -171,13 +171,13 @@ def member_of(project: str | None, *roles: str, scope: str | None = None) -> Ide
     return Identity(project, "alice", frozenset(roles), scope, START + 3600)
 
 
-def test_an_access_rule_opens_the_same_operation(api: Api) -> None:
-    """The rule of an application credential is a method and a path, over WebSocket those of the same operation."""
+def test_an_access_rule_opens_the_same_operation_over_both(api: Api) -> None:
+    """An access rule has a method and a path. A frame is checked as the same operation over HTTP."""
     world = World(api)
     check_access_rules(world, first_of_each_action(ROWS), member_of(world.project, "admin", "member"))
 
 
-def test_an_access_rule_opens_the_same_operation_of_the_deployment(tmp_path: Path) -> None:
+def test_an_access_rule_opens_the_same_operation_of_the_deployment_over_both(tmp_path: Path) -> None:
     deployment = pools.Deployment(tmp_path)
     rows = first_of_each_action(OF_DEPLOYMENT)
     check_access_rules(deployment, rows, member_of(deployment.project, "admin"))
@@ -202,14 +202,14 @@ def json_without_names(body: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(body).replace("<", "").replace(">", ""))
 
 
-def test_headers_make_nobody_of_a_caller_with_a_token(api: Api) -> None:
-    """They claim a project and the role admin, and what the policy has for administrators stays closed."""
+def test_headers_cannot_change_the_identity_of_a_caller_with_a_token(api: Api) -> None:
+    """The headers claim a project and the role admin. The actions of administrators stay closed."""
     world = World(api)
     guarded = Guarded(world)
     guarded.tokens.known["mine"] = member_of(world.project, "member")
     health = Row("check_node_health", {}, "GET", "/v2/health")
     assert guarded.over_http(health, "mine") == guarded.over_websocket(health, "mine", world.project) == 403
-    # Over HTTP the project that is claimed does not matter; a frame has to name that of the token.
+    # HTTP ignores the claimed project. A frame has to name the project of the token.
     mine = Row("queue_get", {"queue_name": "q"}, "GET", "/v2/queues/q")
     assert guarded.over_http(mine, "mine") == guarded.over_websocket(mine, "mine", world.project) == 200
     assert guarded.over_websocket(mine, "mine", "claimed") == 403
@@ -241,7 +241,7 @@ CONFIGURED: Mapping[str, Mapping[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", CONFIGURED)
-def test_they_agree_whatever_is_configured(tmp_path: Path, what: str) -> None:
+def test_both_give_the_same_answers_with_any_configuration(tmp_path: Path, what: str) -> None:
     api = make_api(tmp_path, **CONFIGURED[what])
     worlds = {transport: World(api) for transport in TRANSPORTS}
     statuses = set()
@@ -253,7 +253,7 @@ def test_they_agree_whatever_is_configured(tmp_path: Path, what: str) -> None:
                 stats, *others = [stats_of(world) for world in used.values()]
                 assert others == [stats, stats]
     assert statuses >= {200, 201, 204}
-    # Some rows are refused by such a service.
+    # Such a service refuses some rows.
     assert (400 in statuses) is (what != "checksums")
     api.close()
 

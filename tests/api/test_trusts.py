@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions with a trust of a real Keystone, on each store: what is stored, and which trusts are deleted."""
+"""Subscriptions with a trust of a real Keystone, on each store: the stored trust, and the deletion of trusts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOOK = "trust+https://192.0.2.1/hook"
 
 
 class Trusting:
-    """One worker beside Keystone, for a user of its own."""
+    """One worker with a Keystone, and a user for one test."""
 
     def __init__(self, keystone: Keystone, driver: Driver, address: str, folder: Path) -> None:
         self.keystone = keystone
@@ -60,7 +60,7 @@ class Trusting:
         return {trust["id"] for trust in self.keystone.trusts(user or self.user)}
 
     def remove(self, after: float = 0.0) -> None:
-        """What the notifier does some seconds later, and then until nothing is due."""
+        """Delete trusts as the notifier does ``after`` some seconds, until none is due."""
         assert self._trustee is not None
         self.clock.advance(after)
 
@@ -86,11 +86,11 @@ def api(driver: Driver, address: str, tmp_path: Path) -> Iterator[Trusting]:
     api.parts.close()
 
 
-def test_a_trust_from_its_making_to_its_end(api: Trusting) -> None:
+def test_a_trust_is_stored_replaced_and_deleted_with_its_subscription(api: Trusting) -> None:
     subscription = api.subscribe(ttl=3600)
     first = api.trust_of(subscription)
     assert api.trusts() == {first}
-    # The same again is no other subscription, and makes no trust.
+    # The same request again makes no second subscription and no second trust.
     assert api.subscribe(ttl=3600) == subscription
     api.remove()
     assert api.trusts() == {first}
@@ -106,7 +106,7 @@ def test_a_trust_from_its_making_to_its_end(api: Trusting) -> None:
 
 
 @pytest.mark.parametrize("end", ["purge", "queue", "expiry"])
-def test_trusts_end_with_what_their_subscriptions_are_of(api: Trusting, end: str) -> None:
+def test_trusts_are_deleted_with_the_queue_or_topic(api: Trusting, end: str) -> None:
     subscription = api.subscribe(ttl=3600)
     other = api.subscribe(f"{HOOK}/2", ttl=7200)
     assert api.trusts() == {api.trust_of(subscription), api.trust_of(other)}
@@ -126,7 +126,7 @@ def test_trusts_end_with_what_their_subscriptions_are_of(api: Trusting, end: str
         api.remove()
 
 
-def test_a_brought_trust_is_no_business_of_ours(api: Trusting) -> None:
+def test_a_trust_that_the_caller_made_is_not_deleted(api: Trusting) -> None:
     own, foreign = api.keystone.trust(api.user), api.keystone.trust(api.keystone.new_user())
     body = {"subscriber": HOOK, "options": {"trust_id": foreign}}
     assert api.request("POST", f"{api.path}/subscriptions", body).status_code == 400

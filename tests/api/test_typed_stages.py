@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own hooks: every operation has them, with the caller, and whatever a stage does has a clear answer."""
+"""The typed hooks: every operation calls them with the caller, and every result leads to a defined answer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def with_stages(make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -
 
 
 def stage_of(before: Hook | None = None, after: Hook | None = None) -> Stage:
-    """A stage with the same two hooks for each operation; those of a post get the queue too, which is left out."""
+    """A stage with the same two hooks for each operation. They do not see the queue that the hooks of a post get."""
     hooks: dict[str, Hook] = {}
     for name in ("post", *(request.operation for request in REQUESTS)):
         if before is not None:
@@ -73,7 +73,7 @@ def stage_of(before: Hook | None = None, after: Hook | None = None) -> Stage:
 
 
 class Script:
-    """One request for each operation, against a queue with a message, a claim and a subscription."""
+    """One request for each operation, on a queue with a message, a claim and a subscription."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -121,7 +121,7 @@ class Script:
 
 
 class Switch:
-    """Hooks that do nothing until they are told what to do."""
+    """Hooks that do nothing until a test replaces them."""
 
     def __init__(self) -> None:
         self.before: Hook = lambda context, request: request
@@ -179,7 +179,7 @@ def test_every_operation_has_both_hooks(script: Script, switch: Switch) -> None:
                 assert answer is None if kind is None else isinstance(answer, kind), name
 
 
-def test_a_refusal_is_the_answer_and_nothing_happens(script: Script, switch: Switch) -> None:
+def test_a_refusal_by_a_stage_is_the_answer_and_nothing_is_stored(script: Script, switch: Switch) -> None:
     ends: list[object] = []
 
     def refuse(context: Context, request: Any) -> Any:
@@ -211,10 +211,10 @@ NOTHING_OF_A_STAGE = {
 
 
 @pytest.mark.parametrize("make", NOTHING_OF_A_STAGE.values(), ids=NOTHING_OF_A_STAGE.keys())
-def test_what_a_stage_must_not_return(
+def test_a_wrong_result_of_a_stage_is_503_and_logged(
     script: Script, switch: Switch, caplog: pytest.LogCaptureFixture, make: Callable[[], object]
 ) -> None:
-    """503, and a line in the log that names the hook; but an operation without a result ends with anything."""
+    """The answer is 503, and the log names the hook. An operation without a result ignores the returned value."""
     switch.before = lambda context, request: make()
     kinds = {request.operation: request for request in REQUESTS}
     for name, send in script.requests().items():
@@ -252,7 +252,7 @@ def test_an_after_hook_that_fails_changes_no_answer(
 
 @pytest.mark.parametrize("error", [gevent.Timeout, gevent.GreenletExit, KeyboardInterrupt])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_ends_a_request_from_outside_passes(
+def test_an_exception_that_ends_the_worker_passes_through(
     script: Script, switch: Switch, error: type[BaseException], when: str
 ) -> None:
     def end(*_: object) -> Any:
@@ -305,7 +305,7 @@ BAD_CHANGES: dict[str, tuple[str, type[Request], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("operation", "kind", "changes"), BAD_CHANGES.values(), ids=BAD_CHANGES.keys())
-def test_a_bad_change_is_no_fault_of_the_client(
+def test_an_invalid_change_by_a_stage_is_503_and_not_400(
     script: Script, switch: Switch, operation: str, kind: type[Request], changes: dict[str, Any]
 ) -> None:
     def change(context: Context, request: Any) -> Any:
@@ -320,7 +320,7 @@ def test_a_bad_change_is_no_fault_of_the_client(
     assert "b" not in script.api.get("/v2/queues/q").json
 
 
-def test_good_changes_count(script: Script, switch: Switch) -> None:
+def test_a_valid_change_by_a_stage_takes_effect(script: Script, switch: Switch) -> None:
     changes: dict[type[Request], dict[str, Any]] = {
         CreateQueue: {"metadata": {"owner": "stage"}},
         UpdateQueue: {"metadata": {"only": "this"}},
@@ -364,13 +364,15 @@ BAD_DRAFTS: dict[str, Callable[[list[Draft]], Any]] = {
 
 
 @pytest.mark.parametrize("make", BAD_DRAFTS.values(), ids=BAD_DRAFTS.keys())
-def test_bad_drafts_are_not_stored(script: Script, switch: Switch, make: Callable[[list[Draft]], Any]) -> None:
+def test_invalid_drafts_of_a_stage_are_not_stored(
+    script: Script, switch: Switch, make: Callable[[list[Draft]], Any]
+) -> None:
     switch.before = lambda context, drafts: make(drafts) if isinstance(drafts, list) else drafts
     assert script.api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]}).status_code == 503
     assert script.api.counts("q") == (1, 1, 2)
 
 
-def test_a_checksum_is_of_the_body_that_is_stored(
+def test_a_checksum_is_computed_from_the_stored_body(
     make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Double(Stage):
@@ -460,12 +462,12 @@ def test_stages_see_plain_bodies_of_encrypted_queues(
     assert known is not None
     (stored,) = known.store_ref.store.messages.get(queue=known.queue, sequences=[int(id_[-12:], 16)], now=api.clock.now)
     assert b"changed" not in stored.body
-    # A topic cannot be encrypted: that a stage asks for it is no fault of the client.
+    # A topic cannot be encrypted. If a stage asks for it, the client is not blamed.
     assert api.put("/v2/topics/t").status_code == 503
 
 
 @pytest.mark.parametrize("path", ["messages", "subscriptions"])
-def test_an_implied_creation_is_a_creation(script: Script, switch: Switch, path: str) -> None:
+def test_a_queue_created_by_a_post_passes_the_stages_of_a_creation(script: Script, switch: Switch, path: str) -> None:
     seen: list[tuple[str, bool]] = []
 
     def before(context: Context, request: Any) -> Any:
@@ -510,14 +512,14 @@ def test_a_pipeline_has_only_the_hooks_of_its_resource(driver: Driver) -> None:
     assert not Pipeline([Stage()], resource=MESSAGES)
 
 
-def test_the_fixture_speaks_of_all_pipelines(with_stages: WithStages) -> None:
+def test_the_fixture_names_all_pipelines(with_stages: WithStages) -> None:
     pipelines = with_stages(stage_of(before=lambda context, request: request)).parts.pipelines
     assert all(getattr(pipelines, f"{name}s") for name in PIPELINES)
     assert pipelines.want_caller
 
 
 def test_the_subscription_of_a_connection_passes_the_stages(with_stages: WithStages, switch: Switch) -> None:
-    """They see the connection as clients do, may change ``ttl`` and ``options``, and cannot send it elsewhere."""
+    """Stages see the connection as clients do. They may change ``ttl`` and ``options``, but not the subscriber."""
     api = with_stages(switch.stage)
     service, address = api.parts.connection_subscriptions, QueueName(api.project, QUEUE, "q")
     service.serve_as(Nodes(api.parts.management, api.clock).begin(path="", host="h", port=1).id)

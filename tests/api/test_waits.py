@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests that wait for messages over HTTP: claims, pages and pops, from one worker.
 
-Each test waits for what another thread has done, and not for a time; only a wait that nothing ends takes its second.
+Each test waits until another thread has done something, and not for a time. Only a wait that times out takes a second.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ pytestmark = pytest.mark.parametrize(
 )
 
 LONG = 20
-"""Seconds that no test takes: the wait ends before."""
+"""Seconds for which clients ask to wait. Each wait ends earlier."""
 
 MOST_CALLS = 4
-"""Calls of the store after a post, of twenty that wait. The look at the store, once a second, may lead to some."""
+"""The most store calls after a post, with twenty clients that wait. The look once a second may add some."""
 
 CLAIM, LIST, POP = ("POST", "claims?"), ("GET", "messages?echo=true&"), ("DELETE", "messages?pop=10&")
 ALL = pytest.mark.parametrize(("method", "path"), [CLAIM, LIST, POP], ids=["claim", "list", "pop"])
@@ -76,7 +76,7 @@ def note_attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def wait_until_all_have_looked(api: Api) -> None:
-    """Until those that wait for queue "q" have ended the attempt that is due when they have joined."""
+    """Wait until all waiters of queue "q" have ended the attempt that is due when they join."""
     queue = api.parts.hub.registry._queues[QueueName(api.project, QUEUE, "q")]
     wait_until(lambda: queue.turn is None and queue.readers.keys() <= _tried)
 
@@ -89,7 +89,7 @@ class Clients:
         self._pool = pool
 
     def start(self, method: str, path: str, **kwargs: Any) -> Future[testing.Result]:
-        """Returns when the client waits."""
+        """Send a request. Returns when the client waits."""
         registry = self._api.parts.hub.registry
         before = registry.waiting
         future = self._pool.submit(self._api.request, method, path, **kwargs)
@@ -100,7 +100,7 @@ class Clients:
 
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
-    """One of its own: its hub is drained, and its waiters are counted."""
+    """An application for one test, because the test drains its hub and counts its waiters."""
     return make_api()
 
 
@@ -116,13 +116,13 @@ def bodies(result: testing.Result) -> list[Any]:
     return [message["body"] for message in result.json["messages"]]
 
 
-# -- what a waiting request answers -----------------------------------------------------------------------------------
+# -- answers of a waiting request --------------------------------------------------------------------------------------
 
 
 @ALL
 @pytest.mark.parametrize("kind", ["queues", "topics"])
 def test_a_post_ends_the_wait(api: Api, clients: Clients, method: str, path: str, kind: str) -> None:
-    """The queue need not exist before."""
+    """The queue need not exist before the wait."""
     if (kind, path) == ("topics", CLAIM[1]):
         return  # Topics have no claims.
     waiting = clients.start(method, f"/v2/{kind}/q/{path}wait={LONG}")
@@ -135,7 +135,7 @@ def test_a_post_ends_the_wait(api: Api, clients: Clients, method: str, path: str
 
 
 @ALL
-def test_messages_that_are_there_are_answered_as_without_wait(api: Api, method: str, path: str) -> None:
+def test_existing_messages_are_answered_as_without_wait(api: Api, method: str, path: str) -> None:
     api.send("q", 1, 2)
     began = time.monotonic()
     assert bodies(api.request(method, f"/v2/queues/q/{path}wait={LONG}")) == [1, 2]
@@ -143,7 +143,7 @@ def test_messages_that_are_there_are_answered_as_without_wait(api: Api, method: 
 
 
 @ALL
-def test_the_answer_at_the_end_is_that_without_wait(api: Api, method: str, path: str) -> None:
+def test_the_answer_after_a_time_out_is_that_without_wait(api: Api, method: str, path: str) -> None:
     began = time.monotonic()
     waited = api.request(method, f"/v2/queues/q/{path}wait=1")
     assert time.monotonic() - began >= 1
@@ -153,7 +153,7 @@ def test_the_answer_at_the_end_is_that_without_wait(api: Api, method: str, path:
 
 
 def test_the_answer_with_messages_is_that_without_wait(api: Api, clients: Clients) -> None:
-    """A claim has the same headers, the length and all parts of its messages."""
+    """A claim has the same headers and length, and its messages the same members."""
     waiting = clients.start("POST", f"/v2/queues/q/claims?limit=1&wait={LONG}", body={"ttl": 100, "grace": 60})
     api.send("q", 1, 2)
     waited = waiting.result()
@@ -203,27 +203,27 @@ def test_a_bad_value_is_refused_and_nothing_is_taken(api: Api, method: str, path
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("value", ["0", "5"])
-def test_it_is_refused_together_with_ids(api: Api, method: str, value: str) -> None:
+def test_wait_is_refused_together_with_ids(api: Api, method: str, value: str) -> None:
     (id_,) = api.send("q", 1)
     assert_error(api.request(method, f"/v2/queues/q/messages?ids={id_}&wait={value}"), 400, "wait")
     assert api.counts("q") == (1, 0, 1)
 
 
 @ALL
-def test_zero_and_nothing_do_not_wait(api: Api, method: str, path: str) -> None:
+def test_a_wait_of_zero_or_an_empty_value_does_not_wait(api: Api, method: str, path: str) -> None:
     for query in ("wait=0", "wait="):
         assert bodies(api.request(method, f"/v2/queues/q/{path}{query}")) == []
 
 
 @ALL
-def test_the_operator_may_switch_it_off(make_api: Callable[..., Api], method: str, path: str) -> None:
+def test_waiting_can_be_switched_off(make_api: Callable[..., Api], method: str, path: str) -> None:
     api = make_api(transport__max_wait=0)
     assert_error(api.request(method, f"/v2/queues/q/{path}wait=1"), 400, "wait")
     assert bodies(api.request(method, f"/v2/queues/q/{path}wait=0")) == []
 
 
 @ALL
-def test_what_is_wrong_is_said_before_the_wait(api: Api, pool: ThreadPoolExecutor, method: str, path: str) -> None:
+def test_a_bad_request_is_refused_before_the_wait(api: Api, pool: ThreadPoolExecutor, method: str, path: str) -> None:
     field, query = ("marker", "marker=x") if method == "GET" else ("limit", "limit=0")
     if method == "DELETE":
         path, field, query = "messages?", "pop", "pop=0"
@@ -232,8 +232,8 @@ def test_what_is_wrong_is_said_before_the_wait(api: Api, pool: ThreadPoolExecuto
         assert_error(api.request(method, f"/v2/queues/q/{path}wait={LONG}", body={"ttl": 1}), 400, "ttl")
 
 
-def test_links_keep_it(api: Api, clients: Clients) -> None:
-    """A client that follows them reads what is there and then waits at the end, as it asked for."""
+def test_links_repeat_the_wait(api: Api, clients: Clients) -> None:
+    """A client that follows the links reads the existing messages and then waits at the end."""
     api.send("q", 1, 2)
     page = api.get("/v2/queues/q/messages?echo=true&limit=1&wait=20")
     (link,) = page.json["links"]
@@ -251,7 +251,7 @@ def test_links_keep_it(api: Api, clients: Clients) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [CLAIM, POP], ids=["claim", "pop"])
-def test_those_that_take_are_served_in_their_order(api: Api, clients: Clients, method: str, path: str) -> None:
+def test_claims_and_pops_are_served_in_their_order(api: Api, clients: Clients, method: str, path: str) -> None:
     path = path.replace("10", "1").replace("claims?", "claims?limit=1&")
     waiting = [clients.start(method, f"/v2/queues/q/{path}wait={LONG}") for _ in range(5)]
     for number in range(5):
@@ -260,14 +260,14 @@ def test_those_that_take_are_served_in_their_order(api: Api, clients: Clients, m
     assert not any(bodies(api.request(method, f"/v2/queues/q/{path}")) for _ in range(2))
 
 
-def test_one_post_serves_several_in_turn(api: Api, clients: Clients) -> None:
+def test_one_post_serves_several_waiters_in_turn(api: Api, clients: Clients) -> None:
     waiting = [clients.start("POST", f"/v2/queues/q/claims?limit=2&wait={LONG}") for _ in range(3)]
     api.send("q", *range(6))
     assert [bodies(each.result()) for each in waiting] == [[0, 1], [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize(("method", "path"), [CLAIM, POP], ids=["claim", "pop"])
-def test_a_post_costs_one_attempt_and_not_one_for_each(
+def test_a_post_causes_one_attempt_and_not_one_for_each_waiter(
     api: Api, clients: Clients, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = [clients.start(method, f"/v2/queues/q/{path}wait={LONG}") for _ in range(20)]
@@ -282,7 +282,7 @@ def test_a_post_costs_one_attempt_and_not_one_for_each(
 
 
 def count_calls(api: Api, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
-    """Calls of these methods of the message store, such as "claims.claim", from now on."""
+    """Count the calls of these methods of the message store, such as "claims.claim", from now on."""
     store, calls = api.parts.placement.all_stores()[0].store, []
     for name in names:
         part_name, method = name.split(".")
@@ -297,7 +297,7 @@ def count_calls(api: Api, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[
     return calls
 
 
-def test_all_readers_get_a_message_by_one_read(api: Api, clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_read_serves_all_readers(api: Api, clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = [clients.start("GET", f"/v2/queues/q/messages?echo=true&wait={LONG}") for _ in range(20)]
     calls = count_calls(api, monkeypatch, "messages.list_after")
     api.send("q", 1)
@@ -318,19 +318,19 @@ def test_readers_get_no_messages_of_their_own_unless_they_ask(api: Api, clients:
 
 @pytest.mark.parametrize("own", [1, 2, 3])
 def test_own_messages_take_no_room_on_a_page(api: Api, clients: Clients, own: int) -> None:
-    """They fill a page in part, as a whole, and more than it."""
+    """The client's own messages are fewer than a page, as many as a page, or more."""
     waiting = clients.start("GET", f"/v2/queues/q/messages?limit=2&wait={LONG}", client=ALICE)
     api.send("q", *["own"] * own, client=ALICE)
     assert not waiting.done()
     api.send("q", "a", "b", "c", client=BOB)
     result = waiting.result()
-    # The reader was woken by the posts one by one, so it may have read before all were there; but it never skips any.
+    # Each post wakes the reader, so it may have read before all were stored. But it never skips a message.
     assert bodies(result) == ["a", "b"]
 
 
 @pytest.mark.parametrize("included", ["include_claimed=true", "include_claimed=true&include_delayed=true"])
 def test_readers_of_claimed_messages_see_them(api: Api, clients: Clients, included: str) -> None:
-    """A page without them waits until they are free."""
+    """A page without claimed messages waits until they are free."""
     api.send("q", 1)
     claim, _ = api.claim("q")
     without = clients.start("GET", f"/v2/queues/q/messages?echo=true&wait={LONG}")
@@ -354,7 +354,7 @@ def test_a_page_shows_no_message_before_its_delay_is_over(api: Api, clients: Cli
 
 
 @ALL
-def test_too_many_are_answered_at_once(
+def test_waiters_beyond_the_limit_are_answered_at_once(
     make_api: Callable[..., Api], pool: ThreadPoolExecutor, method: str, path: str
 ) -> None:
     api = make_api(transport__max_waiting_clients=3, transport__max_waiting_clients_per_project=2)
@@ -366,11 +366,11 @@ def test_too_many_are_answered_at_once(
         assert bodies(refused) == []
         assert refused.headers["Retry-After"] == "1"
     assert time.monotonic() - began < LONG
-    # Another project has places of its own, up to the limit of the process.
+    # Another project has its own limit, up to the limit of the process.
     waiting.append(clients.start(method, f"/v2/queues/q/{path}wait={LONG}", headers={"X-Project-ID": "other"}))
     refused = api.request(method, f"/v2/queues/q/{path}wait={LONG}", headers={"X-Project-ID": "third"})
     assert (bodies(refused), refused.headers["Retry-After"]) == ([], "1")
-    # A request that may not wait is answered as one that does not want to.
+    # A request that may not wait is answered like a request without ``wait``.
     api.send("another", 1)
     served = api.request(method, f"/v2/queues/another/{path}wait={LONG}")
     assert (bodies(served), "Retry-After" in served.headers) == ([1], False)
@@ -379,7 +379,7 @@ def test_too_many_are_answered_at_once(
 
 
 @ALL
-def test_a_drain_answers_all_and_lets_nobody_wait(api: Api, clients: Clients, method: str, path: str) -> None:
+def test_a_drain_answers_all_waiters_and_admits_no_more(api: Api, clients: Clients, method: str, path: str) -> None:
     waiting = [clients.start(method, f"/v2/queues/q/{path}wait={LONG}") for _ in range(10)]
     api.parts.hub.drain()
     answers = [each.result() for each in waiting]
@@ -422,7 +422,7 @@ def test_a_thread_waits_for_five_seconds_at_most(api: Api, monkeypatch: pytest.M
 
 
 @ALL
-def test_a_client_that_is_gone_gets_nothing(
+def test_a_disconnected_client_gets_no_message(
     api: Api, clients: Clients, method: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = threading.Event()
@@ -435,7 +435,7 @@ def test_a_client_that_is_gone_gets_nothing(
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_the_next_one_is_served_if_the_first_is_gone(
+def test_the_next_waiter_is_served_if_the_first_is_disconnected(
     api: Api, clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone: set[str] = set()
@@ -450,7 +450,7 @@ def test_the_next_one_is_served_if_the_first_is_gone(
 
 
 def go_away_with_a_claim(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the client go away between the attempt and the write."""
+    """The client disconnects after the claim was made and before its answer is written."""
     monkeypatch.setattr("zaqar.transport.wsgi.waits.is_client_gone", lambda _: api.counts("q")[1] > 0)
 
 
@@ -482,7 +482,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
 
 
 class Recorder(Stage):
-    """Notes the hooks; ends a pop of one message by itself."""
+    """Records the calls of its hooks. Its hook answers a pop of one message itself."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -521,7 +521,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 @ALL
-def test_stages_are_called_once(
+def test_stages_are_called_once_for_a_waiting_request(
     recorder: Recorder, make_api: Callable[..., Api], pool: ThreadPoolExecutor, method: str, path: str
 ) -> None:
     api = make_api()
@@ -546,7 +546,7 @@ def test_a_stage_that_answers_ends_the_wait_before_it_begins(recorder: Recorder,
     assert api.counts("q") == (1, 0, 1)
 
 
-def test_a_claim_that_is_given_back_passes_no_stage(
+def test_a_claim_released_by_the_service_passes_no_stage(
     recorder: Recorder, make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = make_api()
@@ -558,12 +558,12 @@ def test_a_claim_that_is_given_back_passes_no_stage(
 
 
 @pytest.mark.parametrize(("method", "path"), [CLAIM, POP], ids=["claim", "pop"])
-def test_a_message_that_cannot_be_read_does_not_end_the_wait(
+def test_an_unreadable_message_does_not_end_the_wait(
     make_api: Callable[..., Api], pool: ThreadPoolExecutor, method: str, path: str
 ) -> None:
     api = make_api(transport__message_encryption_key="base64:" + base64.b64encode(bytes(32)).decode())
     assert api.put("/v2/queues/q", {"_enable_encrypt_messages": True}).status_code == 201
-    # The keys of the one who posts are not those of the worker that waits, until they are.
+    # The worker that waits does not have the key of the worker that posts until the test gives it.
     keys, api.parts.messages._bodies._keys = api.parts.messages._bodies._keys, MessageKeys([b"x" * 32])
     clients = Clients(api, pool)
     waiting = clients.start(method, f"/v2/queues/q/{path}wait={LONG}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No frame breaks it: frames made from the table of actions and against it, in both formats, and any headers.
+"""No frame breaks the service: frames that fit the table of actions or violate it, in both formats, with any headers.
 
 Bytes that are no frames reach no store: those are in the unit tests of the session.
 """
@@ -38,7 +38,7 @@ class Fuzzed:
     def __init__(self, api: Api, folder: Path) -> None:
         self.api = api
         self.known = {"<uri>": f"sqlite:///{folder}/pool.db"}
-        """What a placeholder in a frame stands for, such as the id of something that is there."""
+        """The values of the placeholders in frames, such as the id of an existing message."""
         parts = api.parts
         parts.management.nodes.add(node=Node(NODE, "here", "127.0.0.1", 1, "", api.clock.now + 86_400, b"key"))
         parts.connection_subscriptions.serve_as(NODE)
@@ -50,7 +50,7 @@ class Fuzzed:
         assert self.api.parts.hub.registry.waiting == 0
 
     def seed(self) -> None:
-        """Have something there that frames can be about."""
+        """Create the resources that frames can name."""
         ids = self.api.send("q", 1, 2, 3)
         claim, claimed = self.api.claim("q", 1)
         made = self.api.post("/v2/queues/q/subscriptions", {"subscriber": f"http://192.0.2.1/{ids[0]}"})
@@ -62,7 +62,7 @@ class Fuzzed:
         self.api.parts.flavors.put("f", b'{"pool_list":["p"]}')
 
     def fill_in(self, value: Any) -> Any:
-        """The value with what its placeholders stand for."""
+        """The value with placeholders replaced."""
         if isinstance(value, str):
             return self.known.get(value, value)
         if isinstance(value, list):
@@ -72,7 +72,7 @@ class Fuzzed:
         return value
 
     def send(self, frame: str | bytes) -> tuple[int, Any]:
-        """What a frame is answered with: the status and the body; the reply has the form of replies."""
+        """The status and the body of the reply, which must have the form of a reply."""
         reply = answer(self._session, frame)
         assert isinstance(reply.frame, type(frame))
         document = json.loads(reply.frame) if isinstance(reply.frame, str) else msgpack.unpackb(reply.frame)
@@ -87,7 +87,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     driver = DRIVERS["sqlite"]
     address = driver.prepare(tmp_path_factory.mktemp("fuzz"))
     policy = tmp_path_factory.mktemp("policy") / "policy.yaml"
-    # There are no roles without Keystone, and all actions are to be carried out.
+    # Without Keystone there are no roles, and all actions have to be carried out.
     policy.write_text("".join(f'"{rule}": ""\n' for rule in ADMINISTRATION))
     options: dict[str, Any] = {
         "pooling": True,
@@ -122,7 +122,7 @@ NAMES = st.sampled_from(
 NAMES |= st.sampled_from(["filter", "post_headers", "post_data", "_retry_policy", "_max_claim_count", "trust_id"])
 NAMES |= st.sampled_from(["_dead_letter_queue", "_flavor"])
 integers = st.integers(-(2**63), 2**63 - 1) | st.integers(-1, 21) | st.sampled_from([60, 300, 43_200, 2**31, 2**63 - 1])
-# Text as both formats can have it.
+# Text that both formats can encode.
 texts = WORDS | st.text(st.characters(codec="utf-8"), max_size=20)
 values = st.recursive(
     st.none() | st.booleans() | integers | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -170,14 +170,14 @@ for _name in ("ttl", "grace", "weight"):
 
 
 def value_of(name: str, field: Field) -> st.SearchStrategy[Any]:
-    """Mostly what may be right, so that the handler is reached."""
+    """Mostly valid values, so that the handler is reached."""
     if choices := field.schema.get("enum"):
         return st.sampled_from(choices) | texts
     return OF_NAME.get(name, OF_TYPE[field.type])
 
 
 def body_of(action: Action) -> st.SearchStrategy[dict[str, Any]]:
-    """Bodies with the required fields, and some of the others, each of its type."""
+    """Bodies with the required fields and some of the others, each of its type."""
     drawn = {name: value_of(name, field) for name, field in action.fields.items()}
     alternatives = {"queue_name", "topic_name"} & set(drawn)
     required = {
@@ -192,7 +192,7 @@ def body_of(action: Action) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def any_body_of(action: Action) -> st.SearchStrategy[Any]:
-    """Bodies whose fields are of any type, are missing, or are unknown."""
+    """Bodies whose fields have any type, are missing, or are unknown."""
     return st.dictionaries(st.sampled_from([*action.fields, "x"]), values, max_size=len(action.fields) + 1) | values
 
 
@@ -210,7 +210,7 @@ def request(fuzzed: Fuzzed, action: str, body: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_frames_from_the_table(fuzzed: Fuzzed, name: str) -> None:
+def test_frames_made_from_the_table_get_documented_replies(fuzzed: Fuzzed, name: str) -> None:
     action = ACTIONS[name]
     fuzzed.seed()
     schemas = {status: Validator(schema) for status, (_, schema) in action.answers.items() if schema is not None}
@@ -229,7 +229,7 @@ def test_frames_from_the_table(fuzzed: Fuzzed, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_frames_against_the_table(fuzzed: Fuzzed, name: str) -> None:
+def test_frames_with_wrong_bodies_cause_no_server_error(fuzzed: Fuzzed, name: str) -> None:
     fuzzed.seed()
 
     @given(body=any_body_of(ACTIONS[name]), binary=st.booleans())
@@ -253,14 +253,14 @@ def test_frames_against_the_table(fuzzed: Fuzzed, name: str) -> None:
     binary=st.booleans(),
 )
 @settings(SETTINGS, max_examples=200)
-def test_any_headers(fuzzed: Fuzzed, headers: Any, action: Any, binary: bool) -> None:
+def test_no_header_of_a_frame_causes_a_server_error(fuzzed: Fuzzed, headers: Any, action: Any, binary: bool) -> None:
     frame = encode({"action": action, "headers": headers, "body": {"queue_name": "q"}}, binary=binary)
     status, answer = fuzzed.send(frame)
     assert status < 500, answer
 
 
-def test_the_service_is_whole_afterwards(fuzzed: Fuzzed) -> None:
-    """After all of the above, what was stored can be read, over HTTP too."""
+def test_the_fuzzed_service_still_works_afterwards(fuzzed: Fuzzed) -> None:
+    """To be run last: the stored data can be read, over HTTP too."""
     for path in ("queues", "queues/q/messages", "queues/q/subscriptions", "topics", "topics/t/subscriptions"):
         assert fuzzed.api.get(f"/v2/{path}?limit=20").status_code == 200
     posted = request(fuzzed, "message_post", {"queue_name": "after", "messages": [{"body": 1, "ttl": 60}]})

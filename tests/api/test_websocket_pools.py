@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The actions on pools and flavors: what they answer, what they refuse, and which rule they ask."""
+"""The actions on pools and flavors: their answers, their refusals, and the policy rule of each."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def caller() -> Iterator[Caller]:
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    """What the URIs of pools begin with whose stores are files of this test."""
+    """The prefix of the URIs of pools whose stores are files of this test."""
     return f"sqlite:///{tmp_path}/"
 
 
-def test_a_pool_lives(caller: Caller, uri: str) -> None:
+def test_a_pool_is_created_shown_changed_and_deleted(caller: Caller, uri: str) -> None:
     created = caller.call("pool_create", pool_name="p", uri=uri + "1", weight=7, options={"synchronous": "NORMAL"})
     assert created == Answer(201, "Pool p created.")
     shown = {"href": "/v2/pools/p", "name": "p", "weight": 7, "uri": uri + "1", "flavor": None}
@@ -50,7 +50,7 @@ def test_a_pool_lives(caller: Caller, uri: str) -> None:
             caller.call(action, pool_name="p", **fields)
 
 
-def test_a_flavor_lives(caller: Caller, uri: str) -> None:
+def test_a_flavor_is_created_shown_changed_and_deleted(caller: Caller, uri: str) -> None:
     for name in ("a", "b"):
         caller.call("pool_create", pool_name=name, uri=uri + name, weight=1)
     created = caller.call("flavor_create", flavor_name="f", pool_list=["a", "b"], capabilities={"x": 1})
@@ -76,7 +76,7 @@ def test_a_flavor_lives(caller: Caller, uri: str) -> None:
             caller.call(action, flavor_name="f", **fields)
 
 
-def test_pages_by_name(caller: Caller, uri: str) -> None:
+def test_pools_and_flavors_are_listed_in_pages_by_name(caller: Caller, uri: str) -> None:
     for name in "cab":
         caller.call("pool_create", pool_name=name, uri=uri + name, weight=1)
         caller.call("flavor_create", flavor_name=name, pool_name=name)
@@ -95,7 +95,7 @@ def test_pages_by_name(caller: Caller, uri: str) -> None:
             caller.call(f"{noun}_list", marker="a/b")
 
 
-def test_two_pools_on_one_store(caller: Caller, uri: str) -> None:
+def test_two_pools_cannot_share_a_store(caller: Caller, uri: str) -> None:
     caller.call("pool_create", pool_name="p", uri=uri + "1", weight=7)
     with pytest.raises(Conflict, match="'p'"):
         caller.call("pool_create", pool_name="q", uri=uri + "1", weight=7)
@@ -123,7 +123,7 @@ def test_every_action_is_of_the_deployment_and_needs_both_switches() -> None:
 
 
 @pytest.mark.parametrize("action", RULES)
-def test_each_action_asks_its_rule_about_the_name(tmp_path: Path, action: str) -> None:
+def test_each_action_checks_its_rule_with_the_name(tmp_path: Path, action: str) -> None:
     rule, fields = RULES[action]
     name = "pool_name" if action.startswith("pool") else "flavor_name"
     condition = "!" if action.endswith("_list") else f"'allowed':%({name})s"
@@ -133,13 +133,13 @@ def test_each_action_asks_its_rule_about_the_name(tmp_path: Path, action: str) -
     with pytest.raises(Forbidden, match=f"{rule}$"):
         caller.call(action, **fields)
     if not action.endswith("_list"):
-        # Past the rule there is no such pool, or its store does not answer.
+        # A request that the rule allows finds no such pool, or a store that does not answer.
         with contextlib.suppress(InvalidInput, NotFound):
             caller.call(action, **{**fields, name: "allowed"})
 
 
 @pytest.mark.parametrize("action", RULES)
-def test_without_the_role_admin(caller: Caller, action: str) -> None:
+def test_without_the_role_admin_only_flavors_can_be_read(caller: Caller, action: str) -> None:
     rule, fields = RULES[action]
     caller.roles = {"member"}
     if rule in ("flavors:get_all", "flavors:get"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames that a running OpenStack Zaqar answered, sent to a session: on each store in JSON, and in MessagePack.
 
-Each row is what was sent and what came back. ``ours`` is there if the answer is another one here on purpose, with the
+Each row has the frame and its answer. ``ours`` is the answer of this service if it differs on purpose, with the
 reason; the compatibility page tells each of them.
 """
 
@@ -37,7 +37,7 @@ BY_SCHEMA, BY_RULE, BY_BOTH = Error(True, False), Error(False, True), Error(True
 
 
 class Ours(NamedTuple):
-    """Status and body of the answer here; ``why`` is a part of a sentence of the compatibility page."""
+    """Status and body of this service's answer. ``why`` is a part of a sentence on the compatibility page."""
 
     status: int
     body: Any
@@ -245,7 +245,7 @@ RECORDED: dict[str, list[Row]] = {
             {"queue_name": "wq3", "metadata": {"_flavor": "absent"}},
             204,
             "Queue wq3 created.",
-            # The row before has created it there.
+            # The previous row created the queue in OpenStack Zaqar only.
             Ours(201, "Queue wq3 created.", "``metadata`` of ``queue_create`` must be an object"),
         ),
     ],
@@ -347,7 +347,7 @@ RECORDED: dict[str, list[Row]] = {
 
 
 class Client:
-    """One connection to a worker, in one of the formats and in a project of its own."""
+    """One connection to a worker, in one of the formats, with a project of its own."""
 
     def __init__(self, api: Api, form: str) -> None:
         node = Node(uuid.uuid4().hex, "here", "localhost", 0, "", api.clock() + 3600, b"key")
@@ -359,7 +359,7 @@ class Client:
         self._known: dict[str, str] = {}
 
     def send(self, frame: Any) -> dict[str, Any]:
-        """The reply, which has the format of the frame."""
+        """The reply, which must have the format of the frame."""
         text: str | bytes = json.dumps(frame) if self.form == "json" else msgpack.packb(frame)
         reply = self.session.answer(self.session.read(text))
         assert type(reply.frame) is type(text)
@@ -396,7 +396,7 @@ class Client:
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """The body of a reply as the table has it."""
+    """The body of a reply with placeholders, as the table has it."""
     if isinstance(value, dict):
         return {name: masked(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -410,7 +410,7 @@ def masked(value: Any, key: str = "") -> Any:
 
 
 def check_error(expected: Error, body: Any) -> None:
-    """An error says why in a sentence, also where ``error`` was null; ``exception`` is there where it was."""
+    """An error has a sentence, even if the recorded ``error`` is null, and ``exception`` if the recorded one has it."""
     assert set(body) <= {"error", "exception"}
     assert isinstance(body["error"], str) and body["error"]
     if expected.exception:
@@ -425,12 +425,12 @@ def api(make_api: Callable[..., Api]) -> Api:
 @on_one_store
 @pytest.mark.parametrize("form", ["json", "msgpack"])
 @pytest.mark.parametrize("name", RECORDED)
-def test_recorded_frames(api: Api, name: str, form: str) -> None:
+def test_recorded_frames_have_the_recorded_replies(api: Api, name: str, form: str) -> None:
     replay(Client(api, form), name)
 
 
 @on_every_store
-def test_recorded_frames_on_every_store(api: Api) -> None:
+def test_recorded_frames_have_the_recorded_replies_on_every_store(api: Api) -> None:
     for name in RECORDED:
         replay(Client(api, "json"), name)
 
@@ -448,8 +448,8 @@ def replay(client: Client, name: str) -> None:
 
 @on_one_store
 @pytest.mark.parametrize("form", ["json", "msgpack"])
-def test_recorded_frames_that_are_no_requests(api: Api, form: str) -> None:
-    """The reply is 400 with the request as far as there was one, and the connection is usable."""
+def test_recorded_frames_that_are_no_requests_are_400(api: Api, form: str) -> None:
+    """The reply is 400 with as much of the request as could be read, and the connection stays usable."""
     client = Client(api, form)
     headers = {"Client-ID": ALICE, "X-Project-ID": "p"}
     nothing: dict[str, Any] = {"action": None, "body": {}, "api": "v2", "headers": {}}

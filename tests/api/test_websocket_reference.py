@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of the WebSocket reference work: those that the page shows are carried out, in both formats."""
+"""The examples of the WebSocket reference work: each example on the page is carried out, in both formats."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_examples_are_answered_as_the_page_says(described: dict[str, Any], name:
     assert example.status in action.answers, example.reply
     check(described, name, "body", example.request)
     check(described, f"{name}.{example.status}", "body", example.reply)
-    # The other format has the same answer, and another run has no other ids.
+    # The other format has the same answer, and a second run shows the same ids.
     assert examples.run(action, form="msgpack") == example
 
 
@@ -77,7 +77,7 @@ def test_a_connection_subscribes_itself(described: dict[str, Any]) -> None:
         check(described, "subscription_create.201", "body", example.reply)
 
 
-def test_ids_of_no_run_are_shown() -> None:
+def test_the_page_shows_placeholders_instead_of_random_ids() -> None:
     uid, id_ = uuid.uuid4().hex[:24], uuid.uuid4().hex
     shown = examples.mask({"a": [f"{uid}000000000007", id_, "whsec_" + id_], "text": f"Claim {uid} deleted."})
     assert uid not in json.dumps(shown) and id_ not in json.dumps(shown)
@@ -131,7 +131,7 @@ def test_the_error_of_the_description_is_real(described: dict[str, Any]) -> None
         (503, "subscription_create", {"queue_name": "greetings"}),
     ],
 )
-def test_errors_are_as_described(described: dict[str, Any], status: int, action: str, body: Any) -> None:
+def test_the_described_errors_are_real(described: dict[str, Any], status: int, action: str, body: Any) -> None:
     frame = {"action": action, "headers": {"Client-ID": examples.CLIENT, "X-Project-ID": "demo"}, "body": body}
     with examples.service() as made:
         if status == 409:
@@ -153,7 +153,7 @@ def test_the_proxy_of_the_sample_waits_longer_than_a_ping() -> None:
 
 @pytest.mark.parametrize("name", [name for name in ACTIONS if name != "subscription_confirm"])
 def test_a_signature_opens_what_the_page_says(name: str) -> None:
-    """With a signature for the path of the action itself, or for the collection that it is in."""
+    """The path is that of the action itself, or of the collection above it."""
     action = ACTIONS[name]
     collection = re.sub(r"/{(message|claim|subscription)_id}$", "", action.path)
     with examples.service() as made:

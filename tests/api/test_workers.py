@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several workers, each with a cache of its own, over one store: nobody acts on a stale copy."""
+"""Several workers, each with a cache of its own, over one store: no worker acts on a stale copy."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ pytestmark = on_every_store
 def workers(driver: Driver, make_api: Callable[..., Api]) -> tuple[Api, Api]:
     one, two = make_api(), make_api()
     if not driver.shared:
-        # A store that cannot be shared is shared as an object.
+        # Workers share the same object of a store that cannot be opened twice.
         two.parts.queues._management = one.parts.management
         two.parts.queues._placement = two.parts.queues._cache._placement = one.parts.placement
     two.project = one.project
     return one, two
 
 
-def test_no_worker_acts_on_old_metadata_after_a_patch(workers: tuple[Api, Api]) -> None:
+def test_after_a_patch_no_worker_uses_old_metadata(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q", {"_default_message_ttl": 100})
     for worker in workers:
@@ -38,7 +38,7 @@ def test_no_worker_acts_on_old_metadata_after_a_patch(workers: tuple[Api, Api]) 
     assert one.get(href).json["ttl"] == 200
 
 
-def test_no_worker_refuses_by_old_metadata(workers: tuple[Api, Api]) -> None:
+def test_no_worker_refuses_a_request_because_of_old_metadata(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q", {"_max_messages_post_size": 30})
     post = {"messages": [{"body": "x" * 100}]}
@@ -47,7 +47,7 @@ def test_no_worker_refuses_by_old_metadata(workers: tuple[Api, Api]) -> None:
     assert one.post("/v2/queues/q/messages", post).status_code == 201
 
 
-def test_delete_and_recreate_behind_a_workers_back(workers: tuple[Api, Api]) -> None:
+def test_a_worker_notices_that_a_queue_was_deleted_and_created_again(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.send("q", "old")
     assert two.bodies("q") == ["old"]
@@ -59,12 +59,12 @@ def test_delete_and_recreate_behind_a_workers_back(workers: tuple[Api, Api]) -> 
     assert two.bodies("q") == one.bodies("q") == ["new"]
 
 
-def test_a_delete_that_did_not_end_is_ended_by_the_next_user(workers: tuple[Api, Api]) -> None:
+def test_the_next_request_finishes_an_interrupted_delete(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.send("q", "old")
     row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
     assert row is not None
-    # What a worker leaves that is killed in the middle of a delete.
+    # The state after a worker is killed in the middle of a delete.
     next(one.parts.stores()).queues.drop(queue=row, now=one.clock())
     assert two.bodies("q") == []
     assert two.get("/v2/queues").json["queues"] == []
@@ -73,7 +73,7 @@ def test_a_delete_that_did_not_end_is_ended_by_the_next_user(workers: tuple[Api,
     assert two.bodies("q") == ["new"]
 
 
-def test_put_finds_a_left_over_row(workers: tuple[Api, Api]) -> None:
+def test_a_put_finishes_an_interrupted_delete_and_creates_the_queue(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q", {"old": 1})
     row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
@@ -83,21 +83,21 @@ def test_put_finds_a_left_over_row(workers: tuple[Api, Api]) -> None:
     assert one.get("/v2/queues/q").json["new"] == 1
 
 
-def test_a_change_that_did_not_reach_the_fence_is_taken_up(workers: tuple[Api, Api]) -> None:
+def test_an_interrupted_change_of_metadata_reaches_the_fence_later(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q", {"_default_message_ttl": 100})
     one.send("q", 1)
     row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
     assert row is not None
     changed = replace(row, metadata={"_default_message_ttl": 200}, generation=row.generation + 1)
-    # What a worker leaves that is killed between the row and the fence.
+    # The state after a worker is killed between the change of the row and that of the fence.
     assert one.parts.management.queue_records.replace(queue=changed)
     for worker in (two, one):
         (href,) = worker.post("/v2/queues/q/messages", {"messages": [{"body": 2}]}).json["resources"]
         assert worker.get(href).json["ttl"] == 200
 
 
-def test_a_management_store_from_a_backup_overtakes_the_fence(workers: tuple[Api, Api]) -> None:
+def test_a_management_store_restored_from_a_backup_overtakes_the_fence(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q")
     row = one.parts.management.queue_records.get(project=one.project, kind=QUEUE, name="q")
@@ -108,7 +108,7 @@ def test_a_management_store_from_a_backup_overtakes_the_fence(workers: tuple[Api
     assert one.bodies("q") == [1, 2]
 
 
-def test_dead_letter_queue_recreated_behind_a_workers_back(workers: tuple[Api, Api]) -> None:
+def test_a_worker_notices_that_a_dead_letter_queue_was_created_again(workers: tuple[Api, Api]) -> None:
     one, two = workers
     one.put("/v2/queues/q", {"_max_claim_count": 1, "_dead_letter_queue": "dead"})
     one.send("q", "a", "b")

@@ -19,7 +19,13 @@ def test_a_promise_has_tests(promise: str) -> None:
 
 def test_each_module_of_conformance_that_is_about_a_store_shows_a_promise() -> None:
     named = {module for modules in PROMISES.values() for module in modules}
-    about_the_management_store = {"test_catalog", "test_nodes", "test_queues", "test_subscriptions", "test_trusts"}
+    about_the_management_store = {
+        "test_catalog",
+        "test_nodes",
+        "test_queue_records",
+        "test_subscriptions",
+        "test_trusts",
+    }
     about_resources = {"test_name_lookup", "test_sweep", "test_threads"}
     others = {f"conformance/{name}.py" for name in about_the_management_store | about_resources}
     assert {module for module in NOW if module.count("/") == 1 and module.startswith("conformance/")} == others | {

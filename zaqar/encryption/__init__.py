@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encryption of message bodies: the keys, and how a stored body is made and read."""
+"""Encryption of message bodies: ``keys`` reads the keys, ``messages`` encrypts and decrypts bodies."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of message encryption, read from the configuration once, when the parts of the service are put together.
+"""Reads the keys of message encryption from the configuration. ``zaqar.app`` calls it when it builds the service.
 
-A reload with SIGHUP puts the parts together anew, so it reads the keys anew as well.
+A reload with SIGHUP builds the service again, so it also reads the keys again.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from zaqar.encryption.messages import KEY_BYTES, MessageKeys
 from zaqar.errors import StartupError
 
 NOT_A_KEY = "AES256"
-"""The default of ``message_encryption_key`` in earlier releases and upstream. Everybody knows it."""
+"""The default of ``message_encryption_key`` in earlier releases and in OpenStack Zaqar. It is public, so no secret."""
 
 SHORT_TEXT = 32
-"""Characters that a text should have at least to be hard to guess; see ``weakness``."""
+"""A key that is a text should have at least this many characters; see ``weakness``."""
 
 _MOST_BYTES_OF_A_FILE = 64 * 1024
 _READABLE_BY_OTHERS = 0o037
-"""The group may read it: that is how a file of root is given to a service."""
+"""Mode bits that a key file must not have. The group may read it: a file of root is often given to a service so."""
 
 
 def load(conf: cfg.ConfigOpts) -> MessageKeys:
-    """The keys that the options of ``[transport]`` name, none if they name none.
+    """Read the keys that the options of ``[transport]`` name; there may be none.
 
-    Raises StartupError, one sentence that names the option and never shows a key.
+    Raises StartupError with a sentence that names the option and never shows a key.
     """
     algorithm = conf.transport.message_encryption_algorithms
     if algorithm.upper() != "AES256":
@@ -41,12 +41,12 @@ def load(conf: cfg.ConfigOpts) -> MessageKeys:
             f"[transport] message_encryption_algorithms: '{algorithm}' is not available; bodies are encrypted with "
             "AES256 (AES-256-GCM) only."
         )
-    # A key that is named twice, such as in the file and as an old one, counts where it is newest.
-    return MessageKeys(list(dict.fromkeys(_masters(conf))))
+    # If a key is given twice, such as in the file and as an old key, its newest position counts.
+    return MessageKeys(list(dict.fromkeys(_read_masters(conf))))
 
 
 def weakness(conf: cfg.ConfigOpts) -> str | None:
-    """What an operator should be warned of about the key that encrypts; None for nothing."""
+    """Return a warning for the operator about the newest key; None if it is good."""
     text: str = conf.transport.message_encryption_key or ""
     if text == NOT_A_KEY:
         return (
@@ -61,25 +61,25 @@ def weakness(conf: cfg.ConfigOpts) -> str | None:
     return None
 
 
-def _masters(conf: cfg.ConfigOpts) -> Iterator[bytes]:
-    """The newest first."""
+def _read_masters(conf: cfg.ConfigOpts) -> Iterator[bytes]:
+    """Yield the master keys of all options, the newest first."""
     options = conf.transport
     text = (options.message_encryption_key or "").strip()
     if text and text != NOT_A_KEY:
-        yield _master(text, "message_encryption_key")
+        yield _parse_master(text, "message_encryption_key")
     if options.message_encryption_key_file:
-        yield from _of_file(Path(options.message_encryption_key_file).expanduser())
+        yield from _read_file(Path(options.message_encryption_key_file).expanduser())
     if options.message_encryption_key_ids:
-        yield from _of_key_manager(conf, options.message_encryption_key_ids)
+        yield from _read_key_manager(conf, options.message_encryption_key_ids)
     for old in options.message_encryption_old_keys:
         if old == NOT_A_KEY:
             raise StartupError(
                 f"[transport] message_encryption_old_keys: '{NOT_A_KEY}' is no key; nothing was ever encrypted with it."
             )
-        yield _master(old, "message_encryption_old_keys")
+        yield _parse_master(old, "message_encryption_old_keys")
 
 
-def _master(text: str, option: str) -> bytes:
+def _parse_master(text: str, option: str) -> bytes:
     kind, colon, value = text.partition(":")
     if colon and kind in ("base64", "hex"):
         try:
@@ -92,7 +92,7 @@ def _master(text: str, option: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _of_file(path: Path) -> Iterator[bytes]:
+def _read_file(path: Path) -> Iterator[bytes]:
     option = "message_encryption_key_file"
     try:
         with path.open("rb") as file:
@@ -113,10 +113,10 @@ def _of_file(path: Path) -> Iterator[bytes]:
         wrong = f"'{NOT_A_KEY}' is no key" if keys else "there is no key in it"
         raise StartupError(f"[transport] {option}: {path}: {wrong}.")
     for key in keys:
-        yield _master(key, option)
+        yield _parse_master(key, option)
 
 
-def _of_key_manager(conf: cfg.ConfigOpts, ids: list[str]) -> Iterator[bytes]:
+def _read_key_manager(conf: cfg.ConfigOpts, ids: list[str]) -> Iterator[bytes]:
     option = "message_encryption_key_ids"
     try:
         from castellan import key_manager
@@ -127,9 +127,9 @@ def _of_key_manager(conf: cfg.ConfigOpts, ids: list[str]) -> Iterator[bytes]:
     try:
         manager = key_manager.API(conf)
         conf.register_opts(utils.credential_opts, group="key_manager")
-        # Without auth_type the back end has credentials of its own, as that for Vault has.
+        # Without auth_type the back end has its own credentials, like the one for Vault.
         caller = utils.credential_factory(conf=conf) if conf.key_manager.auth_type else context.RequestContext()
-    except Exception as exc:  # whatever its back end raises is about the configuration
+    except Exception as exc:  # any error of its back end is about the configuration
         raise StartupError(f"[transport] {option}: the key manager cannot be used: {_reason(exc)}.") from exc
     for number, id_ in enumerate(ids, 1):
         try:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encryption of message bodies at rest: AES-256-GCM with keys that are derived for each queue and period.
 
-The service seals a body as the last step before a message store and opens it as the first step after one. The format
-and the reasons for it are in docs/decisions/0010::
+``zaqar.service.bodies`` seals (encrypts) a body as the last step before a message store, and opens (decrypts) it as the
+first step after the store. The notifier opens bodies too. docs/decisions/0010 explains this format::
 
     0x01 | key id 4 | queue uid 12 | period 4 | project tag 16 | nonce 12 | ciphertext | tag 16
 
-Everything before the ciphertext is the header, which is authenticated as additional data. A body names the queue that
-it was posted to, not the one it is in, so a message can be moved to a dead letter queue as it is. It names its project
-by a digest, so it can be encrypted anew by somebody who does not know the project, and cannot be opened in another one.
+Everything before the ciphertext is the header, which is authenticated as additional data. A body has the uid of the
+queue that it was posted to, not of the queue that holds it, so a message can be moved to a dead letter queue as it is.
+It has a digest of its project, so it can be re-encrypted without knowing the project, and cannot be opened in another
+project.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ KEY_BYTES = 32
 """Length of a master key."""
 
 OVERHEAD = 65
-"""Bytes by which a sealed body is longer than the plain one."""
+"""Bytes by which a sealed body is longer than the plain body."""
 
 PERIOD_BITS = 20
 """A derived key is used for 2**20 seconds, about 12 days.
 
-A queue would have to get 4,000 messages a second for all of that time until 2**32 nonces were drawn for one key.
+A queue would need 4,000 messages a second for all of that time to reach 2**32 random nonces with one key.
 """
 
 NO_KEY = (
     "[transport] message_encryption_key names no usable key, so this service cannot encrypt messages; "
     "'openssl rand -base64 32' makes one, which is written as base64:<key>"
 )
-"""Why a queue cannot be encrypted if there is no key; the text names the option, as an operator has to set it."""
+"""Why queues cannot be encrypted without a key. The text names the option that an operator has to set."""
 
 UNREADABLE_SECONDS = 1_209_600
-"""How long a notifier keeps trying to decrypt a message: 14 days, by default the longest life of a message."""
+"""How long a notifier keeps trying to decrypt a message: 14 days, the default of the longest TTL."""
 
 _LOG_SECONDS = 60.0
 _MOST_LOGGED = 1000
@@ -58,11 +59,11 @@ _HEADER = struct.Struct(">B4s12sI16s12s")
 _TAG_BYTES = 16
 _NONCE_BYTES = 12
 _MOST_CIPHERS = 1024
-"""Derived keys that are kept, about 1 KiB each."""
+"""Derived keys in the cache, about 1 KiB each."""
 
 
 class Unreadable(Exception):
-    """A sealed body cannot be opened. ``key_id`` is that of the key it was sealed with; the text says why."""
+    """A sealed body cannot be opened. The text says why; ``key_id`` is the id of the key that sealed it."""
 
     def __init__(self, reason: str, key_id: str) -> None:
         super().__init__(reason)
@@ -70,11 +71,11 @@ class Unreadable(Exception):
 
 
 class MessageKeys:
-    """The master keys of the service. Safe for threads.
+    """The master keys of the service. Threads may share it.
 
-    ``masters`` are distinct keys of ``KEY_BYTES`` bytes, the newest first: that one seals, all of them open. Without
-    any, nothing is sealed and what was sealed is Unreadable. StartupError if the library ``cryptography`` is missing
-    or two keys have the same id.
+    ``masters`` are distinct keys of ``KEY_BYTES`` bytes, the newest first. The newest key seals, and all keys open.
+    Without a key no body can be sealed, and every sealed body is Unreadable. Raises StartupError if the library
+    ``cryptography`` is missing or if two keys have the same id.
     """
 
     def __init__(self, masters: Sequence[bytes] = ()) -> None:
@@ -86,7 +87,7 @@ class MessageKeys:
         self._newest = key_id(masters[0]) if masters else None
         self._cipher = lru_cache(_MOST_CIPHERS)(self._derive)
         self.refusal: str | None = NO_KEY
-        """Why nothing can be sealed; None if it can."""
+        """Why no body can be sealed; None if there is a key."""
         self._invalid_tag: type[Exception] = Unreadable
         if masters:
             self._invalid_tag = _library()[3]
@@ -102,22 +103,22 @@ class MessageKeys:
 
     @property
     def up_to_date(self) -> bytes:
-        """What every body begins with that is sealed with the newest key."""
+        """The first bytes of every body that is sealed with the newest key."""
         return bytes((SEALED,)) + (self._newest or b"")
 
     def seal(self, body: bytes, *, queue_uid: str, project: str, now: float) -> bytes:
-        """The body as it is stored. ``now`` is in seconds since the epoch. A key must be there; see ``refusal``."""
+        """Encrypt a body for a store. ``now`` is in seconds since the epoch. There must be a key; see ``refusal``."""
         return self._seal(body, bytes.fromhex(queue_uid), project_tag(project), now)
 
     def open(self, sealed: bytes, *, project: str) -> bytes:
-        """The body that was sealed for this project. Raises Unreadable."""
+        """Decrypt a body that was sealed for this project. Raises Unreadable."""
         body, tag = self._open(sealed)
         if tag != project_tag(project):
             raise Unreadable("it belongs to another project", sealed[1:5].hex())
         return body
 
     def reseal(self, sealed: bytes, *, now: float) -> bytes:
-        """The same body sealed with the newest key, for the same queue and project. Raises Unreadable."""
+        """Encrypt a sealed body with the newest key, for the same queue and project. Raises Unreadable."""
         body, tag = self._open(sealed)
         return self._seal(body, sealed[5:17], tag, now)
 
@@ -132,7 +133,7 @@ class MessageKeys:
         return header + sealed
 
     def _open(self, sealed: bytes) -> tuple[bytes, bytes]:
-        """The plain body and the tag of its project."""
+        """Return the plain body and the tag of its project."""
         if len(sealed) < _HEADER.size + _TAG_BYTES:
             raise Unreadable("it is damaged, or was changed in the store", "")
         _, wanted, uid, period, tag, nonce = _HEADER.unpack_from(sealed)
@@ -156,11 +157,11 @@ class MessageKeys:
 
 
 NO_KEYS = MessageKeys()
-"""Those of a service that does not encrypt."""
+"""The keys of a service that does not encrypt."""
 
 
 class UnreadableLog:
-    """Says in the log what cannot be decrypted, once a minute for each queue and key: readers come by all the time."""
+    """Logs messages that cannot be decrypted, once a minute for each queue and key, because readers may poll often."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -178,23 +179,23 @@ class UnreadableLog:
 
 
 def key_id(master: bytes) -> bytes:
-    """What bodies name the key by. It tells nothing about the key."""
+    """Return the id of a key. Bodies contain it. It reveals nothing about the key."""
     return hashlib.sha256(b"zaqar key id" + master).digest()[:4]
 
 
 def key_id_of(sealed: bytes) -> str:
-    """The id of the key that a sealed body names, in hexadecimal digits."""
+    """Return the id of the key that sealed a body, in hexadecimal digits."""
     return sealed[1:5].hex()
 
 
 @lru_cache(4096)
 def project_tag(project: str) -> bytes:
-    """What bodies name the project by."""
+    """Return the digest of a project that bodies contain."""
     return hashlib.sha256(b"zaqar project" + project.encode()).digest()[:16]
 
 
 def _library() -> tuple[type, type, type, type[Exception]]:
-    # Imported where it is used: a service without encryption needs neither the library nor the time to load it.
+    # Imported here, so that a service without encryption needs neither the library nor the time to load it.
     try:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the processes of the service reach each other: Unix sockets, wakeups, and the protocol of pushes."""
+"""Communication between the processes of the service: Unix sockets, wakeups, and the protocol of pushes."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol by which notifiers hand notifications to the process that holds a WebSocket connection. No I/O.
+"""The protocol by which notifiers send notifications to the process that holds a WebSocket connection. No I/O.
 
-A notifier opens one stream to a node (one run of a WebSocket process), over its Unix socket or over TCP. Both know the
-secret ``key`` of the node from the management store, and each proves that to the other before anything else is said::
+The sender of connections (:mod:`zaqar.notification.senders`) and ``zaqar-websocket`` use it. A notifier opens one
+stream to a node (one run of a WebSocket process), over its Unix socket or over TCP. Both sides have the secret ``key``
+of the node from the management store, and each side proves that to the other before it sends anything else::
 
     notifier -> node   "zaqarpu1"  nonce (32 bytes)
     node -> notifier   nonce (32)  HMAC(key, "node" ...)            of the node's id and both nonces
@@ -12,11 +13,12 @@ secret ``key`` of the node from the management store, and each proves that to th
 
 ``HMAC`` is HMAC-SHA-256. The MAC of a frame is the beginning of an HMAC of its position in the stream, its length and
 its payload, under a key that is derived for this direction of this stream. So a frame that was changed, repeated, left
-out, or taken from another stream ends the stream. Nothing is encrypted: notifications go over TCP between hosts in
-clear text, so that network has to be a private one.
+out, or taken from another stream ends the stream. Frames are not encrypted: over TCP, notifications are sent in clear
+text, so the network between the hosts has to be private.
 
 A payload is a MessagePack array: of :class:`Push` towards the node, and of :class:`Answered` towards the notifier. Many
-notifications may be under way at a time, and answers come in any order. A side that sees a rule broken ends the stream.
+notifications may wait for their answers at a time, and answers come in any order. A side that detects a violation of
+these rules closes the stream.
 """
 
 from __future__ import annotations
@@ -39,13 +41,14 @@ HANDSHAKE_SECONDS = 5.0
 """How long each side waits for the proof of the other side."""
 
 BATCH_BYTES = 256 * 1024
-"""Notifications are put into one frame up to this size. A larger one has a frame of its own."""
+"""Notifications share a frame up to this size. A larger notification has its own frame."""
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 """Bytes of the largest frame towards the node.
 
-It is no option: while limits are changed the largest message is another one on each host, and it may have been posted
-under an earlier limit. A node that refuses a frame ends the stream, and fails all notifications that are under way.
+It is not an option, and does not depend on the limit of messages: hosts may have different limits for a while, and a
+message may have been posted under an earlier limit. A node that refuses a frame closes the stream, and so fails all
+notifications that wait for their answers.
 """
 
 MOST_TEXT_BYTES = MAX_FRAME_BYTES - 64 * 1024
@@ -53,7 +56,7 @@ MOST_TEXT_BYTES = MAX_FRAME_BYTES - 64 * 1024
 
 
 class ProtocolError(Exception):
-    """The other side is not one of ours, or the stream is damaged. The stream has to be closed."""
+    """The other side does not have the key, or the stream is damaged. The stream has to be closed."""
 
 
 class Push(msgspec.Struct, array_like=True, frozen=True):
@@ -75,9 +78,10 @@ class Push(msgspec.Struct, array_like=True, frozen=True):
 class Status(enum.IntEnum):
     """The outcome of a notification.
 
-    PUSHED: it was handed to the connection's socket, now or before. GONE: the connection is closed, or it does not have
-    the subscription any more. WAIT: the notifier has to send it again later, as an earlier notification goes first or
-    the connection takes nothing at the moment. It was not pushed yet, or that is not known yet.
+    PUSHED: it was written to the connection's socket, now or before. GONE: the connection is closed, or it does not
+    have the subscription any more. WAIT: the notifier has to send it again later, because an earlier notification goes
+    first or the connection cannot take data at the moment. It was not pushed yet, or it is not known yet whether it
+    was.
     """
 
     PUSHED = 0
@@ -100,7 +104,7 @@ def encode(items: Sequence[Push] | Sequence[Answered]) -> bytes:
 
 
 def decode_pushes(payload: bytes) -> list[Push]:
-    """Raises ProtocolError."""
+    """Decode a payload towards the node. Raises ProtocolError."""
     try:
         return _pushes.decode(payload)
     except (msgspec.DecodeError, ValueError) as exc:
@@ -108,7 +112,7 @@ def decode_pushes(payload: bytes) -> list[Push]:
 
 
 def decode_answers(payload: bytes) -> list[Answered]:
-    """Raises ProtocolError."""
+    """Decode a payload towards the notifier. Raises ProtocolError."""
     try:
         return _answers.decode(payload)
     except (msgspec.DecodeError, ValueError) as exc:
@@ -116,10 +120,10 @@ def decode_answers(payload: bytes) -> list[Answered]:
 
 
 class Peer(ABC):
-    """One side of a stream: bytes in, payloads and bytes out."""
+    """One side of a stream. It gets received bytes, and returns payloads and bytes to send."""
 
     def __init__(self, key: bytes, node_id: str, *, most: int) -> None:
-        """``most``: bytes of the largest payload that the other side may send."""
+        """``most``: the largest payload in bytes that the other side may send."""
         self._key = key
         self._node_id = node_id.encode()
         self._most = most
@@ -131,7 +135,7 @@ class Peer(ABC):
         """Whether the other side has proved that it has the key."""
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Take received bytes; return whole payloads, and bytes to send to the other side. Raises ProtocolError."""
+        """Take received bytes. Returns complete payloads, and bytes to send to the other side. Raises ProtocolError."""
         self._buffer += data
         reply = b""
         if not self.is_open:
@@ -147,7 +151,7 @@ class Peer(ABC):
 
     @abstractmethod
     def _shake_hands(self) -> bytes:
-        """Go on with the handshake by the bytes in the buffer; return the bytes to send."""
+        """Continue the handshake with the bytes in the buffer. Returns the bytes to send."""
 
     def _take_payloads(self) -> list[bytes]:
         payloads = []
@@ -205,7 +209,7 @@ class NotifierPeer(Peer):
 
 
 class NodePeer(Peer):
-    """The side that a stream is opened to. Before the handshake is over it keeps less than a hundred bytes."""
+    """The side that accepts the stream. Until the handshake is complete it buffers less than a hundred bytes."""
 
     _nonces = b""
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unix sockets of running processes in a folder that only this user may use."""
+"""Unix sockets of running processes in a folder that only this user may open.
+
+``wakeup_socket`` and ``zaqar-websocket`` make them.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ _MAX_NAME_LENGTH = 40
 
 
 def bind(folder: Path, kind: socket.SocketKind) -> tuple[socket.socket, Path]:
-    """A new socket with a unique name in the folder, and its path. Only this user may open the socket and the folder.
+    """Make a socket with a unique name in the folder. Returns the socket and its path. Only this user may open both.
 
-    The folder is made if it is missing, and sockets of killed processes in it are removed. Raises OSError, and
+    The folder is made if it is missing, and the sockets of killed processes in it are removed. Raises OSError, and
     StartupError like ``make_folder``.
     """
     name = f"{os.getpid()}.{secrets.token_hex(4)}{_SUFFIX}"
@@ -33,7 +36,7 @@ def bind(folder: Path, kind: socket.SocketKind) -> tuple[socket.socket, Path]:
     try:
         private_files.make_folder(folder, ours=names(folder))
         _remove_stale(folder, kind)
-        with short(folder) as path:
+        with short_path(folder) as path:
             bound.bind(f"{path}/{name}")
             private_files.close_to_others(f"{path}/{name}")
     except BaseException:
@@ -43,14 +46,14 @@ def bind(folder: Path, kind: socket.SocketKind) -> tuple[socket.socket, Path]:
 
 
 def make(kind: socket.SocketKind) -> socket.socket:
-    """A Unix socket that does not block."""
+    """Make a Unix socket that does not block."""
     made = socket.socket(socket.AF_UNIX, kind)
     made.setblocking(False)
     return made
 
 
 def names(folder: Path) -> tuple[str, ...]:
-    """The names of the sockets in the folder; none if it cannot be read."""
+    """Return the names of the sockets in the folder; none if it cannot be read."""
     try:
         return tuple(name for name in os.listdir(folder) if name.endswith(_SUFFIX))  # noqa: PTH208, names are wanted
     except OSError:
@@ -58,14 +61,14 @@ def names(folder: Path) -> tuple[str, ...]:
 
 
 def remove_dead(path: Path) -> None:
-    """Remove a socket that has refused: no process has it open, and none can open it again."""
-    # A file of another kind refuses as well.
+    """Remove a socket that refused a connection: no process has it open, and no process can open it again."""
+    # A file that is not a socket refuses connections as well.
     if path.is_socket():
         path.unlink(missing_ok=True)
 
 
 def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
-    with short(folder) as path:
+    with short_path(folder) as path:
         for name in names(folder):
             if not (folder / name).is_socket():
                 continue
@@ -75,13 +78,13 @@ def _remove_stale(folder: Path, kind: socket.SocketKind) -> None:
                 except ConnectionRefusedError:
                     remove_dead(folder / name)
                 except OSError as exc:
-                    # Another process may have removed it just now.
+                    # Another process may have removed it in the meantime.
                     _log.debug("%s is left alone: %s", folder / name, exc)
 
 
 @contextlib.contextmanager
-def short(folder: Path) -> Iterator[str]:
-    """A path of the folder that is short enough for the path of a socket, even if the folder's own path is too long."""
+def short_path(folder: Path) -> Iterator[str]:
+    """Give a path of the folder that is short enough for a socket, even if the folder's own path is too long."""
     path = os.fspath(folder)
     if len(os.fsencode(path)) + 1 + _MAX_NAME_LENGTH <= _MAX_PATH_LENGTH:
         yield path

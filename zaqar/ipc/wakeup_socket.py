@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wakes other processes of this host when there is work, so that they need not wait for their next poll.
+"""Wakes other processes of this host if there is work, so that they do not wait for their next poll.
 
 Each process that can be woken has a Unix datagram socket in a folder; a wakeup is a datagram to each socket there. One
 folder is for running notifiers, whose datagrams are empty. Another one is for processes in which clients wait for
-messages, whose datagrams name the queue; see :mod:`zaqar.waiting.wakeups`. A wakeup that is lost costs a second at
+messages, whose datagrams name the queue; see :mod:`zaqar.waiting.wakeups`. A lost wakeup delays the work by a second at
 most, because each of these processes also polls once a second. So nothing here blocks.
 
 The API processes and the waiting clients send wakeups, and notifiers and waiting clients receive them. So this belongs
@@ -25,7 +25,7 @@ from zaqar.ipc import socket_files
 _log = logging.getLogger(__name__)
 
 LISTING_SECONDS = 1.0
-"""How long the listing of the folder is remembered, and so how long a new socket may get no wakeups."""
+"""How long the listing of the folder is cached, and so how long a new socket may get no wakeups."""
 
 MOST_BYTES = 256
 """A longer datagram is cut."""
@@ -46,7 +46,7 @@ class WakeupSender:
         weakref.finalize(self, self._socket.close)
 
     def listeners(self) -> tuple[str, ...]:
-        """The names of the sockets in the folder, as they were a second ago at most."""
+        """Return the names of the sockets in the folder. The list may be LISTING_SECONDS old."""
         now = time.monotonic()
         if now >= self._list_again:
             self._names = socket_files.names(self._folder)
@@ -56,19 +56,19 @@ class WakeupSender:
     def wake(self, datagram: bytes = b"", *, except_name: str | None = None) -> None:
         """Send a datagram to every socket of the folder, except the one named ``except_name``.
 
-        It never blocks and never fails: a process that is not reached finds the work at its next poll.
+        It never blocks and never raises: a process that gets no wakeup finds the work at its next poll.
         """
         names = self.listeners()
         if not names or names == (except_name,):
             return
-        # The folder may have gone, or belong to another user.
-        with contextlib.suppress(OSError), socket_files.short(self._folder) as folder:
+        # The folder may be missing, or belong to another user.
+        with contextlib.suppress(OSError), socket_files.short_path(self._folder) as folder:
             for name in names:
                 if name != except_name:
                     self._send(datagram, folder, name)
 
     def _send(self, datagram: bytes, folder: str, name: str) -> None:
-        # If its buffer is full, the process has wakeups that it has not read yet, so it will look anyhow.
+        # If the buffer is full, the process has unread wakeups, so it will look for work anyway.
         with contextlib.suppress(OSError):
             try:
                 self._socket.sendto(datagram, f"{folder}/{name}")
@@ -92,7 +92,7 @@ class WakeupSocket:
         return self._path.name
 
     def receive(self, seconds: float) -> bytes | None:
-        """The next datagram; waits up to ``seconds`` for it. None if there is none. Not together with an event loop."""
+        """Wait up to ``seconds`` for a datagram and return it, or None. Must not be used with an event loop."""
         self._socket.settimeout(seconds)
         try:
             return self._socket.recv(MOST_BYTES)
@@ -100,7 +100,7 @@ class WakeupSocket:
             return None
 
     def drain(self) -> None:
-        """Read all wakeups that are there."""
+        """Read and drop all wakeups in the buffer."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._socket.recv(1)
@@ -110,12 +110,12 @@ class WakeupSocket:
         self._path.unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """Close the socket in this process; another one that has it open goes on with it."""
+        """Close the socket in this process only. A parent or child that has it open keeps using it."""
         self._socket.close()
 
 
 def open_wakeup_socket(folder: Path) -> WakeupSocket | None:
-    """Open a socket in the folder, which is made if it is missing. None, with a warning, if that fails.
+    """Open a socket in the folder, which is made if it is missing. Logs a warning and returns None if that fails.
 
     The sockets of killed processes in the folder are removed.
     """

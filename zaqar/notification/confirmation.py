@@ -44,7 +44,7 @@ _FIELD = re.compile(r"\{([012])\}")
 
 
 class Letter(NamedTuple):
-    """A mail before it has an addressee."""
+    """Subject, body and sender of the mail that asks to confirm."""
 
     topic: str
     body: str

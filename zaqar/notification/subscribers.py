@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from zaqar.clock import CLOCKS_APART, Clock
+from zaqar.clock import MAX_CLOCK_SKEW, Clock
 from zaqar.model import (
     CONFIRMED,
     NOTIFICATION,
@@ -27,7 +27,7 @@ from zaqar.model import (
 from zaqar.notification.executors import StoreExecutor
 from zaqar.storage.base import ManagementStore
 
-REMEMBER_SECONDS = 1.0
+CACHE_SECONDS = 1.0
 """How long a reading is cached. A caller may ask for a newer one."""
 
 MOST_BYTES = 32 * 1024 * 1024
@@ -69,7 +69,7 @@ class Subscribers:
         self._management = management
         self._executor = executor
         self._clock = clock
-        self._known = _Memory()
+        self._cache = _Cache()
         self._readings = asyncio.Semaphore(READINGS)
 
     async def get(
@@ -77,16 +77,16 @@ class Subscribers:
     ) -> Subscription | None:
         """The subscription as it was a moment ago, after ``not_before`` (event loop time); None if gone or expired."""
         read = partial(self._read, queue_uid, subscription_id, self._clock())
-        found: Subscription | None = await self._known.get((queue_uid, subscription_id), read, not_before)
+        found: Subscription | None = await self._cache.get((queue_uid, subscription_id), read, not_before)
         return found
 
     def forget(self, subscription: Subscription) -> None:
-        self._known.forget((subscription.queue_uid, subscription.id))
+        self._cache.forget((subscription.queue_uid, subscription.id))
 
     async def is_gone(self, queue_uid: str, subscription_id: str) -> bool:
         """Whether it was removed, or has expired by the clock of every worker, so that it can never come back."""
-        read = partial(self._read, queue_uid, subscription_id, self._clock() - CLOCKS_APART)
-        return await self._known.get(("gone", queue_uid, subscription_id), read) is None
+        read = partial(self._read, queue_uid, subscription_id, self._clock() - MAX_CLOCK_SKEW)
+        return await self._cache.get(("gone", queue_uid, subscription_id), read) is None
 
     async def page(self, queue_uid: str, position: PostPosition, *, most: int, not_before: float) -> Page:
         """The page for which a post is to be expanded next, read after ``not_before`` (event loop time).
@@ -98,7 +98,7 @@ class Subscribers:
         """
         key = queue_uid, position.after, position.through, most
         read = partial(self._read_page, queue_uid, position.after, position.through, most)
-        found: Page = await self._known.get(key, read, not_before)
+        found: Page = await self._cache.get(key, read, not_before)
         return found
 
     async def take_pauses(self, pauses: Mapping[str, float], *, now: float) -> float | None:
@@ -107,8 +107,8 @@ class Subscribers:
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
         """The retry policy of the subscription's queue."""
-        address = subscription.project, subscription.kind, subscription.source
-        uid, policy = await self._known.get(address, partial(self._read_policy, subscription))
+        queue = subscription.project, subscription.kind, subscription.source
+        uid, policy = await self._cache.get(queue, partial(self._read_policy, subscription))
         return policy if uid == subscription.queue_uid else None
 
     async def _read(self, queue_uid: str, subscription_id: str, now: float) -> _Weighed:
@@ -119,9 +119,10 @@ class Subscribers:
         return await self._executor.run(read)
 
     async def _read_page(self, queue_uid: str, after: str, through: str, most: int) -> _Weighed:
+        """The page behind ``after``. With ``through`` it ends at that id, as the page of an earlier piece did."""
         began = asyncio.get_running_loop().time()
         found: dict[str, tuple[Subscription, int]] = {}
-        slim: set[str] = set()
+        reduced: set[str] = set()
         size = 0
         end, is_last, complete = after, False, False
         while not complete:
@@ -136,19 +137,23 @@ class Subscribers:
                     is_last, complete = False, True
                     break
                 if size > PAGE_BYTES and through:
+                    # The page must not end earlier than before, so the rest of it is kept with the filters only.
                     subscription, taken = _only_filter(subscription)
-                    slim.add(subscription.id)
+                    reduced.add(subscription.id)
                 found[subscription.id] = subscription, taken
                 size += taken
+            # Only a page with ``through`` can have too many: subscriptions were made between its ids since the first
+            # piece. The newest are left out. They were made after the post, so they need not get it.
             while len(found) > most:
                 _, newest = max((each.created, id_) for id_, (each, _) in found.items())
                 size -= found.pop(newest)[1]
             complete |= is_last or (not through and (len(found) >= most or size > PAGE_BYTES))
+        # Attempts of the deliveries that are made of this page begin soon, and find these subscriptions in the cache.
         for subscription, taken in found.values():
-            if subscription.id not in slim:
-                self._known.put((queue_uid, subscription.id), _Weighed(subscription, taken), began)
+            if subscription.id not in reduced:
+                self._cache.put((queue_uid, subscription.id), _Weighed(subscription, taken), began)
         subscriptions = tuple(subscription for subscription, _ in found.values())
-        return _Weighed(Page(subscriptions, through or end, is_last, frozenset(slim & found.keys())), size)
+        return _Weighed(Page(subscriptions, through or end, is_last, frozenset(reduced & found.keys())), size)
 
     def _read_some(self, queue_uid: str, after: str, limit: int) -> list[tuple[Subscription, int]]:
         """Subscriptions, each with its memory. This runs in a thread, because measuring large options takes long."""
@@ -205,7 +210,7 @@ class _Reading:
     size: int = _FLAT_BYTES
 
 
-class _Memory:
+class _Cache:
     """Readings of the last moment. Callers that ask at the same time share one reading, and its failure.
 
     Old readings are removed by a timer, also if nobody asks again. If all together take more than ``MOST_BYTES``, the
@@ -226,9 +231,9 @@ class _Memory:
     ) -> Any:
         now = asyncio.get_running_loop().time()
         reading = self._readings.get(key)
-        if reading is None or reading.began < max(now - REMEMBER_SECONDS, not_before) or _failed(reading.outcome):
+        if reading is None or reading.began < max(now - CACHE_SECONDS, not_before) or _failed(reading.outcome):
             reading = _Reading(now, asyncio.ensure_future(read()))
-            self._remember(key, reading)
+            self._keep(key, reading)
             reading.outcome.add_done_callback(partial(self._weigh, key, reading))
         # A caller that is cancelled must not cancel the reading for the others.
         return (await asyncio.shield(reading.outcome)).value
@@ -240,7 +245,7 @@ class _Memory:
             return
         outcome = asyncio.get_running_loop().create_future()
         outcome.set_result(weighed)
-        self._remember(key, _Reading(began, outcome, _FLAT_BYTES + weighed.size))
+        self._keep(key, _Reading(began, outcome, _FLAT_BYTES + weighed.size))
         self._shrink()
 
     def forget(self, key: Hashable) -> None:
@@ -248,13 +253,13 @@ class _Memory:
         if reading is not None:
             self.size -= reading.size
 
-    def _remember(self, key: Hashable, reading: _Reading) -> None:
+    def _keep(self, key: Hashable, reading: _Reading) -> None:
         self.forget(key)
         self._readings[key] = reading
         self.size += reading.size
         if not self._sweeping:
             self._sweeping = True
-            asyncio.get_running_loop().call_later(REMEMBER_SECONDS, self._sweep)
+            asyncio.get_running_loop().call_later(CACHE_SECONDS, self._sweep)
 
     def _weigh(self, key: Hashable, reading: _Reading, outcome: asyncio.Future[_Weighed]) -> None:
         if self._readings.get(key) is reading and not _failed(outcome):
@@ -268,12 +273,12 @@ class _Memory:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        over = loop.time() - REMEMBER_SECONDS
+        over = loop.time() - CACHE_SECONDS
         for key in [key for key, reading in self._readings.items() if reading.began <= over]:
             self.forget(key)
         self._sweeping = bool(self._readings)
         if self._sweeping:
-            loop.call_later(REMEMBER_SECONDS, self._sweep)
+            loop.call_later(CACHE_SECONDS, self._sweep)
 
 
 def _failed(outcome: asyncio.Future[Any]) -> bool:

@@ -17,7 +17,7 @@ from functools import partial
 
 from zaqar import daemon_threads
 from zaqar.access.trust_answers import TrustRefused
-from zaqar.clock import CLOCKS_APART, Clock
+from zaqar.clock import MAX_CLOCK_SKEW, Clock
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.model import Trust
 from zaqar.notification.executors import StoreExecutor
@@ -110,7 +110,7 @@ class TrustRemoval:
             mine = replace(trust, due=now + LEASE_SECONDS)
             if not await self._put_off(trust, mine):
                 return  # Another notifier has it.
-            if now >= trust.expires + CLOCKS_APART:
+            if now >= trust.expires + MAX_CLOCK_SKEW:
                 # It has expired in Keystone.
                 await self._forget(trust)
             elif await self._executor.run(partial(self._is_used, trust, now)):
@@ -120,7 +120,7 @@ class TrustRemoval:
 
     def _is_used(self, trust: Trust, now: float) -> bool:
         found = self._management.subscriptions.get(
-            queue_uid=trust.queue_uid, subscription_id=trust.subscription_id, now=now - CLOCKS_APART
+            queue_uid=trust.queue_uid, subscription_id=trust.subscription_id, now=now - MAX_CLOCK_SKEW
         )
         return found is not None and found.options.get("trust_id") == trust.id
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies on their way into a message store and out of it: sealed for encrypted queues, opened for whoever reads.
+"""Encrypts message bodies before a message store gets them, and decrypts them after it returned them.
 
-What one request cannot read hurts no other message: a listing shows it with an error, a claim and a pop pass over it
-and leave it leased for ``PASSED_OVER_SECONDS``, so that the next ones come past it too. It is never removed.
+``Messages``, ``Claims`` and ``Streams`` use it. A message that cannot be decrypted does not affect other messages: a
+listing shows it with an error; a claim or pop skips it and leaves it leased for ``PASSED_OVER_SECONDS``, so that later
+claims and pops skip it too. It is never removed.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from zaqar.model import SEALED, Draft, Message, Queue
 from zaqar.schemas.messages import make_checksum
 
 PASSED_OVER_SECONDS = 300
-"""How long claims and pops leave a message alone that could not be read, so also how soon they find that it can be."""
+"""How long claims and pops skip a message that could not be decrypted. After that time they try it again."""
 
 MOST_ROUNDS = 50
-"""Takes of one claim or pop of which no message could be read. The next request goes on behind them."""
+"""Batches without a readable message after which one claim or pop gives up. The next request continues after them."""
 
 _SEALED = bytes((SEALED,))
 
 
 class Bodies:
-    """Safe for threads."""
+    """Encrypts and decrypts bodies. Threads may share it."""
 
     def __init__(self, keys: MessageKeys, *, enable_checksum: bool = False) -> None:
         self._keys = keys
@@ -33,7 +34,7 @@ class Bodies:
         self._unreadable = UnreadableLog()
 
     def seal(self, queue: Queue, drafts: Sequence[Draft], now: float) -> list[Draft]:
-        """The drafts as an encrypted queue stores them, without checksums, which would tell of the plain bodies.
+        """Return encrypted drafts. They have no checksums, because a checksum would reveal something of the plain body.
 
         Raises CannotEncrypt if the service has no key.
         """
@@ -45,15 +46,15 @@ class Bodies:
         ]
 
     def show(self, project: str, messages: list[Message]) -> list[Message]:
-        """The messages with plain bodies; one that cannot be read has the body null and an ``error``."""
-        # PERF: a page of a queue that is not encrypted costs one comparison for each message.
+        """Return the messages with plain bodies. An unreadable message gets the body null and an ``error``."""
+        # PERF: if nothing is encrypted, this takes one comparison for each message.
         for message in messages:
             if message.body[:1] == _SEALED:
                 return [self._opened(project, each) for each in messages]
         return messages
 
     def readable(self, project: str, messages: list[Message]) -> list[Message]:
-        """The messages with plain bodies, without those that cannot be read."""
+        """Return the messages with plain bodies, without messages that cannot be decrypted."""
         shown = self.show(project, messages)
         return shown if shown is messages else [message for message in shown if message.error is None]
 

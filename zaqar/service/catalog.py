@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of the catalog of pools and flavors, each of them all or nothing."""
+"""Changes of the catalog of pools and flavors. Each change is atomic. ``Pools`` and ``Flavors`` make them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement
 
 TRIES = 16
-"""How often a change is made anew while others keep changing the catalog."""
+"""How often a change is retried while other requests keep changing the catalog."""
 
 
 class CatalogChanges:
@@ -19,10 +19,11 @@ class CatalogChanges:
         self._placement = placement
 
     def make(self, edit: Callable[[Catalog], Catalog]) -> Catalog:
-        """Put what ``edit`` makes of the catalog in its place, and return it.
+        """Replace the catalog by the result of ``edit``, and return the new catalog.
 
-        ``edit`` may run several times, each time on a newer catalog; what it raises changes nothing. This worker acts
-        on the change at once, the others within ``placement.CATALOG_SECONDS``.
+        ``edit`` may run several times, each time on a newer catalog. If it raises, nothing changes. This worker acts on
+        the change at once, the other workers within ``pools.CATALOG_SECONDS``. Raises StoreUnavailable after TRIES
+        conflicts.
         """
         for _ in range(TRIES):
             catalog = self._management.catalog.get()
@@ -30,6 +31,7 @@ class CatalogChanges:
             if changed == catalog:
                 return catalog
             changed = replace(changed, version=catalog.version + 1)
+            # Fails if another request has replaced the version that was read: then edit() runs on the newer one.
             if self._management.catalog.replace(catalog=changed):
                 self._placement.forget_catalog()
                 return changed

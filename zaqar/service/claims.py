@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims: create, get, renew, release."""
+"""Claims: create, get, renew, release. The transports call it."""
 
 import logging
 import secrets
@@ -25,11 +25,12 @@ from zaqar.waiting.registry import Kind
 
 _log = logging.getLogger(__name__)
 
-_MOST_SETTLED = 10_000
+_MOST_FINISHED = 10_000
+"""Queues of which a process remembers that no dead letter is on its way to another store."""
 
 
 class Claimed(NamedTuple):
-    """A claim and the messages it holds, as they were at ``now``."""
+    """A claim and the messages that it holds, as they were at ``now``."""
 
     claim: Claim
     messages: list[Message]
@@ -44,14 +45,16 @@ class Claims:
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
         self._clock = clock
-        self._settled: dict[str, tuple[int, str]] = {}
+        self._finished_handovers: dict[str, tuple[int, str]] = {}
 
     def prepare(self, address: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
-        """A lease of the first free messages, or an answer without messages if none is free or the queue is missing.
+        """Prepare a claim of the first ``limit`` free messages.
 
-        The TTL of the claim starts when it is made. Messages that were claimed as often as the queue allows go to its
-        dead letter queue instead. Those that cannot be decrypted stay leased for a while and are not in the answer.
-        An attempt raises MessagesUnreadable if they are so many that the next request has to go on behind them.
+        The answer has no messages if none is free or the queue is missing. ``raw`` is the request body with TTL and
+        grace, which may be empty. The TTL starts when the claim is made. Exhausted messages, which were claimed as
+        often as the queue allows, go to its dead letter queue instead. Messages that cannot be decrypted stay leased
+        for a while and are not in the answer. An attempt raises MessagesUnreadable if there are very many of these;
+        then the next request continues after them.
         """
         ttl, grace = self._terms(raw)
         return Awaited(
@@ -63,7 +66,7 @@ class Claims:
         )
 
     def _terms(self, raw: bytes) -> tuple[int, int]:
-        """The TTL and the grace of a claim, from the body of a request, which may be empty."""
+        """Return the TTL and the grace of a claim, in seconds. ``raw`` is the request body and may be empty."""
         terms = parse_terms(raw, limits=self._limits) if raw else Terms()
         ttl = self._limits.default_claim_ttl if terms.ttl is None else terms.ttl
         return ttl, self._limits.default_claim_grace if terms.grace is None else terms.grace
@@ -82,9 +85,9 @@ class Claims:
         raise MessagesUnreadable
 
     def give_back(self, address: QueueName, claim_id: str) -> None:
-        """Release a claim that no client was told of. No stage is called, as no client has asked for it.
+        """Release a claim whose answer did not reach a client. No stage is called, because no client asked for it.
 
-        That the store is away is no error: then the claim ends by its TTL.
+        If the store does not answer, this is no error: the claim expires after its TTL.
         """
         with suppress(StoreUnavailable):
             Claims.release(self, address, claim_id)
@@ -92,37 +95,40 @@ class Claims:
     def _take(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
         now = claim.started
 
-        def take(known: ResolvedQueue) -> list[Message]:
-            dead_letters = self._bury(address, known, limit, now)
+        def take(resolved: ResolvedQueue) -> list[Message]:
+            dead_letters = self._move_exhausted(address, resolved, limit, now)
             try:
-                taken = known.store_ref.store.claims.claim(
-                    queue=known.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
+                taken = resolved.store_ref.store.claims.claim(
+                    queue=resolved.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 )
             except StaleQueue as stale:
                 if dead_letters is not None and dead_letters.queue is not None and stale.uid == dead_letters.queue.uid:
                     self._queues.refresh(address._replace(name=dead_letters.queue.name), create=True)
                 raise
             if dead_letters is not None and dead_letters.queue is not None and monotonic() >= self._hub.check_at:
-                self._hub.perhaps_received(dead_letters.queue, known.store_ref)
+                self._hub.may_have_received(dead_letters.queue, resolved.store_ref)
             return taken
 
         return self._queues.serve(address, take) or []
 
-    def _bury(self, address: QueueName, known: ResolvedQueue, limit: int, now: float) -> DeadLetters | None:
-        """What the claim has to do with exhausted messages; None if the queue has no dead letter queue.
+    def _move_exhausted(
+        self, address: QueueName, resolved: ResolvedQueue, limit: int, now: float
+    ) -> DeadLetters | None:
+        """Return the rule for exhausted messages that the claim has to apply; None if there is no dead letter queue.
 
-        If the dead letter queue is on another store, this call has moved them there. If that store is away, the
-        messages stay, the claim passes over them, and a later claim moves them. So a store that is away stops no
-        consumer of another store.
+        If the dead letter queue is on the same store, the claim moves exhausted messages itself, in its transaction. If
+        it is on another store, this call moves them before the claim. If that store does not answer, the messages stay,
+        the claim skips them, and a later claim moves them. So an outage of one store stops no consumer of another.
         """
-        rules = known.rules
+        rules = resolved.rules
         if rules.dead_letter_queue is None or rules.max_claim_count is None:
-            # The rule may have been removed while dead letters were on their way to another store.
-            if known.queue.generation > 1 and not self._is_settled(known, known):
-                brought = hand_over(
-                    known, known, most=NEVER, ttl=None, limit=limit, now=now, received=self._hub.received
+            # The rule may have been removed while a hand-over was unfinished. Then messages are still set aside, and
+            # this hands them over from the queue to itself, so that they can be claimed again.
+            if resolved.queue.generation > 1 and not self._is_handover_finished(resolved, resolved):
+                is_finished = hand_over(
+                    resolved, resolved, most=NEVER, ttl=None, limit=limit, now=now, received=self._hub.received
                 )
-                self._settle(known, known, brought)
+                self._note_handover(resolved, resolved, is_finished)
             return None
         passed_over = DeadLetters(None, rules.max_claim_count)
         ttl = rules.dead_letter_queue_messages_ttl
@@ -130,16 +136,16 @@ class Claims:
         try:
             target = self._queues.ensure(dead_letters)
         except StoreUnavailable:
-            _log.debug("The dead letter queue '%s' is away.", dead_letters.name)
+            _log.debug("The store of the dead letter queue '%s' does not answer.", dead_letters.name)
             return passed_over
-        in_one_store = target.store_ref is known.store_ref
-        if in_one_store and self._is_settled(known, target):
+        in_one_store = target.store_ref is resolved.store_ref
+        if in_one_store and self._is_handover_finished(resolved, target):
             return DeadLetters(target.queue, rules.max_claim_count, ttl)
-        if target.store_ref.away:
+        if target.store_ref.failed_recently:
             return passed_over
         try:
-            brought = hand_over(
-                known,
+            is_finished = hand_over(
+                resolved,
                 target,
                 most=rules.max_claim_count,
                 ttl=ttl,
@@ -151,29 +157,34 @@ class Claims:
             if stale.uid == target.queue.uid:
                 self._queues.refresh(dead_letters, create=True)
             raise
-        self._settle(known, target, brought)
+        self._note_handover(resolved, target, is_finished)
         return passed_over
 
-    def _is_settled(self, known: ResolvedQueue, target: ResolvedQueue) -> bool:
-        """Whether nothing can be left on its way from the time when the dead letters went to another store.
+    def _is_handover_finished(self, resolved: ResolvedQueue, target: ResolvedQueue) -> bool:
+        """Whether no message can still be set aside from a time when the dead letter queue was on another store.
 
-        Then the claim alone moves them within one store, as it always does without pools.
+        Then the claim alone moves exhausted messages within one store, as it always does without pools.
         """
-        return not self._queues.spread or self._settled.get(known.queue.uid) == _pair(known, target)
+        return not self._queues.spread or self._finished_handovers.get(resolved.queue.uid) == _pair(resolved, target)
 
-    def _settle(self, known: ResolvedQueue, target: ResolvedQueue, brought: bool) -> None:
-        if brought:
-            if len(self._settled) >= _MOST_SETTLED:
-                self._settled.clear()
-            self._settled[known.queue.uid] = _pair(known, target)
+    # The key has the generation of the queue, because a change of its rules may start a hand-over again.
+    def _note_handover(self, resolved: ResolvedQueue, target: ResolvedQueue, is_finished: bool) -> None:
+        if is_finished:
+            if len(self._finished_handovers) >= _MOST_FINISHED:
+                self._finished_handovers.clear()
+            self._finished_handovers[resolved.queue.uid] = _pair(resolved, target)
 
     def get(self, address: QueueName, claim_id: str) -> Claimed:
-        """A live claim and what it still holds, as far as that can be decrypted; NotFound otherwise."""
+        """Return a live claim with the messages that it still holds, without messages that cannot be decrypted.
+
+        Raises NotFound if there is no such claim, or if it is over.
+        """
         if not is_id(claim_id):
             raise _no_claim(address)
         now = self._clock()
         found = self._queues.serve(
-            address, lambda known: known.store_ref.store.claims.get(queue=known.queue, claim_id=claim_id, now=now)
+            address,
+            lambda resolved: resolved.store_ref.store.claims.get(queue=resolved.queue, claim_id=claim_id, now=now),
         )
         if found is None:
             raise _no_claim(address)
@@ -181,28 +192,31 @@ class Claims:
         return Claimed(claim, self._bodies.readable(address.project, held), now)
 
     def renew(self, address: QueueName, claim_id: str, raw: bytes) -> None:
-        """Start a live claim anew from now; what the request leaves out stays as it was."""
+        """Start the TTL of a live claim again from now. A field that the request body leaves out keeps its value.
+
+        Raises NotFound if there is no such claim, or if it is over.
+        """
         terms = parse_terms(raw, limits=self._limits)
         if not is_id(claim_id):
             raise _no_claim(address)
 
-        def start_anew(known: ResolvedQueue) -> bool:
-            known.store_ref.store.claims.renew(
-                queue=known.queue, claim_id=claim_id, ttl=terms.ttl, grace=terms.grace, now=self._clock()
+        def renew(resolved: ResolvedQueue) -> bool:
+            resolved.store_ref.store.claims.renew(
+                queue=resolved.queue, claim_id=claim_id, ttl=terms.ttl, grace=terms.grace, now=self._clock()
             )
             return True
 
-        if not self._queues.serve(address, start_anew):
+        if not self._queues.serve(address, renew):
             raise _no_claim(address)
 
     def release(self, address: QueueName, claim_id: str) -> None:
-        """End a claim; what it still holds is free at once. An absent one is fine."""
+        """End a claim. The messages that it still holds are free at once. An absent claim is no error."""
         if not is_id(claim_id):
             return
 
-        def release(known: ResolvedQueue) -> None:
-            known.store_ref.store.claims.release(queue=known.queue, claim_id=claim_id, now=self._clock())
-            self._hub.freed(known.queue)
+        def release(resolved: ResolvedQueue) -> None:
+            resolved.store_ref.store.claims.release(queue=resolved.queue, claim_id=claim_id, now=self._clock())
+            self._hub.freed(resolved.queue)
 
         self._queues.serve(address, release)
 
@@ -211,5 +225,5 @@ def _no_claim(address: QueueName) -> NotFound:
     return NotFound(f"There is no such claim on '{address.name}', or it is over.")
 
 
-def _pair(known: ResolvedQueue, target: ResolvedQueue) -> tuple[int, str]:
-    return known.queue.generation, target.queue.uid
+def _pair(resolved: ResolvedQueue, target: ResolvedQueue) -> tuple[int, str]:
+    return resolved.queue.generation, target.queue.uid

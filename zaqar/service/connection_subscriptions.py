@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions of WebSocket connections: created by a frame without a subscriber, ended with their connection.
+"""Subscriptions of WebSocket connections. They end when their connection closes. ``zaqar-websocket`` calls this module.
 
-The WebSocket process knows the subscriptions of its connections and removes them when a connection closes. Each is
-noted in the management store under the node, which is one run of that process, before it is stored. So if the process
-is killed, notifiers remove the subscriptions of the node when its lease is over.
+A client creates one by a frame without a subscriber. The WebSocket process keeps a list of the subscriptions of its
+connections and removes them when a connection closes. Before a subscription is stored, a note of it is stored under the
+node, which is one run of that process. So if the process is killed, notifiers find and remove the subscriptions of the
+node when its lease expires.
 """
 
 from __future__ import annotations
@@ -32,26 +33,27 @@ MAX_PER_CONNECTION = 1000
 """Subscriptions that one connection may have."""
 
 _LOOKED_AT = 10
-"""If a connection has as many subscriptions as it may, a request checks so many of them for having been deleted."""
+"""If a connection has MAX_PER_CONNECTION subscriptions, a request checks whether this many of them were deleted."""
 
 _BATCH = 500
 
 _ROUND = 10_000
-"""Subscriptions of a dead node that go before their queues are tidied up. Their ids are in memory until then."""
+"""Subscriptions of a condemned node that are removed before their queues are updated; their ids take memory."""
 
 _STEP_SECONDS = 0.5
+"""Time after which a long removal yields to its caller."""
 
 _OfQueues = dict[tuple[QueueName, str], list[str]]
 """Ids of removed subscriptions, by the name and the uid of their queue."""
 
 QUESTIONS = 4
-"""Calls of ``has_undelivered_before`` at a time. One store gets one less, so that it never holds up the others."""
+"""Simultaneous calls of ``has_undelivered_before``. One store gets one less, so that it cannot block all threads."""
 
 LATER_SECONDS = 15.0
-"""A delivery that is due later than that from now belongs to a message with a delay.
+"""A delivery that is due more than this time from now belongs to a message with a delay.
 
-A leased delivery is due when its lease ends. So this is longer than the leases of notifiers, with room for clocks of
-hosts that differ by some seconds.
+A leased delivery is due when its lease ends. So this time is longer than the leases of notifiers plus a clock skew of
+some seconds.
 """
 
 
@@ -63,18 +65,18 @@ class _Node:
 
 @dataclass(slots=True)
 class _State:
-    """The node of a process and its subscriptions. Take the lock to read or change them."""
+    """The node of a process and its subscriptions. Acquire the lock to read or change them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     node: _Node | None = None
     connections: dict[str, dict[str, Subscription]] = field(default_factory=dict)
-    """By connection and by uid of the queue: its subscriptions, from before each is stored."""
+    """The subscriptions by connection and by uid of the queue. A subscription is here before it is stored."""
     ended: dict[str, Subscription] = field(default_factory=dict)
-    """By id: subscriptions that are to be removed from the stores."""
+    """Subscriptions that have to be removed from the stores, by id."""
 
 
 class ConnectionSubscriptions:
-    """Every method may be called by any thread."""
+    """The subscriptions of the connections of this process. Threads may share it."""
 
     def __init__(
         self,
@@ -95,11 +97,11 @@ class ConnectionSubscriptions:
     # -- the process -------------------------------------------------------------------------------------------------
 
     def serve_as(self, node_id: str | None, is_open: Callable[[str], bool] = lambda connection: True) -> None:
-        """Create subscriptions for this node from now on; with None, refuse to create any.
+        """Create subscriptions for this node from now on. With None, refuse to create any.
 
-        ``is_open`` says whether this process holds a connection of that id. It must be false from before :meth:`end`
-        is called for a connection that has closed. Subscriptions of an earlier node are forgotten: that node was
-        condemned, so notifiers end them.
+        ``is_open`` says whether this process holds a connection with this id. It must return False before :meth:`end`
+        is called for a closed connection. Subscriptions of an earlier node are dropped from memory: that node was
+        condemned, so notifiers remove them.
         """
         with self._state.lock:
             self._state.node = None if node_id is None else _Node(node_id, is_open)
@@ -107,43 +109,44 @@ class ConnectionSubscriptions:
             self._state.ended.clear()
 
     def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool:
-        """Whether the subscription is one of this connection, as far as this process knows. It asks no store."""
+        """Whether the subscription belongs to this connection, by the memory of this process. It asks no store."""
         with self._state.lock:
             live = self._state.connections.get(connection, {}).get(queue_uid)
             return live is not None and live.id == subscription_id
 
     def has_any(self, connection: str) -> bool:
-        """Whether the connection has subscriptions, as far as this process knows."""
+        """Whether the connection has subscriptions, by the memory of this process."""
         with self._state.lock:
             return bool(self._state.connections.get(connection))
 
     def adopt(self, before: ConnectionSubscriptions) -> None:
-        """Go on with the node and the connections of ``before``, as the process has reloaded.
+        """Take over the node and the connections of ``before`` after the process has reloaded its configuration.
 
-        Both share them from now on, so requests that ``before`` serves at this moment end as usual.
+        Both objects share them from now on, so requests that ``before`` still serves end as usual.
         """
         self._state = before._state
 
     def subscribed(self) -> list[str]:
-        """The ids of all connections that have subscriptions."""
+        """Return the ids of all connections that have subscriptions."""
         with self._state.lock:
             return list(self._state.connections)
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """``DeliveryStore.has_undelivered_before`` for a subscription of this connection; False if it has ended.
+        """Whether the subscription has an undelivered message before ``number``. False if the subscription has ended.
 
-        Messages with a delay hold up none that were posted after them, unless their delay is about to end. Raises
-        StoreUnavailable, at once if the store failed a moment ago, and StoreBusy if it has enough such questions.
+        See ``DeliveryStore.has_undelivered_before``. A message with a delay does not block later messages unless its
+        delay is about to end. Raises StoreUnavailable, at once if the store failed a moment ago, and StoreBusy if the
+        store has the allowed number of such calls.
         """
         with self._state.lock:
             live = self._state.connections.get(connection, {}).get(queue_uid)
         if live is None:
             return False
-        known = self._queues.find(QueueName(live.project, live.kind, live.source), create=False)
-        if known is None or known.queue.uid != queue_uid:
+        resolved = self._queues.find(QueueName(live.project, live.kind, live.source), create=False)
+        if resolved is None or resolved.queue.uid != queue_uid:
             return False
-        with self._guard.asking(known.store_ref):
-            return known.store_ref.store.deliveries.has_undelivered_before(
+        with self._guard.asking(resolved.store_ref):
+            return resolved.store_ref.store.deliveries.has_undelivered_before(
                 queue_uid=queue_uid,
                 subscription_id=live.id,
                 number=number,
@@ -153,12 +156,11 @@ class ConnectionSubscriptions:
     # -- creation ----------------------------------------------------------------------------------------------------
 
     def create(self, context: Context, address: QueueName, raw: bytes, connection: str) -> str:
-        """Subscribe a connection of this process as a request body says; return the id of the subscription.
+        """Subscribe a connection of this process. Returns the id of the subscription, which is confirmed at once.
 
-        It is confirmed at once. The queue is created if it is missing. ``raw`` is a body without ``subscriber``.
-        Raises AlreadySubscribed if the connection has a subscription to this queue, Forbidden if it has
-        MAX_PER_CONNECTION, Conflict if the connection has closed, StoreUnavailable also while this process has no
-        node.
+        ``raw`` is a request body without ``subscriber``. The queue is created if it is missing. Raises
+        AlreadySubscribed if the connection has a subscription to this queue, Forbidden if it has MAX_PER_CONNECTION,
+        Conflict if the connection has closed, and StoreUnavailable, also if this process has no node.
         """
         wanted = parse_connection_creation(raw, source=address.name, project=address.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
@@ -172,26 +174,28 @@ class ConnectionSubscriptions:
         named = replace(wanted, subscriber=connection_subscriber(node.id, connection))
         for _ in range(TRIES):
             row = self._queues.ensure_row(address)
-            if not self._subscriptions.mark(address, row.uid, anew=False):
+            if not self._subscriptions.mark(address, row.uid, must_change=False):
                 continue
             self._check_absent(connection, row)
             made = replace(new_subscription(row, named, self._limits, self._clock()), state=CONFIRMED)
             created = False
             try:
-                created = self._store(node, connection, made) and self._subscriptions.mark(address, row.uid, anew=True)
+                created = self._store(node, connection, made) and self._subscriptions.mark(
+                    address, row.uid, must_change=True
+                )
             finally:
                 if not created:
                     self._abandon(node, connection, made)
             if created:
                 return made.id
-            # The queue was deleted at this moment, or an ended subscription was in the way. Retry.
+            # The queue was deleted meanwhile, or an ended subscription with this subscriber was still stored. Retry.
         raise StoreUnavailable
 
     def _check_number(self, connection: str) -> None:
         live = self._live(connection)
         if len(live) < MAX_PER_CONNECTION:
             return
-        # Some may have been deleted by requests, which need not have come to this process.
+        # Requests to other processes may have deleted some of them.
         for each in live[:_LOOKED_AT]:
             is_there = self._is_there(each)
             with self._state.lock:
@@ -199,7 +203,7 @@ class ConnectionSubscriptions:
                 if of_connection.get(each.queue_uid) is each:
                     del of_connection[each.queue_uid]
                     if is_there:
-                        # Back in at the end, so that the next request looks at others.
+                        # Move it to the end, so that the next request checks other ones.
                         of_connection[each.queue_uid] = each
                     else:
                         self._state.ended[each.id] = each
@@ -211,7 +215,7 @@ class ConnectionSubscriptions:
             return list(self._state.connections.get(connection, {}).values())
 
     def _check_absent(self, connection: str, row: Queue) -> None:
-        """Raise AlreadySubscribed if the connection has a subscription to the queue that was not deleted."""
+        """Raise AlreadySubscribed if the connection has a subscription to the queue that is still stored."""
         with self._state.lock:
             live = self._state.connections.get(connection, {}).get(row.uid)
         if live is not None and self._is_there(live):
@@ -224,7 +228,12 @@ class ConnectionSubscriptions:
         return there is not None and there.subscriber == subscription.subscriber
 
     def _store(self, node: _Node, connection: str, made: Subscription) -> bool:
-        """Store a subscription of an open connection; False if an ended one was in the way, which is removed."""
+        """Store a subscription of an open connection.
+
+        Returns False if the queue still had an ended subscription with this subscriber; that one is removed. The order
+        is: note, memory, subscription, note again. If the process is killed after a step, the note is stored, so
+        notifiers remove the subscription when the lease of the node expires.
+        """
         note = NodeSubscription(made.queue_uid, made.id)
         if not self._management.nodes.note(node_id=node.id, subscription=note):
             raise StoreUnavailable
@@ -235,7 +244,8 @@ class ConnectionSubscriptions:
             self._delete([placed], left)
             next(self._release(left), None)
             return False
-        # Once more, as the node may have been condemned, and its notes been read, before the subscription was stored.
+        # Note it again: a notifier may have condemned the node and read its notes before the subscription was stored.
+        # Then this call fails, and the caller removes the subscription.
         if not self._management.nodes.note(node_id=node.id, subscription=note):
             raise StoreUnavailable
         if not self.is_subscribed(connection, made.queue_uid, made.id):
@@ -243,17 +253,17 @@ class ConnectionSubscriptions:
         return True
 
     def _remember(self, node: _Node, connection: str, made: Subscription) -> None:
-        """Accept pushes for this subscription from now on."""
+        """Accept notifications for this subscription from now on."""
         with self._state.lock:
             if self._state.node is not node:
                 raise StoreUnavailable
-            # A connection that closes after this moment finds the subscription in ``end``.
+            # If the connection closes after this check, end() finds the subscription in ``connections``.
             if not node.is_open(connection):
                 raise Conflict("The connection is closed.")
             live = self._state.connections.setdefault(connection, {})
             before = live.get(made.queue_uid)
             if before is not None:
-                # It was deleted by a request, so that only its note is left.
+                # A request has deleted that subscription. Only its note is left and has to be removed.
                 self._state.ended[before.id] = before
             live[made.queue_uid] = made
 
@@ -270,19 +280,19 @@ class ConnectionSubscriptions:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def end(self, connection: str) -> None:
-        """End all subscriptions of a connection: it has closed, or its token is of another project from now on.
+        """End all subscriptions of a connection that has closed, or that has a token of another project from now on.
 
-        Nothing more is pushed from this moment. It asks no store: :meth:`remove_ended` removes them.
+        No notification is pushed after this call. It asks no store; :meth:`remove_ended` removes the subscriptions.
         """
         with self._state.lock:
             ended = self._state.connections.pop(connection, {})
             self._state.ended.update((each.id, each) for each in ended.values())
 
     def remove_ended(self) -> int:
-        """Remove up to 500 ended subscriptions and their deliveries from the stores; return how many were chosen.
+        """Remove up to 500 ended subscriptions and their deliveries from the stores. Returns how many were chosen.
 
-        0 if there are none. It blocks for about a second at most while the stores answer. Subscriptions that it has no
-        time for are left to a later call, behind the others. Raises StoreUnavailable; then all of them are.
+        It blocks for about a second at most if the stores answer. Subscriptions that it has no time for are moved to
+        the end of the list for a later call. Raises StoreUnavailable; then a later call removes all of them.
         """
         with self._state.lock:
             node = self._state.node
@@ -305,9 +315,9 @@ class ConnectionSubscriptions:
     def remove_of_node(self, node_id: str) -> Iterator[int]:
         """Remove all subscriptions of a condemned node, step by step, with their deliveries and notes.
 
-        Each step blocks for about a second at most while the stores answer; it yields how many subscriptions it has
-        removed. The subscriptions go first, as a few steps, and their queues are tidied up after that. A step that
-        raises StoreUnavailable ends it, and it may be begun again.
+        Each step blocks for about a second at most if the stores answer, and yields how many subscriptions it removed.
+        The subscriptions are removed first, in few steps, then their deliveries, then the notes. So if a step raises
+        StoreUnavailable or the process is killed, the notes are still stored, and the method can be called again.
         """
         while notes := self._management.nodes.list_subscriptions(node_id=node_id, limit=_ROUND):
             batches = [notes[start : start + _BATCH] for start in range(0, len(notes), _BATCH)]
@@ -328,14 +338,17 @@ class ConnectionSubscriptions:
         return [each for each in found if each is not None and is_of_node(each.subscriber, node_id)]
 
     def _delete(self, subscriptions: Sequence[Subscription], left: _OfQueues) -> int:
-        """Remove them from the management store; add the removed ones to ``left``, and return how many."""
+        """Remove subscriptions from the management store. Adds the removed ones to ``left``, and returns how many."""
         gone = self._management.subscriptions.delete_many(subscriptions=subscriptions) if subscriptions else []
         for each in gone:
             left.setdefault((QueueName(each.project, each.kind, each.source), each.queue_uid), []).append(each.id)
         return len(gone)
 
     def _release(self, left: _OfQueues) -> Iterator[None]:
-        """Have queues do without subscriptions that are gone. Each leaves ``left``; it yields every _STEP_SECONDS."""
+        """Remove the deliveries of removed subscriptions, and update their queues. Yields every _STEP_SECONDS.
+
+        A queue that is done is removed from ``left``.
+        """
         began = time.monotonic()
         while left:
             (address, uid), ids = next(iter(left.items()))

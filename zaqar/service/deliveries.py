@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delivery log of a subscription, and sending again."""
+"""The delivery log of a subscription, and sending deliveries again. The transports call it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from zaqar.storage.pools import Placement
 
 _BATCH = 500
 _MOST_BATCHES = 20
-"""Of the dead that one request sends again, so that it ends though they die again meanwhile."""
+"""Batches that one request sends again at most, so that it ends even if the deliveries fail again meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPage:
-    """The newest first. ``counts`` are of all that wait, and all that are dead, by state."""
+    """A page of deliveries, the newest first. ``counts`` has the number of all waiting and all dead ones, by state."""
 
     deliveries: list[Delivery]
     counts: Mapping[str, int]
@@ -39,10 +39,10 @@ class Deliveries:
     def list_page(
         self, address: QueueName, subscription_id: str, *, state: str | None, marker: str | None, limit: int
     ) -> DeliveryPage:
-        """At most ``limit`` deliveries in this state, older than the delivery with the id ``marker``.
+        """Return at most ``limit`` deliveries in this state, older than the delivery with the id ``marker``.
 
-        Raises NotFound if there is no such subscription. A marker of an earlier queue of this name begins at the
-        newest.
+        A marker of an earlier queue with this name is ignored: the page begins at the newest delivery. Raises NotFound
+        if there is no such subscription, and InvalidInput for an invalid state or marker.
         """
         check_state(state)
         if marker is not None and not is_message_id(marker):
@@ -60,9 +60,9 @@ class Deliveries:
         )
 
     def resend(self, address: QueueName, subscription_id: str, delivery_id: str) -> None:
-        """Send a delivery again that was made or given up.
+        """Send a delivery again that is done or dead.
 
-        Raises NotFound if there is none, and Conflict if it is under way.
+        Raises NotFound if there is no such delivery, and Conflict if it still waits or is being sent.
         """
         uid, store = self._find(address, subscription_id)
         number = sequence_of(uid, delivery_id)
@@ -79,7 +79,7 @@ class Deliveries:
         self._wake_notifiers()
 
     def resend_many(self, address: QueueName, subscription_id: str, raw: bytes) -> int:
-        """Send again what was given up, as a request body says; return how many."""
+        """Send all dead deliveries again; ``raw`` is the request body. Return how many were chosen."""
         parse_resend(raw)
         uid, store = self._find(address, subscription_id)
         sent = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flavors: define, list, change, remove."""
+"""Flavors: define, list, change, remove. The transports call it."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ MOST_FLAVORS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Flavor:
-    """A flavor as the catalog has it: the pools that name it, and what every one of their drivers can do."""
+    """A flavor: its pools, and the capabilities that all their drivers have."""
 
     name: str
     pool_list: list[str]
@@ -30,26 +30,29 @@ class Flavors:
         self._drivers = drivers
 
     def list_page(self, *, after: str, limit: int) -> list[Flavor]:
-        """The first ``limit`` flavors named after ``after``, ordered by name."""
+        """Return the first ``limit`` flavors with a name after ``after``, ordered by name."""
         catalog = self._management.catalog.get()
         return [
             self._flavor(catalog, name) for name in sorted(name for name in catalog.flavors if name > after)[:limit]
         ]
 
     def get(self, name: str) -> Flavor:
-        """Raises NotFound if there is none."""
+        """Return the flavor. Raises NotFound if there is none."""
         catalog = self._management.catalog.get()
         _check_exists(catalog, name)
         return self._flavor(catalog, name)
 
     def put(self, name: str, raw: bytes) -> None:
-        """Define the flavor, or define it anew, as the pools that a request body lists; they leave other flavors."""
+        """Define the flavor, or replace it, by the pools in a request body. These pools leave their other flavors.
+
+        Raises InvalidInput for a pool that does not exist, and Conflict if there are too many flavors.
+        """
         check_name(name, field="flavor_name")
         pool_list = parse_pool_list(raw)
         self._changes.make(lambda catalog: _with_flavor(catalog, name, pool_list))
 
     def patch(self, name: str, raw: bytes) -> Flavor:
-        """Give a flavor the pools that a request body lists, instead of those it has."""
+        """Replace the pools of a flavor by the pools in a request body. Raises NotFound if there is no such flavor."""
         pool_list = parse_pool_list(raw)
 
         def edit(catalog: Catalog) -> Catalog:
@@ -59,9 +62,9 @@ class Flavors:
         return self._flavor(self._changes.make(edit), name)
 
     def delete(self, name: str) -> None:
-        """Remove a flavor; an absent one is fine. Its pools serve queues without a flavor from then on.
+        """Remove a flavor. An absent flavor is no error. Its pools get new queues without a flavor from then on.
 
-        Queues that were placed by it stay where they are.
+        The queues that have this flavor stay on their pools.
         """
         self._changes.make(lambda catalog: _without_flavor(catalog, name))
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health: whether the stores answer, how each operation fares, and what "stored" survives."""
+"""Health: whether the stores answer, whether each operation works, and which failures a stored message survives.
+
+The transports call it for ``/v2/ping`` and ``/v2/health``, and ``zaqar-status`` and the server call it at start.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,15 @@ T = TypeVar("T")
 _CLIENT = "health"
 
 REPORT_SECONDS = 10.0
-"""Within this time there is a report, whichever store is silent."""
+"""The report is complete after this time, even if a store does not answer."""
 
-_PLACES_SECONDS = 6.0
-"""Of these, what may be spent on finding out which stores there are: longer than a management store takes to fail."""
+_LISTING_SECONDS = 6.0
+"""Part of REPORT_SECONDS for listing the stores: longer than a management store takes to report a failure."""
 
 _MOST_THREADS = 32
 
 _SILENT: Mapping[str, bool | None] = {"reachable": False, "service_user_accepted": None}
-"""What is known of a Keystone that does not answer."""
+"""The result for a Keystone that does not answer."""
 
 OPERATIONS = (
     "create_queue",
@@ -48,14 +51,14 @@ OPERATIONS = (
 
 
 class KeystoneCheck(Protocol):
-    """Whether Keystone lets the service itself in."""
+    """Checks whether Keystone accepts the service user."""
 
     def check(self) -> str | None:
-        """None if it does, otherwise what is wrong; raises StoreUnavailable if Keystone does not answer."""
+        """Return None if it does, otherwise what is wrong. Raises StoreUnavailable if Keystone does not answer."""
 
 
 class _Finding(NamedTuple):
-    """What is known of one store when the report is made; None is a part that failed, or was not there in time."""
+    """The result for one store. A part is None if it failed or did not end in time."""
 
     store_ref: StoreRef
     tried: Mapping[str, Any]
@@ -68,7 +71,7 @@ class _Finding(NamedTuple):
 
     @property
     def failed(self) -> list[str]:
-        """The parts that are not known, by name."""
+        """The names of the parts that failed or are missing."""
         parts = {"message_volume": self.volume, "durability": self.durability}
         unknown = [name for name, found in parts.items() if found is None]
         return [name for name, status in self.tried.items() if not status["succeeded"]] + unknown
@@ -82,8 +85,8 @@ class _Finding(NamedTuple):
         }
 
 
-class _Look:
-    """A look at one store. Its two parts run side by side, and each writes only what is its own."""
+class _StoreCheck:
+    """Checks one store. Its two parts run in parallel, and each part writes attributes of its own."""
 
     def __init__(self, store_ref: StoreRef, clock: Clock) -> None:
         self._store_ref = store_ref
@@ -98,9 +101,9 @@ class _Look:
             self._durability = dict(self._store_ref.store.durability())
 
     def try_operations_and_count(self) -> None:
-        """Count the messages afterwards, or those of the operations would be among them."""
+        """Try the operations, then count the messages, so that the messages of the operations are not counted."""
         self._try_operations()
-        # A store that does not even take a queue is away, and is not waited for twice.
+        # If no queue can be created, the store does not answer. Do not wait for it a second time.
         if self._tried["create_queue"]["succeeded"] and not self._is_over:
             with _logged("message_volume"):
                 self._volume = self._store_ref.store.volume(now=self._clock())
@@ -129,18 +132,18 @@ class _Look:
         }
         failed: dict[str, Any] | None = None
         for name, operation in operations.items():
-            # The queue goes whatever failed after it was made.
+            # If the queue was created, it is deleted, whichever operation failed after that.
             if failed is None or (name == "delete_queue" and self._tried["create_queue"]["succeeded"]):
                 self._tried[name] = _time(name, operation)
                 failed = failed or (None if self._tried[name]["succeeded"] else self._tried[name])
             else:
                 self._tried[name] = {**failed, "seconds": 0.0}
             if self._is_over and failed is None:
-                # The report is made. Nothing more is tried, but the queue still goes.
+                # The report is complete. No further operation is tried, but the queue is still deleted.
                 failed = _fail()
 
     def end(self, seconds: float) -> _Finding:
-        """What is known after so many seconds; an operation without an answer has failed."""
+        """Return the result after ``seconds``. An operation without an answer has failed."""
         self._is_over = True
         tried = dict(self._tried)
         missing = [name for name in OPERATIONS if name not in tried]
@@ -167,14 +170,14 @@ class Health:
         self._clock = clock
 
     def ping(self) -> None:
-        """Return when the management store and a message store answer, raise StoreUnavailable otherwise.
+        """Return if the management store and a message store answer. Raises StoreUnavailable if not.
 
-        With pools one of their stores is enough, as this service still serves the queues on it; none is missed while
-        none is registered.
+        With pools, one store that answers is enough, because this service still serves the queues on it. If no pool is
+        registered, the management store alone is asked.
         """
         self._management.ping()
-        # What answered a moment ago is asked first, so that a store that is away costs no waiting.
-        store_refs = sorted(self._placement.stores_in_use(), key=lambda store_ref: store_ref.away)
+        # Stores that failed a moment ago come last, so that the call does not wait for them.
+        store_refs = sorted(self._placement.stores_in_use(), key=lambda store_ref: store_ref.failed_recently)
         for store_ref in store_refs[:1]:
             try:
                 store_ref.store.ping()
@@ -184,27 +187,26 @@ class Health:
                     raise
 
     def report(self) -> dict[str, Any]:
-        """The state of the stores at one look, after REPORT_SECONDS at the latest.
+        """Return the state of all stores, after REPORT_SECONDS at the latest.
 
-        Each message operation is tried and timed on a queue that no project can name and that leaves no trace. What
-        comes after an operation that fails is not tried. The stores, and the parts of what is found of each, are looked
-        at side by side. ``failed`` names those parts of the report, and of each store, that could not be found out, or
-        not in time; the rest is told.
+        Each message operation is tried and timed on a temporary queue that no project can name; it is deleted
+        afterwards. The operations after a failed one are not tried. All stores are checked in parallel. ``failed`` has
+        the names of the parts of the report, and of each store, that failed or did not end in time.
         """
         started = time.monotonic()
-        with _SideBySide() as tasks:
+        with _ParallelTasks() as tasks:
             pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
             listed = tasks.begin(self._store_refs)
-            asked = None if self._keystone is None else tasks.begin(partial(_look_at_keystone, self._keystone))
-            tasks.wait([listed], until=started + _PLACES_SECONDS)
+            asked = None if self._keystone is None else tasks.begin(partial(_check_keystone, self._keystone))
+            tasks.wait([listed], until=started + _LISTING_SECONDS)
             store_refs = tasks.answer(listed)
-            looks = [_Look(store_ref, self._clock) for store_ref in store_refs or ()]
-            for look in looks:
-                tasks.begin(look.try_operations_and_count)
-                tasks.begin(look.ask_durability)
+            checks = [_StoreCheck(store_ref, self._clock) for store_ref in store_refs or ()]
+            for check in checks:
+                tasks.begin(check.try_operations_and_count)
+                tasks.begin(check.ask_durability)
             tasks.wait(tasks.begun, until=started + REPORT_SECONDS)
             catalog = tasks.answer(pinged)
-            findings = [look.end(time.monotonic() - started) for look in looks]
+            findings = [check.end(time.monotonic() - started) for check in checks]
             keystone = None if asked is None else tasks.answer(asked) or _SILENT
         catalog_reachable = catalog is not None and catalog["succeeded"]
         stores_reachable = all(finding.reachable for finding in findings)
@@ -237,16 +239,18 @@ class Health:
             return None
 
     def survey(self) -> dict[str | None, str | None]:
-        """What an acknowledged message survives, by the name of the pool; None if the store is away."""
+        """Return which failures a stored message survives, by pool name; None if the store does not answer."""
         store_refs = self._placement.stores_in_use()
         return {
             store_ref.name: found
-            for store_ref, found in zip(store_refs, fan_out(_survival, store_refs, seconds=REPORT_SECONDS), strict=True)
+            for store_ref, found in zip(
+                store_refs, fan_out(_find_survival, store_refs, seconds=REPORT_SECONDS), strict=True
+            )
         }
 
 
-class _SideBySide:
-    """Tasks in threads of their own. One that is not waited for any longer ends by the time-out of its driver."""
+class _ParallelTasks:
+    """Runs tasks in threads. A task that is still running at exit ends after the time-out of its driver."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(_MOST_THREADS)
@@ -264,19 +268,19 @@ class _SideBySide:
         return future
 
     def wait(self, futures: Sequence[Future[Any]], *, until: float) -> None:
-        """Until all have ended, or until that time (``time.monotonic``). Raises what a task did not expect."""
+        """Wait for all, at most until ``until`` (``time.monotonic``). Raises an unexpected exception of a task."""
         done, _ = wait(futures, max(0.0, until - time.monotonic()))
         for future in done:
             future.result()
 
     def answer(self, future: Future[T]) -> T | None:
-        """None if the task has not ended."""
+        """Return the result of a task, None if it has not ended."""
         return future.result() if future.done() else None
 
 
 @contextmanager
 def _logged(part: str) -> Iterator[None]:
-    """A part of the report that a store has no answer to is missing from it, and the log says why."""
+    """If a store does not answer, log why, and leave this part out of the report."""
     try:
         yield
     except StoreUnavailable:
@@ -284,7 +288,7 @@ def _logged(part: str) -> Iterator[None]:
 
 
 def _fail() -> dict[str, Any]:
-    """The status of an operation that had no answer."""
+    """Make the status of an operation that had no answer."""
     return {"succeeded": False, "seconds": 0.0, "ref": secrets.token_hex(8)}
 
 
@@ -295,12 +299,12 @@ def _time(name: str, operation: Callable[[], object]) -> dict[str, Any]:
         operation()
     except StoreUnavailable as exc:
         reference = secrets.token_hex(8)
-        # One line for each look, as the report names it; the outage itself is logged once.
+        # One line for each report, because the report shows the reference. The outage itself is logged only once.
         _log.error("health: %s failed, reference %s: %s", name, reference, exc.__cause__ or exc)
     return {"succeeded": reference is None, "seconds": time.monotonic() - started, "ref": reference}
 
 
-def _look_at_keystone(keystone: KeystoneCheck) -> Mapping[str, bool | None]:
+def _check_keystone(keystone: KeystoneCheck) -> Mapping[str, bool | None]:
     try:
         problem = keystone.check()
     except StoreUnavailable as exc:
@@ -320,18 +324,18 @@ def _answers(store_ref: StoreRef) -> bool:
     return True
 
 
-def _survival(store_ref: StoreRef) -> str | None:
+def _find_survival(store_ref: StoreRef) -> str | None:
     try:
         return store_ref.store.durability().get("survives", "")
     except StoreUnavailable:
         return None
 
 
-def _merge(looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Each operation as it fared on all stores: the longest time, and what failed first."""
+def _merge(statuses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the status of each operation on all stores: the longest time, and the first failure."""
     merged: dict[str, Any] = {}
-    for name in OPERATIONS if looks else ():
-        each = [look[name] for look in looks]
+    for name in OPERATIONS if statuses else ():
+        each = [status[name] for status in statuses]
         failed = next((status for status in each if not status["succeeded"]), None)
         worst = failed or each[0]
         merged[name] = {**worst, "seconds": max(status["seconds"] for status in each)}

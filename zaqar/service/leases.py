@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leases that the service itself takes on messages: to pop encrypted ones, and to pass over what cannot be read.
+"""Leases that the service itself takes on messages: to pop encrypted messages, and to skip unreadable ones.
 
-No store can decrypt, so none can say in one step whether a message may be removed. An encrypted message is leased,
-decrypted, then removed under the lease: whatever a process that is killed in between leaves is free again when the
-lease ends, and what cannot be decrypted is not removed at all.
+A store cannot decrypt, so it cannot decide in one step whether a message may be removed. A pop of an encrypted message
+leases it, decrypts it, and removes it under the lease. If the process is killed in between, the message is free again
+when the lease ends. A message that cannot be decrypted is not removed. ``Messages`` and ``Claims`` use this module.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from zaqar.service.queue_cache import ResolvedQueue
 from zaqar.service.queues import Queues
 
 POP_SECONDS = 30
-"""How long a pop leases messages that have to be decrypted before they may be removed."""
+"""How long a pop leases encrypted messages. It decrypts and removes them within this time."""
 
 _SAFE_SECONDS = 15
-"""What has to be left of a lease when its messages are removed: longer than a store takes, and than clocks differ.
+"""A pop removes its messages only while its lease has this long to go: more than a store call and the clock skew.
 
-A store does not say which messages it found gone. So a pop must not ask for the removal when somebody else may have
-leased the messages by the time at which the store gets to it; then both would answer them.
+The removal does not report messages that are already gone. If the lease could expire before the store handles the
+removal, another client could lease the messages meanwhile, and both would return them.
 """
 
 
@@ -37,10 +37,10 @@ class Leases:
         self._clock = clock
 
     def pop(self, address: QueueName, *, limit: int) -> tuple[list[Message], bool]:
-        """Take the first free messages that can be read out for good; none only if no message was free.
+        """Remove and return the first free messages that can be decrypted; none only if no message was free.
 
-        Also returns whether it has leased as many as it may, so that more may be free. Raises MessagesUnreadable if so
-        many of the first ones cannot be read that the next request has to go on.
+        Also returns whether it leased ``limit`` messages, so that more may be free. Raises MessagesUnreadable if very
+        many of the first messages cannot be decrypted; a retry continues after them.
         """
         for _ in range(MOST_ROUNDS):
             claim = Claim(secrets.token_hex(12), POP_SECONDS, 0, self._clock())
@@ -56,22 +56,22 @@ class Leases:
     def _lease(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
         leased = self._queues.serve(
             address,
-            lambda known: known.store_ref.store.claims.claim(
-                queue=known.queue, claim=claim, limit=limit, now=claim.started
+            lambda resolved: resolved.store_ref.store.claims.claim(
+                queue=resolved.queue, claim=claim, limit=limit, now=claim.started
             ),
         )
         return leased or []
 
     def _remove(self, address: QueueName, claim: Claim, leased: list[Message]) -> bool:
-        """Remove messages under the claim, all or nothing; False if the claim is over, or nearly."""
+        """Remove messages under the claim, all or none. Returns False if the claim is over or about to expire."""
 
-        def remove(known: ResolvedQueue) -> bool:
+        def remove(resolved: ResolvedQueue) -> bool:
             now = self._clock()
-            if known.queue.uid != leased[0].queue_uid or now > claim.expires - _SAFE_SECONDS:
+            if resolved.queue.uid != leased[0].queue_uid or now > claim.expires - _SAFE_SECONDS:
                 return False
             numbers = [message.sequence for message in leased]
-            known.store_ref.store.messages.delete_many(
-                queue=known.queue, sequences=numbers, claim_ids={claim.id}, now=now
+            resolved.store_ref.store.messages.delete_many(
+                queue=resolved.queue, sequences=numbers, claim_ids={claim.id}, now=now
             )
             return True
 
@@ -81,21 +81,22 @@ class Leases:
             return False
 
     def pass_over(self, address: QueueName, claim_id: str) -> None:
-        """Leave alone for a while what the claim still holds: it cannot be read, and others come past it meanwhile.
+        """Renew the lease on messages that cannot be decrypted, so that other clients skip them for a while.
 
-        Without a grace, so that this adds to the life of a message no more than the lease itself.
+        The lease has no grace, so it does not make messages live longer than the lease itself.
         """
 
-        def renew(known: ResolvedQueue) -> None:
-            known.store_ref.store.claims.renew(
-                queue=known.queue, claim_id=claim_id, ttl=PASSED_OVER_SECONDS, grace=0, now=self._clock()
+        def renew(resolved: ResolvedQueue) -> None:
+            resolved.store_ref.store.claims.renew(
+                queue=resolved.queue, claim_id=claim_id, ttl=PASSED_OVER_SECONDS, grace=0, now=self._clock()
             )
 
-        # What was popped has to be answered. Without the renewal the messages are met again a little sooner.
+        # The caller has messages to return, so an error must not end the request. Without the renewal the unreadable
+        # messages are free a little earlier.
         with suppress(NotFound, StoreUnavailable):
             self._queues.serve(address, renew)
 
 
 def _as_popped(message: Message) -> Message:
-    """The message without the lease that the pop took, which is none of a consumer."""
+    """Return the message without the lease of the pop, which does not count as a claim of a consumer."""
     return replace(message, claim_id=None, claim_count=message.claim_count - 1)

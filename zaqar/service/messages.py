@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages: post, list, get, delete, pop."""
+"""Messages: post, list, get, delete, pop. The transports call it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from zaqar.waiting.registry import Kind
 
 
 class MessagePage(NamedTuple):
-    """Messages as they were at ``now``. ``delays`` says that the queue delays its messages by default."""
+    """Messages as they were at ``now``. ``delays``: the queue delays its messages by default."""
 
     messages: list[Message]
     now: float
@@ -47,7 +47,7 @@ class MessagePage(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a page shows, but for the client whose messages are left out of it."""
+    """The parameters of a page, without the client whose messages are left out. Equal listings share a read."""
 
     address: QueueName
     marker: str | None
@@ -66,59 +66,63 @@ class Messages:
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
         self._clock = clock
-        # PERF: found out once, so that a hook nobody wrote costs a post nothing.
+        # PERF: collected once, so that a hook that no stage has takes no time of a post.
         self._before = hooks_of(stages, "before_post")
         self._after = hooks_of(stages, "after_post")
 
     def without_stages(self) -> Self:
-        """The same for the service's own posts, such as dead letters: they pass no stage of an operator."""
+        """Return a copy for posts of the service itself, such as failed deliveries. It skips the operator's stages."""
         bare = copy.copy(self)
         bare._before = []
         bare._after = [hook for hook in self._after if isinstance(getattr(hook, "__self__", None), Notifier)]
         return bare
 
     def post(self, context: Context, address: QueueName, raw: bytes, *, encrypt: bool = False) -> list[str]:
-        """Store the messages of a request body, all or none, in a queue that is created if it is missing.
+        """Store the messages of a request body, all or none, and return their ids in order.
 
-        With ``encrypt`` they are encrypted in a queue that is not as well. Returns their ids, in order.
+        The queue is created if it is missing. With ``encrypt`` the messages are encrypted even if the queue is not.
+        Raises InvalidInput, the errors of stages, CannotEncrypt and StoreUnavailable.
         """
         posted = parse_post(raw)
-        # PERF: what Queues.serve does, without its two calls more: this is the path that is walked most.
-        known = self._queues.find(address, create=True)
+        # PERF: the same steps as in Queues.serve, but two calls less, because no path is taken more often than this
+        # one.
+        resolved = self._queues.find(address, create=True)
         for _ in range(TRIES):
-            if known is None:
+            if resolved is None:
                 break
             try:
-                ids = self._store(context, known, posted, len(raw), encrypt)
+                ids = self._store(context, resolved, posted, len(raw), encrypt)
             except (StaleQueue, InvalidInput) as signal:
-                known = self._queues.resolve_again(address, known, signal, create=True)
+                resolved = self._queues.resolve_again(address, resolved, signal, create=True)
             except PostEnded as ended:
                 return ended.ids
             else:
                 if monotonic() >= self._hub.check_at:
-                    self._hub.posted(known.queue, known.store_ref, ids)
-                # Not in the try: what is stored must not be stored once more, whatever a stage raises.
+                    self._hub.posted(resolved.queue, resolved.store_ref, ids)
+                # Outside of the try: an error of these hooks must not store the messages a second time.
                 for hook in self._after:
                     try:
-                        hook(context, known.queue, ids)
-                    except BaseException as exc:  # noqa: BLE001 - raised again if no stage has raised it
+                        hook(context, resolved.queue, ids)
+                    except BaseException as exc:  # noqa: BLE001 - note_failure() raises it again if it came from outside
                         note_failure(hook, exc)
                 return ids
         raise StoreUnavailable
 
     def _store(
-        self, context: Context, known: ResolvedQueue, posted: list[WireDraft], size: int, encrypt: bool
+        self, context: Context, resolved: ResolvedQueue, posted: list[WireDraft], size: int, encrypt: bool
     ) -> list[str]:
-        queue = known.queue
-        drafts = make_drafts(posted, size=size, rules=known.rules, limits=self._limits)
+        queue = resolved.queue
+        drafts = make_drafts(posted, size=size, rules=resolved.rules, limits=self._limits)
         if self._before:
-            drafts = run_before_post(self._before, context, known, drafts, self._limits)
+            drafts = run_before_post(self._before, context, resolved, drafts, self._limits)
         now = self._clock()
-        if known.rules.encrypt or encrypt:
-            # Last, so that stages and limits see what was posted.
+        if resolved.rules.encrypt or encrypt:
+            # Last, so that stages and limits see the plain bodies.
             drafts = self._bodies.seal(queue, drafts, now)
-        stored = known.store_ref.store.messages.post(queue=queue, drafts=drafts, client_id=context.client_id, now=now)
-        # PERF: ``message_id`` of each, without a call of our own for each.
+        stored = resolved.store_ref.store.messages.post(
+            queue=queue, drafts=drafts, client_id=context.client_id, now=now
+        )
+        # PERF: model.message_id() for each, without a call for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]
 
     def prepare_list(
@@ -132,10 +136,11 @@ class Messages:
         include_claimed: bool,
         include_delayed: bool,
     ) -> Awaited[MessagePage]:
-        """A page after the message that ``marker`` was the id of; empty for a missing queue.
+        """Prepare a page of the messages after the one with the id ``marker``; empty for a missing queue.
 
-        A marker of another queue, or of an earlier one of this name, is no position in this queue: the page begins at
-        its start, so that a consumer that follows a queue through its re-creation misses nothing.
+        A marker of another queue, or of an earlier queue with this name, is no position in this queue. Then the page
+        begins at its start, so that a consumer misses nothing if the queue is deleted and created again. Raises
+        InvalidInput if ``marker`` is not the id of a message.
         """
         if marker is not None and not is_message_id(marker):
             raise InvalidInput("marker", "must be the id of a message")
@@ -146,25 +151,25 @@ class Messages:
             page = self._read(listing, excluded) if version is None else self._read_shared(listing, excluded, version)
             return Attempt(page, is_served=bool(page.messages), is_full=False)
 
-        # Also if it shows all messages: READERs are limited as streams.
+        # FREE_READER also if the page shows all messages, because READERs count against the limit of streams.
         return Awaited(address, Kind.FREE_READER, attempt, lambda: MessagePage([], self._clock()), unchanged)
 
     def _read_shared(self, listing: _Listing, excluded: str | None, version: int) -> MessagePage:
-        """The same as :meth:`_read`. All that wait at the same position are served by one read."""
+        """Do the same as :meth:`_read`, but with one read for all requests that wait at the same position."""
         page = self._hub.shared.read(listing, version, lambda: self._read(listing, None))
         shown = [message for message in page.messages if message.client_id != excluded]
         if len(shown) < len(page.messages) == listing.limit:
-            # Messages of the client itself have taken the room of others.
+            # The client's own messages filled the page, so there may be others behind them. Read again without them.
             return self._read(listing, excluded)
         return page._replace(messages=shown)
 
     def _read(self, listing: _Listing, excluded: str | None) -> MessagePage:
         address, marker, now = listing.address, listing.marker, self._clock()
 
-        def read(known: ResolvedQueue) -> MessagePage:
-            messages = known.store_ref.store.messages.list_after(
-                queue=known.queue,
-                after=(sequence_of(known.queue.uid, marker) or 0) if marker else 0,
+        def read(resolved: ResolvedQueue) -> MessagePage:
+            messages = resolved.store_ref.store.messages.list_after(
+                queue=resolved.queue,
+                after=(sequence_of(resolved.queue.uid, marker) or 0) if marker else 0,
                 limit=listing.limit,
                 now=now,
                 exclude_client=excluded,
@@ -172,12 +177,12 @@ class Messages:
                 include_delayed=listing.include_delayed,
             )
             shown = self._bodies.show(address.project, messages)
-            return MessagePage(shown, now, known.rules.default_message_delay > 0)
+            return MessagePage(shown, now, resolved.rules.default_message_delay > 0)
 
         return self._queues.serve(address, read) or MessagePage([], now)
 
     def get(self, address: QueueName, message: str) -> MessagePage:
-        """A page of that one message; raises NotFound if it is absent, MessageUnreadable if it cannot be decrypted."""
+        """Return a page with this message. Raises NotFound, and MessageUnreadable if it cannot be decrypted."""
         page = self._find(address, [message])
         error = page.messages[0].error
         if error is not None:
@@ -185,7 +190,7 @@ class Messages:
         return page
 
     def get_many(self, address: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
-        """The messages with these ids that exist, in queue order. Raises NotFound if none does.
+        """Return the messages with these ids that exist, in queue order. Raises NotFound if none exists.
 
         ``field`` is the name of the list in the request, for the error if it is empty or too long.
         """
@@ -195,8 +200,8 @@ class Messages:
         now = self._clock()
         messages = self._queues.serve(
             address,
-            lambda known: known.store_ref.store.messages.get(
-                queue=known.queue, sequences=_sequences(known, ids), now=now
+            lambda resolved: resolved.store_ref.store.messages.get(
+                queue=resolved.queue, sequences=_sequences(resolved, ids), now=now
             ),
         )
         if not messages:
@@ -204,23 +209,29 @@ class Messages:
         return MessagePage(self._bodies.show(address.project, messages), now)
 
     def delete(self, address: QueueName, message: str, *, claim_id: str | None) -> None:
-        """Delete one message, under its claim if it has one; an absent one is fine."""
+        """Delete a message. If it is claimed, ``claim_id`` has to be that of its claim. An absent message is no error.
+
+        Raises ClaimOver if the claim does not hold the message, and Forbidden if the message is claimed and no claim is
+        given.
+        """
         if claim_id is not None:
             check_id(claim_id, field="claim_id")
         now = self._clock()
 
-        def remove(known: ResolvedQueue) -> None:
-            sequence = sequence_of(known.queue.uid, message)
+        def remove(resolved: ResolvedQueue) -> None:
+            sequence = sequence_of(resolved.queue.uid, message)
             if sequence is None:
                 return
             if claim_id is None and self._limits.message_delete_with_claim_id:
-                self._refuse_unclaimed_delete(known, sequence, now)
-            known.store_ref.store.messages.delete(queue=known.queue, sequence=sequence, claim_id=claim_id, now=now)
+                self._refuse_unclaimed_delete(resolved, sequence, now)
+            resolved.store_ref.store.messages.delete(
+                queue=resolved.queue, sequence=sequence, claim_id=claim_id, now=now
+            )
 
         self._queues.serve(address, remove)
 
-    def _refuse_unclaimed_delete(self, known: ResolvedQueue, sequence: int, now: float) -> None:
-        found = known.store_ref.store.messages.get(queue=known.queue, sequences=[sequence], now=now)
+    def _refuse_unclaimed_delete(self, resolved: ResolvedQueue, sequence: int, now: float) -> None:
+        found = resolved.store_ref.store.messages.get(queue=resolved.queue, sequences=[sequence], now=now)
         if found and found[0].claim_id is not None:
             raise Forbidden("The message is claimed; give its claim_id.")
         if found:
@@ -243,16 +254,16 @@ class Messages:
         now = self._clock()
         self._queues.serve(
             address,
-            lambda known: known.store_ref.store.messages.delete_many(
-                queue=known.queue, sequences=_sequences(known, wanted), claim_ids=claims, now=now
+            lambda resolved: resolved.store_ref.store.messages.delete_many(
+                queue=resolved.queue, sequences=_sequences(resolved, wanted), claim_ids=claims, now=now
             ),
         )
 
     def prepare_pop(self, address: QueueName, *, limit: int) -> Awaited[MessagePage]:
-        """Take the first free messages out for good; empty for a missing queue.
+        """Prepare to remove and return the first ``limit`` free messages; none for a missing queue.
 
-        An attempt raises MessagesUnreadable if so many of them cannot be decrypted that the next request has to go on
-        behind them.
+        An attempt raises MessagesUnreadable if very many of the first messages cannot be decrypted; then the next
+        request continues after them.
         """
         return Awaited(
             address,
@@ -265,15 +276,15 @@ class Messages:
     def _attempt_pop(self, address: QueueName, limit: int) -> Attempt[MessagePage]:
         now = self._clock()
 
-        def take(known: ResolvedQueue) -> list[Message] | None:
+        def take(resolved: ResolvedQueue) -> list[Message] | None:
             try:
                 return (
                     None
-                    if known.rules.encrypt
-                    else known.store_ref.store.messages.pop(queue=known.queue, limit=limit, now=now)
+                    if resolved.rules.encrypt
+                    else resolved.store_ref.store.messages.pop(queue=resolved.queue, limit=limit, now=now)
                 )
             except SealedMessages:
-                # Such as dead letters of an encrypted queue, in one that is not.
+                # The queue is not encrypted, but it may hold dead letters of an encrypted queue.
                 return None
 
         popped = self._queues.serve(address, take)
@@ -284,6 +295,6 @@ class Messages:
         return Attempt(MessagePage(popped, now), bool(popped), is_full)
 
 
-def _sequences(known: ResolvedQueue, ids: list[str]) -> list[int]:
-    found = (sequence_of(known.queue.uid, id_) for id_ in ids)
+def _sequences(resolved: ResolvedQueue, ids: list[str]) -> list[int]:
+    found = (sequence_of(resolved.queue.uid, id_) for id_ in ids)
     return [sequence for sequence in found if sequence is not None]

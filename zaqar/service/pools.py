@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools: register, list, change, remove."""
+"""Pools: register, list, change, remove. The transports call it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _MOST_CHARACTERS = 300
 
 MOST_POOLS = 1000
-"""They are one record, which each worker reads every few seconds."""
+"""All pools are one record, which each worker reads every few seconds."""
 
 
 class Pools:
@@ -31,26 +31,29 @@ class Pools:
         self._drivers = drivers
 
     def list_page(self, *, after: str, limit: int) -> list[Pool]:
-        """The first ``limit`` pools named after ``after``, ordered by name."""
+        """Return the first ``limit`` pools with a name after ``after``, ordered by name."""
         pools = self._management.catalog.get().pools
         return sorted((pool for pool in pools if pool.name > after), key=lambda pool: pool.name)[:limit]
 
     def get(self, name: str) -> Pool:
-        """Raises NotFound if there is none."""
+        """Return the pool. Raises NotFound if there is none."""
         return _find(self._management.catalog.get(), name)
 
     def put(self, name: str, raw: bytes) -> None:
-        """Register the pool that a request body describes, in place of one of that name; its store has to answer."""
+        """Register the pool that a request body describes, or replace the pool with this name.
+
+        Raises InvalidInput if its store does not answer, and Conflict if another pool has the same URI.
+        """
         check_name(name, field="pool_name")
         self._change(name, lambda catalog: parse_pool(raw, name=name, old=catalog.pool(name)))
 
     def patch(self, name: str, raw: bytes) -> Pool:
-        """Change the fields that a request body names; a changed store has to answer."""
+        """Change the fields in a request body. Raises NotFound, and InvalidInput if a changed store does not answer."""
         changes = parse_patch(raw)
         return self._change(name, lambda catalog: apply_patch(changes, _find(catalog, name)))
 
     def _change(self, name: str, describe: Callable[[Catalog], Pool]) -> Pool:
-        # The store is tried before the catalog is changed, and after all that can be refused without it.
+        # The store is tried after all other checks, and before the catalog is changed.
         tried: list[Pool] = []
 
         def edit(catalog: Catalog) -> Catalog:
@@ -64,7 +67,7 @@ class Pools:
         return _find(self._changes.make(edit), name)
 
     def _try(self, pool: Pool) -> None:
-        """InvalidInput, saying why and showing no password, unless the store of the pool answers."""
+        """Raise InvalidInput if the store of the pool does not answer. The text has the reason but no password."""
         self._drivers.check(pool)
         try:
             store = self._drivers.open(pool)
@@ -81,7 +84,7 @@ class Pools:
             store.close()
 
     def delete(self, name: str) -> None:
-        """Remove a pool; an absent one is fine. Forbidden while a flavor uses it or queues are on it."""
+        """Remove a pool. An absent pool is no error. Raises Forbidden if a flavor uses it, or if queues are on it."""
         if self._management.catalog.get().pool(name) is None:
             return
         if self._management.queue_records.any_on_pool(pool=name):
@@ -98,7 +101,9 @@ class Pools:
             return replace(catalog, pools=tuple(other for other in catalog.pools if other.name != name))
 
         self._changes.make(edit)
-        # A queue that was placed meanwhile: see Placement.pool_is_registered for the other side.
+        # A queue may have been created on the pool between the check above and the removal. Then put the pool back. A
+        # request that creates a queue writes the row first and then looks for the pool (Placement.pool_is_registered),
+        # so of the two requests at least the second one sees the change of the first.
         if removed and self._management.queue_records.any_on_pool(pool=name):
             self._changes.make(lambda catalog: catalog if catalog.pool(name) else _with_pool(catalog, removed[-1]))
             raise _in_use(name)
@@ -131,7 +136,7 @@ def _no_answer(pool: Pool, error: StoreUnavailable) -> InvalidInput:
 
 
 def _reason(error: BaseException, pool: Pool) -> str:
-    """What a driver or its library says, for an administrator; nothing if that has a password in it."""
+    """Return the error text of a driver or its library, for an administrator. A text with a password is not shown."""
     text = " ".join(str(error).split())[:_MOST_CHARACTERS] or type(error).__name__
     return "the log says why" if uris.reveals(text, pool.uri) else text
 

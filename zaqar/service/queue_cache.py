@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queues that a process remembers, so that an operation needs no read of the management store.
+"""A cache of queues, so that an operation does not have to read the management store. ``Queues`` owns it.
 
 A cached queue needs no expiry: every operation of a message store checks it against the fence of the queue, and raises
 StaleQueue if it is out of date. :class:`zaqar.service.queues.Queues` then reads the row again.
@@ -16,18 +16,18 @@ from zaqar.schemas.queues import rules_of
 from zaqar.storage.pools import Placement, StoreRef
 
 CACHE_BYTES = 64 * 1024 * 1024
-"""Memory that the queues which a process remembers may take: about 50,000 queues without metadata.
+"""Memory of the cache: about 50,000 queues without metadata.
 
-The queue that was cached longest ago goes first. Metadata are counted as they are in memory, which may take ten
-times as much as their JSON.
+The oldest entry is removed first. Metadata count with their size in memory, which may be ten times the size of their
+JSON.
 """
 
 _ENTRY_BYTES = 700
-"""Memory of a remembered queue and its rules, without the strings and the metadata."""
+"""Memory of a cached queue and its rules, without the strings and the metadata."""
 
 
 class ResolvedQueue(NamedTuple):
-    """A queue, the rules its metadata set, and the store that serves it."""
+    """A queue with the rules that its metadata set and the store that holds its messages."""
 
     queue: Queue
     rules: QueueRules
@@ -37,7 +37,7 @@ class ResolvedQueue(NamedTuple):
 class QueueCache(BoundedCache[QueueName, ResolvedQueue]):
     """A bounded cache of queues by name. ``get`` may return a stale queue."""
 
-    # PERF: it inherits, so that get() is one call on the path of every request.
+    # PERF: it inherits get() instead of calling it, because every request calls get().
 
     def __init__(self, placement: Placement, limits: Limits) -> None:
         super().__init__(CACHE_BYTES)
@@ -45,12 +45,12 @@ class QueueCache(BoundedCache[QueueName, ResolvedQueue]):
         self._limits = limits
 
     def remember(self, address: QueueName, row: Queue) -> ResolvedQueue:
-        """Cache the queue of a row that was just read, in place of what was cached under its name; return it."""
+        """Cache the queue of a row that was just read, and return it. It replaces the cached queue of the same name."""
         resolved = ResolvedQueue(row, rules_of(row.metadata, self._limits), self._placement.store_of(row))
         strings = (address, row.uid, row.project, row.kind, row.name, row.pool, resolved.rules.dead_letter_queue)
         self.put(address, resolved, _ENTRY_BYTES + size_of(strings) + size_of(row.metadata))
         return resolved
 
     def provisional(self, queue: Queue) -> ResolvedQueue:
-        """A queue that has no row yet, with the rules of empty metadata. It is not cached."""
+        """Resolve a queue that has no row yet, with the rules of empty metadata. It is not cached."""
         return ResolvedQueue(queue, rules_of({}, self._limits), self._placement.provisional(queue.uid))

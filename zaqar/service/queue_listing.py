@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of the queues of a project, by name. Names are read wherever they suffice, as metadata may be large.
+"""Pages of the queues of a project, by name. ``Queues.list_page`` calls it.
 
-One request looks at a bounded number of queues, however few of them a filter keeps.
+Metadata may be large, so only names are read if they are enough. One request examines a bounded number of queues, even
+if a filter keeps few of them.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from zaqar.storage.base import ManagementStore
 T = TypeVar("T")
 
 MOST_NAMES = 20_000
-"""Queues whose names one request of a filtered listing looks at."""
+"""Queues of which one request with a filter reads the names at most."""
 
 MOST_ROWS = 500
-"""Queues whose metadata one request of a filtered listing looks at: each may have 64 KB of them."""
+"""Queues of which one request with a filter reads the metadata at most: each may have 64 KB of metadata."""
 
 WALK_SECONDS = 1.0
-"""How long one request looks at most: a regular expression may take a millisecond for each name."""
+"""Time limit of one request with a filter: a regular expression may take a millisecond for each name."""
 
 _TURN_SECONDS = 0.005
-"""After so long other requests of a gevent worker have their turn, as they would have while a store is waited for."""
+"""After this time the filter yields to other greenlets of a gevent worker, which would starve otherwise."""
 
 _NAMES_AT_A_TIME = 1000
 _ROWS_AT_A_TIME = 50
@@ -40,9 +41,10 @@ _ROWS_AT_A_TIME = 50
 class QueuePage:
     """A page of a listing.
 
-    ``queues`` are those of the ``names``, and none unless they were asked for. ``following`` is the name after which
-    the next page begins, None if this one is the last; a page that is not the last may be short, or empty, if a filter
-    kept few. ``count`` of all that match is None if it was not asked for, or if there are too many to look at.
+    ``queues`` are the queues with these ``names``; empty unless the caller asked for details. ``following`` is the name
+    after which the next page begins, None for the last page. A page that is not the last may be short or empty if a
+    filter kept few queues. ``count`` is the number of all matching queues, None if the caller did not ask for it or if
+    there are too many to examine.
     """
 
     names: list[str]
@@ -52,7 +54,7 @@ class QueuePage:
 
 
 class _Walk(Generic[T]):
-    """What a filter keeps of a listing, in order; it ends at a limit of what it has looked at, or of time."""
+    """Yields the items of a listing that a filter keeps, in order, up to a number of items or a time limit."""
 
     def __init__(
         self,
@@ -69,22 +71,22 @@ class _Walk(Generic[T]):
         self._most = most
         self._at_a_time = at_a_time
         self.is_complete = False
-        """Whether there is nothing after what was looked at."""
+        """Whether the listing has no item after the examined ones."""
         self.after = ""
-        """The name that was looked at last."""
+        """The name of the last examined item."""
 
     def keep(self, after: str) -> Iterator[T]:
-        """Those after the name ``after``."""
+        """Yield the kept items with a name after ``after``."""
         self.after = after
         looked_at = 0
         end = time.monotonic() + WALK_SECONDS
         turn = 0.0
         while looked_at < self._most:
             batch = self._read(after=self.after, limit=self._at_a_time)
-            for one in batch:
-                self.after = self._name_of(one)
-                if self._keeps(one):
-                    yield one
+            for item in batch:
+                self.after = self._name_of(item)
+                if self._keeps(item):
+                    yield item
                 now = time.monotonic()
                 if now > end:
                     return
@@ -98,7 +100,7 @@ class _Walk(Generic[T]):
 
 
 class QueueListing:
-    """The queues, or topics, of one project."""
+    """Lists the queues, or topics, of one project."""
 
     def __init__(self, management: ManagementStore, project: str, kind: str) -> None:
         self._list_queues = partial(management.queue_records.list_after, project=project, kind=kind)
@@ -107,7 +109,7 @@ class QueueListing:
         self._get = partial(management.queue_records.get, project=project, kind=kind)
 
     def page(self, *, after: str, limit: int, with_count: bool, detailed: bool) -> QueuePage:
-        """The first ``limit`` queues named after ``after``."""
+        """Return the first ``limit`` queues with a name after ``after``."""
         queues = self._list_queues(after=after, limit=limit) if detailed else []
         names = [queue.name for queue in queues] if detailed else self._list_names(after=after, limit=limit)
         return QueuePage(names, queues, names[-1] if names else None, self._count() if with_count else None)
@@ -115,10 +117,9 @@ class QueueListing:
     def filtered_page(
         self, keep: QueueFilter, *, after: str, limit: int, with_count: bool, detailed: bool
     ) -> QueuePage:
-        """Those of them that ``keep`` keeps.
+        """Return the first ``limit`` queues with a name after ``after`` that ``keep`` keeps.
 
-        The page ends early once MOST_NAMES names, or the metadata of MOST_ROWS queues, were looked at, or after
-        WALK_SECONDS.
+        The page ends early after MOST_NAMES names, after the metadata of MOST_ROWS queues, or after WALK_SECONDS.
         """
         if keep.needs_metadata:
             walk_rows = partial(
@@ -138,7 +139,7 @@ class QueueListing:
         if not detailed:
             return QueuePage(names, [], following, count)
         rows = [self._get(name=name) for name in names]
-        # One that was deleted since its name was read is left out.
+        # A queue that was deleted after its name was read is left out.
         queues = [row for row in rows if row is not None]
         return QueuePage([queue.name for queue in queues], queues, following, count)
 
@@ -146,18 +147,18 @@ class QueueListing:
 def _select(
     walk: Callable[[], _Walk[T]], name_of: Callable[[T], str], after: str, limit: int, *, with_count: bool
 ) -> tuple[list[T], str | None, int | None]:
-    """A page of what a filter keeps, the name after which the next one begins, and the count of all that it keeps.
+    """Return a page of kept items, the name after which the next page begins, and the number of all kept items.
 
-    The count is None if it was not asked for, or if the walk ends before the listing does.
+    The number is None without ``with_count``, or if the walk stops before the end of the listing.
     """
     if with_count:
         whole = walk()
         page: list[T] = []
         count = 0
-        for one in whole.keep(""):
+        for item in whole.keep(""):
             count += 1
-            if len(page) < limit and name_of(one) > after:
-                page.append(one)
+            if len(page) < limit and name_of(item) > after:
+                page.append(item)
         if whole.is_complete:
             return page, name_of(page[-1]) if page else None, count
     part = walk()

@@ -27,7 +27,7 @@ from zaqar.storage.pools import Placement, StoreRef
 T = TypeVar("T")
 
 TRIES = 16
-"""How often an operation is tried while others keep changing or deleting its queue."""
+"""How often an operation is tried while other requests keep changing or deleting its queue."""
 
 _DROPPED_AT_ONCE = 500
 """Subscriptions whose deliveries a store drops in one call."""
@@ -56,55 +56,60 @@ class Queues:
     # -- finding the queue of an operation ---------------------------------------------------------------------------
 
     def serve(self, address: QueueName, action: Callable[[ResolvedQueue], T], *, create: bool = False) -> T | None:
-        """What ``action`` returns for the queue, or None if there is no such queue and ``create`` is false.
+        """Run ``action`` on the queue and return its result; None if there is no such queue and ``create`` is false.
 
-        The action may run several times, each time with a newer queue: when the store finds the queue stale, and when
-        it refuses the input by rules that turn out to be old. With ``create`` a missing queue is made only once the
-        action has come as far as the store, so that refused input leaves no queue behind.
+        The action may run several times, each time with a newer queue: if the store finds the cached queue stale
+        (StaleQueue), and if the action refuses the input because of cached rules that have changed (InvalidInput).
+        This is safe because a store raises StaleQueue before it changes anything. With ``create`` a missing queue is
+        created only after the action has called the store once, so that refused input creates no queue. Raises
+        StoreUnavailable after TRIES conflicts.
         """
-        known = self.find(address, create=create)
+        resolved = self.find(address, create=create)
         for _ in range(TRIES):
-            if known is None:
+            if resolved is None:
                 return None
             try:
-                return action(known)
+                return action(resolved)
             except (StaleQueue, InvalidInput) as signal:
-                known = self.resolve_again(address, known, signal, create=create)
+                resolved = self.resolve_again(address, resolved, signal, create=create)
         raise StoreUnavailable
 
     def find(self, address: QueueName, *, create: bool) -> ResolvedQueue | None:
-        """The queue as it is remembered, or else by its row; with ``create`` a missing one as it would be made."""
+        """Return the queue from the cache or from its row; None if it is missing.
+
+        With ``create`` a missing queue is returned as it would be created. The store answers StaleQueue for it.
+        """
         return self._cache.get(address) or self._load(address, create=create)
 
     def remembered(self, address: QueueName) -> ResolvedQueue | None:
-        """The queue in the cache, which may be stale; None if it is not in the cache. No store is asked."""
+        """Return the cached queue, which may be stale; None if it is not cached. No store is asked."""
         return self._cache.get(address)
 
     def resolve_again(
         self, address: QueueName, used: ResolvedQueue, signal: StaleQueue | InvalidInput, *, create: bool
     ) -> ResolvedQueue | None:
-        """The queue to try next, after what was used led to ``signal``; raises the signal if that is no help."""
+        """Return the queue to try after ``used`` led to ``signal``. Raises ``signal`` if a retry would not help."""
         if isinstance(signal, InvalidInput):
-            known = self._load(address, create=create)
-            if known is None or known.rules == used.rules:
+            resolved = self._load(address, create=create)
+            if resolved is None or resolved.rules == used.rules:
                 raise signal
-            return known
-        # A claim may have found its dead letter queue stale; then that one has been read again already.
+            return resolved
+        # The signal of a claim may be about its dead letter queue. The claim has refreshed that queue already.
         if signal.uid == used.queue.uid:
             self.refresh(address, create=create)
         return self.find(address, create=create)
 
     def ensure(self, address: QueueName) -> ResolvedQueue:
-        """The queue, created if it is missing."""
+        """Return the queue, and create it if it is missing."""
         for _ in range(TRIES):
-            known = self._cache.get(address)
-            if known is not None:
-                return known
+            resolved = self._cache.get(address)
+            if resolved is not None:
+                return resolved
             self.refresh(address, create=True)
         raise StoreUnavailable
 
     def refresh(self, address: QueueName, *, create: bool) -> None:
-        """Read the row again and bring the fence of the message store up to it, after the store said StaleQueue."""
+        """Read the row again and raise the fence of the message store to it, after the store raised StaleQueue."""
         self._cache.forget(address)
         row = self.row(address)
         if row is None and create:
@@ -113,7 +118,7 @@ class Queues:
             self._cache.remember(address, opened)
 
     def _load(self, address: QueueName, *, create: bool) -> ResolvedQueue | None:
-        """The queue by its row; with ``create`` a missing one as it would be made, which no store knows yet."""
+        """Resolve the queue from its row; with ``create`` a missing queue as it would be created."""
         row = self.row(address)
         if row is not None:
             return self._cache.remember(address, row)
@@ -124,14 +129,18 @@ class Queues:
         return self._cache.provisional(queue)
 
     def row(self, address: QueueName) -> Queue | None:
-        """The queue as the management store has it now; None if there is none."""
+        """Read the row of the queue from the management store; None if there is none."""
         return self._management.queue_records.get(project=address.project, kind=address.kind, name=address.name)
 
     def _new_queue(self, address: QueueName, metadata: Metadata) -> Queue:
         return _make_queue(address, metadata, pool=self._placement.choose(metadata.get("_flavor")))
 
     def _insert(self, queue: Queue) -> Queue | None:
-        """The row in place afterwards; None if there is none, as the pool was removed at this moment."""
+        """Insert the row of a new queue, and return the stored row: another one if the name is taken.
+
+        Returns None if the pool was removed at the same time. The row is written before the pool is looked up, and a
+        request that removes a pool does it the other way round, so one of them sees the change of the other.
+        """
         row = self._management.queue_records.create(queue=queue)
         if row.uid == queue.uid and not self._placement.pool_is_registered(row):
             self._management.queue_records.delete(queue=row)
@@ -139,17 +148,18 @@ class Queues:
         return row
 
     def _open(self, row: Queue) -> Queue | None:
-        """Raise the fence to the row and return it; None if the row is out of date or its queue was dropped.
+        """Raise the fence to the row and return the row; None if the row is stale or its queue was dropped.
 
-        A dropped queue's row is a left-over of a delete that did not end, which is ended here.
+        If the queue was dropped but its row exists, a process was killed in the middle of a delete. This call finishes
+        that delete.
         """
         store = self._placement.store_of(row).store
         try:
             fence = store.queues.open(queue=row, now=self._clock())
             if fence > row.generation:
-                # Either the row has changed since it was read, and replacing it fails, or the management store was
-                # restored from a backup older than the fence: then the row has to overtake what workers may remember.
-                # One write does that, however far behind the row is.
+                # There are two causes. The row has changed since it was read: then replace() fails and the caller reads
+                # it again. Or the management store was restored from a backup older than the fence: then the row needs
+                # a higher generation than any that a worker may have cached. One write is enough for that.
                 overtaking = replace(row, generation=fence + 1)
                 if not self._management.queue_records.replace(queue=overtaking, replaces=row.generation):
                     return None
@@ -161,34 +171,38 @@ class Queues:
         return row
 
     def _remove(self, row: Queue) -> None:
-        """Remove the row of a queue that the message store has dropped, and all subscriptions to it."""
+        """Remove the row of a queue that the message store has dropped, and all its subscriptions.
+
+        Every step is idempotent. If the process is killed in between, the next request for the queue repeats them.
+        """
         self._management.subscriptions.delete_all(queue_uid=row.uid)
         self._management.queue_records.delete(queue=row)
-        # Whoever subscribed in between looks for the row afterwards, and finds it or is found here.
+        # A request that subscribes stores the subscription first and then looks for the row. Either it finds no row and
+        # removes its subscription, or its subscription was stored before the row was deleted, and is removed here.
         self._management.subscriptions.delete_all(queue_uid=row.uid)
         self._release_trusts(row)
 
     def _release_trusts(self, row: Queue) -> None:
-        """Have the trusts deleted that subscriptions of the queue have used."""
+        """Make the trusts of the queue's subscriptions due, so that notifiers delete them."""
         if row.notify:
             self._management.trusts.hasten(queue_uid=row.uid, now=self._clock())
 
     # -- the operations ----------------------------------------------------------------------------------------------
 
     def create(self, address: QueueName, raw: bytes) -> bool:
-        """Create the queue with the metadata of a request body; False if it exists, and then nothing changes."""
+        """Create the queue with the metadata in a request body. Returns False, and changes nothing, if it exists."""
         metadata = self.schemas.parse_metadata(raw)
         self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
         self._placement.check_flavor(metadata.get("_flavor"))
-        # A queue that exists needs no pool that takes new ones.
+        # With pools, look for the row first: an existing queue must not need a pool that takes new queues.
         return self._put(address, metadata, look_first=self._placement.spreads)[1]
 
     def ensure_row(self, address: QueueName) -> Queue:
-        """The queue as the management store has it now, created if it is missing."""
+        """Read the row of the queue from the management store, and create the queue if it is missing."""
         return self._put(address, {}, look_first=True)[0]
 
     def _put(self, address: QueueName, metadata: Metadata, *, look_first: bool) -> tuple[Queue, bool]:
-        """The queue in place afterwards, its fence up to it, and whether it was created."""
+        """Return the queue, created if it was missing, with its fence raised, and whether it was created."""
         for _ in range(TRIES):
             row = self.row(address) if look_first else None
             created = row is None
@@ -202,12 +216,16 @@ class Queues:
         raise StoreUnavailable
 
     def get(self, address: QueueName, *, defaults: bool = True) -> dict[str, Any]:
-        """The stored metadata; none for a missing queue. With ``defaults`` missing reserved keys are filled in."""
+        """Return the stored metadata; none for a missing queue. ``defaults`` fills in the missing reserved keys."""
         row = self.row(address)
         return show_metadata(row.metadata if row else {}, self._limits, kind=address.kind, defaults=defaults)
 
     def patch(self, address: QueueName, raw: bytes, *, defaults: bool = True) -> dict[str, Any]:
-        """Apply a JSON patch to the metadata, all or nothing; return them as :meth:`get` does."""
+        """Apply a JSON patch to the metadata, all or nothing. Returns the new metadata like :meth:`get`.
+
+        Raises NotFound if there is no such queue, Conflict if the patch removes or replaces a missing key, and
+        InvalidInput.
+        """
         operations = self.schemas.parse_patch(raw)
         return self._update(address, lambda metadata: self.schemas.apply_patch(operations, metadata), defaults)
 
@@ -222,17 +240,20 @@ class Queues:
                 self._placement.check_flavor(metadata.get("_flavor"))
             changed = replace(row, metadata=metadata, generation=row.generation + 1)
             if self._management.queue_records.replace(queue=changed):
-                # Where the queue is dropped, or changed further, at this moment, this change came before that.
+                # If _open() fails, another request has changed or dropped the queue after this change. That is no
+                # error.
                 self._cache.forget(address)
                 self._open(changed)
                 return show_metadata(metadata, self._limits, kind=address.kind, defaults=defaults)
         raise StoreUnavailable
 
     def delete(self, address: QueueName) -> None:
-        """Delete the queue and all that is in it; a missing one is fine."""
+        """Delete the queue with all messages and subscriptions. A missing queue is no error."""
         row = self.row(address)
         if row is not None:
-            # The store forgets the queue first: an acknowledged message is never in a queue without a row.
+            # The message store drops the queue first. If the process is killed now, the row is left, and the next
+            # request finds QueueDropped and finishes the delete. In the other order a post could be acknowledged for a
+            # queue without a row.
             self._placement.store_of(row).store.queues.drop(queue=row, now=self._clock())
             self._remove(row)
         self._cache.forget(address)
@@ -248,9 +269,9 @@ class Queues:
         with_count: bool,
         detailed: bool = False,
     ) -> QueuePage:
-        """The first ``limit`` queues named after ``after`` that ``keep`` keeps, ordered by name; see ``QueueListing``.
+        """Return the first ``limit`` queues with a name after ``after`` that ``keep`` keeps, ordered by name.
 
-        With ``detailed`` the page has the whole queues, without it their names.
+        With ``detailed`` the page has the queues with their metadata, otherwise only their names. See ``QueueListing``.
         """
         listing = QueueListing(self._management, project, kind)
         if keep is None:
@@ -258,16 +279,20 @@ class Queues:
         return listing.filtered_page(keep, after=after, limit=limit, with_count=with_count, detailed=detailed)
 
     def stats(self, address: QueueName) -> tuple[Stats, float]:
-        """The counts and the moment they were taken at; zeros for a missing queue."""
+        """Return the counts of messages and the time at which they were taken; zeros for a missing queue."""
         now = self._clock()
-        stats = self.serve(address, lambda known: known.store_ref.store.queues.stats(queue=known.queue, now=now))
+        stats = self.serve(
+            address, lambda resolved: resolved.store_ref.store.queues.stats(queue=resolved.queue, now=now)
+        )
         return stats or Stats(), now
 
     def purge(self, address: QueueName, raw: bytes) -> None:
-        """Empty a queue of what the request body names; a missing queue is fine."""
+        """Remove all messages or subscriptions of a queue, as a request body says. A missing queue is no error."""
         types = self.schemas.parse_purge(raw)
         if "messages" in types:
-            self.serve(address, lambda known: known.store_ref.store.queues.purge(queue=known.queue, now=self._clock()))
+            self.serve(
+                address, lambda resolved: resolved.store_ref.store.queues.purge(queue=resolved.queue, now=self._clock())
+            )
         row = self.row(address) if "subscriptions" in types else None
         if row is not None:
             removed = self._subscription_ids(row.uid)
@@ -277,7 +302,7 @@ class Queues:
             self.drop_deliveries(address, row.uid, removed)
 
     def _subscription_ids(self, uid: str) -> list[str]:
-        """Those of all subscriptions, of expired ones that still take space too."""
+        """Return the ids of all subscriptions, including expired ones that are not removed yet."""
         found: list[str] = []
         while page := self._management.subscriptions.list_after(
             queue_uid=uid, after=found[-1] if found else "", limit=_DROPPED_AT_ONCE, now=0.0
@@ -287,14 +312,17 @@ class Queues:
 
     # -- whether a queue has subscribers -----------------------------------------------------------------------------
     #
-    # ``Queue.notify`` is true from before the first subscription is acknowledged. Two rules keep it so whoever races:
-    # a creator changes the row after it has inserted the subscription, and a remover turns the flag off only if the
-    # row has not changed since before it found no subscription. So of the two changes the second one fails or sees.
+    # ``Queue.notify`` is true from before the first subscription is acknowledged. Two rules keep it true if requests
+    # race. A request that creates a subscription stores it, and then changes the row. A request that removes the last
+    # subscription reads the row, finds no subscription, and then turns the flag off only if the row has not changed
+    # since. So if both run at once, either the second change of the row fails, or it comes after the subscription was
+    # stored and finds it.
 
-    def mark_subscribed(self, address: QueueName, uid: str, *, anew: bool) -> bool:
-        """Have ``notify`` true, on every worker; False if there is no such queue any more.
+    def mark_subscribed(self, address: QueueName, uid: str, *, must_change: bool) -> bool:
+        """Set ``notify`` for all workers. Returns False if there is no such queue any more.
 
-        With ``anew`` the row is changed in any case; or somebody else has changed it after this call began.
+        With ``must_change`` the row is changed even if ``notify`` is set already, by this call or, after it began, by
+        another request. That makes a concurrent :meth:`note_fewer_subscribers` fail.
         """
         first: int | None = None
         for _ in range(TRIES):
@@ -302,18 +330,18 @@ class Queues:
             if row is None or row.uid != uid:
                 return False
             first = first or row.generation
-            if not row.notify or (anew and row.generation == first):
+            if not row.notify or (must_change and row.generation == first):
                 row = replace(row, notify=True, generation=row.generation + 1)
                 if not self._management.queue_records.replace(queue=row):
                     continue
             self._cache.forget(address)
-            # Not open: changed further, or dropped.
+            # _open() fails if the row changed again or the queue was dropped. Then try again.
             if self._open(row) is not None:
                 return True
         raise StoreUnavailable
 
     def note_fewer_subscribers(self, address: QueueName, uid: str) -> None:
-        """Turn ``notify`` off if the queue has no subscriptions any more."""
+        """Turn ``notify`` off if the queue has no subscriptions any more. See the rules above."""
         for _ in range(TRIES):
             row = self.row(address)
             if row is None or row.uid != uid or not row.notify or self._has_subscriptions(uid):
@@ -322,22 +350,24 @@ class Queues:
             if self._management.queue_records.replace(queue=changed):
                 self._cache.forget(address)
                 store_ref = self._placement.store_of(changed)
-                # While the store is away, others may go on to note posts that nobody gets, until they read the row.
+                # If the store does not answer, workers keep noting posts for notifiers until they read the row again.
+                # Such notes have no subscribers, and the notifiers drop them.
                 _try(store_ref, partial(self._open, changed))
-                # One whose creator was killed before it could change the row.
+                # A process may have stored a subscription and been killed before it changed the row. Set the flag
+                # again.
                 if self._has_subscriptions(uid):
-                    self.mark_subscribed(address, uid, anew=False)
+                    self.mark_subscribed(address, uid, must_change=False)
                 return
 
     def drop_deliveries(self, address: QueueName, uid: str, subscription_ids: Sequence[str]) -> None:
-        """Let the deliveries of subscriptions go that were removed.
+        """Remove the deliveries of subscriptions that were removed.
 
-        That the store is away is no error, as the subscriptions are gone: when it is back, the notifier that takes one
-        of their deliveries drops them, and what is kept of settled ones ends by its time.
+        If the store does not answer, this is no error: the subscriptions are gone, so a notifier that takes one of
+        their deliveries later drops them all, and settled deliveries are removed at their ``keep_until``.
         """
         row = self.row(address)
         if row is None or row.uid != uid:
-            return  # They went with the queue.
+            return  # The deliveries were dropped with the queue.
         store_ref = self._placement.store_of(row)
         for start in range(0, len(subscription_ids), _DROPPED_AT_ONCE):
             _try(
@@ -352,9 +382,9 @@ class Queues:
 
 
 def _try(store_ref: StoreRef, step: Callable[[], object]) -> None:
-    """Do what is good to have done, unless the store is away."""
+    """Run a step that may be skipped. It is skipped if the store failed a moment ago or does not answer."""
     try:
-        if store_ref.away:
+        if store_ref.failed_recently:
             return
     except StoreUnavailable:
         return  # Its pool is not registered.

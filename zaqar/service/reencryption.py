@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encryption anew: every stored body that is sealed with an old key is sealed with the newest one."""
+"""Re-encryption: replaces every stored body that is encrypted with an old key. ``zaqar-gc`` calls it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from zaqar.encryption.messages import MessageKeys, Unreadable, key_id_of
 from zaqar.storage.base import POST, MessageStore, SealedBody
 
 BATCH = 100
-"""Records that are looked at in one step: a few, as each may be as large as a post may be."""
+"""Records of one step. They are few, because each may have the size of the largest post."""
 
 MOST_WALKS = 10
-"""Where consumers keep moving old messages, the walks end, and the result says that something was moved."""
+"""If consumers keep moving old messages, the walks end after this number, and the result is not complete."""
 
 
 @dataclass(slots=True)
 class Reencrypted:
-    """What became of the bodies of one store.
+    """The result for one store.
 
-    ``unreadable`` and ``waiting`` count by the id of the key: bodies that could not be opened, and posts whose
-    deliveries the notifier has yet to make. Without either, no stored body needs an old key any more.
+    ``renewed`` counts the bodies that were encrypted with the newest key. ``unreadable`` and ``waiting`` count by key
+    id: bodies that could not be decrypted, and posts that a notifier has yet to expand into deliveries. If both and
+    ``changed`` are empty, no stored body needs an old key any more.
     """
 
     renewed: int = 0
     changed: int = 0
-    """Those that somebody moved or removed during the last walk."""
+    """Bodies that other clients moved or removed during the last walk."""
     unreadable: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
 
@@ -38,11 +39,11 @@ class Reencrypted:
 
 
 def reencrypt(store: MessageStore, *, keys: MessageKeys, clock: Clock, pause: Callable[[], None]) -> Reencrypted:
-    """Walk over the store, a batch at a time with a pause after each, until a walk finds nothing to encrypt anew.
+    """Walk over the store, a batch at a time with a pause after each, until a walk finds nothing to re-encrypt.
 
-    One walk may miss what moves meanwhile: a dead letter to its queue, a post that becomes deliveries. As the service
-    uses the newest key by now, each walk leaves less. ``keys`` must be able to seal. It can be stopped at any time and
-    run again: what is done is passed over. Raises StoreUnavailable.
+    One walk may miss a body that moves meanwhile, such as a dead letter or a post that becomes deliveries. The service
+    must encrypt with the newest key already, so each walk finds fewer bodies. ``keys`` must have a key. The function
+    can be stopped at any time and run again, because a body with the newest key is skipped. Raises StoreUnavailable.
     """
     renewed = 0
     for _ in range(MOST_WALKS):
@@ -51,7 +52,7 @@ def reencrypt(store: MessageStore, *, keys: MessageKeys, clock: Clock, pause: Ca
         if not (result.renewed or result.changed):
             break
     else:
-        # Only a walk that finds nothing shows that nothing is left.
+        # The last walk still found bodies, so more may be left.
         result.changed = max(1, result.changed)
     result.renewed = renewed
     return result

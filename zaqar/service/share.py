@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-signed URLs of a queue or topic: lets somebody without an account do a few things with it until a time."""
+"""Pre-signed URLs of a queue or topic, which give clients without an account limited access until a time.
+
+The transports call it for ``POST .../share``.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from zaqar.model import QueueName
 from zaqar.schemas.share import Wanted
 
 DAY = 86_400
-"""Seconds for which a URL is valid unless the caller says otherwise."""
+"""Seconds for which a URL is valid by default."""
 
 
 class Shared(NamedTuple):
-    """What the holder of a URL sends along: the header ``X-Project-ID``, and those that begin with ``URL-``."""
+    """The values that the holder of a URL has to send in the headers ``X-Project-ID`` and ``URL-...``."""
 
     project: str
     paths: tuple[str, ...]
@@ -25,22 +28,23 @@ class Shared(NamedTuple):
     signature: str
 
     def __repr__(self) -> str:
-        # The signature is a permission, which no log and no traceback may show.
+        # The signature gives access, so it must not be in logs and tracebacks.
         return f"Shared({self.project!r}, {self.paths!r}, {self.methods!r}, {self.expires!r})"
 
 
 class Shares:
     def __init__(self, urls: SignedUrls, *, clock: Clock, max_expiry: int | None) -> None:
-        """``max_expiry``: seconds for which a URL may be valid at most; None for no bound."""
+        """``max_expiry``: the longest time in seconds for which a URL may be valid; None for no limit."""
         self._urls = urls
         self._clock = clock
         self._max_expiry = max_expiry
 
     def create(self, address: QueueName, wanted: Wanted) -> Shared:
-        """Sign what is wanted; whoever calls has asked the policy whether the caller may do all of it.
+        """Sign the wanted access. The transport must have checked that the policy allows the caller all of it.
 
-        Raises InvalidInput naming ``expires`` for a time that is over or too far away, and ClientError if the operator
-        has set no key. Nothing is stored: a URL ends at its time, or when its key is removed.
+        Nothing is stored: a URL ends at its time, or when its key is removed from the configuration. Raises
+        InvalidInput, about ``expires``, for a time in the past or too far in the future, and ClientError if the
+        operator has set no key.
         """
         expires = self._end(wanted.expires)
         if not self._urls.can_sign:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A circuit breaker for each message store, for questions that can be asked again later.
+"""A circuit breaker for each message store, for calls that can be repeated later.
 
-The threads that ask are few and serve all stores. So a store that does not answer may hold only some of them, and each
-for the time-out of its driver only once in a while.
+``ConnectionSubscriptions`` uses it. Few threads make these calls for all stores. A store that does not answer blocks
+each of its callers until the time-out of the driver, so it must block only some of the threads, and only once in a
+while.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from zaqar.errors import StoreUnavailable
 from zaqar.storage.pools import StoreRef
 
 SLOW_SECONDS = 1.0
-"""If a question has been under way for so long, no other one is asked of the same store."""
+"""If a call has been running for this long, no further call is made to the same store."""
 
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 4.0
-"""How long a store is left alone after a failure: at first, doubled each time, and at most."""
+"""Back-off after a failure: the first pause, which doubles with each failure, and the longest one."""
 
 
 class StoreBusy(Exception):
-    """As many questions to this store as allowed are under way. Ask again in a moment."""
+    """The allowed number of calls to this store are running. Try again in a moment."""
 
 
 @dataclass(slots=True)
 class _State:
-    """``running``: when each question began that is under way; the oldest is the first one."""
+    """``running``: the start time of each running call, the oldest first. ``try_after``: the end of the back-off."""
 
     running: dict[object, float] = field(default_factory=dict)
     pause: float = 0.0
@@ -38,10 +39,10 @@ class _State:
 
 
 class StoreGuard:
-    """Any thread may use it."""
+    """Allows or refuses calls to a store. Threads may share it."""
 
     def __init__(self, most: int, monotonic: Callable[[], float]) -> None:
-        """``most``: questions to one store at a time."""
+        """``most``: the number of simultaneous calls to one store."""
         self._most = most
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -49,17 +50,17 @@ class StoreGuard:
 
     @contextmanager
     def asking(self, store_ref: StoreRef) -> Iterator[None]:
-        """Ask a store within this context.
+        """Call a store within this context.
 
-        Raises StoreUnavailable at once, without a question, if the store failed a moment ago or leaves an earlier
-        question unanswered, and StoreBusy if ``most`` questions to it are under way.
+        Raises StoreUnavailable at once, before the call, if the store failed a moment ago or has not answered an
+        earlier call in SLOW_SECONDS. Raises StoreBusy if ``most`` calls to it are running.
         """
         this = object()
         with self._lock:
             state = self._states.setdefault(store_ref, _State())
             now = self._monotonic()
             oldest = next(iter(state.running.values()), now)
-            # After a failure one question at a time finds out whether the store is back.
+            # After a failure one call at a time probes whether the store answers again.
             is_probed = bool(state.pause and state.running)
             if now < state.try_after or is_probed or now - oldest >= SLOW_SECONDS:
                 raise StoreUnavailable

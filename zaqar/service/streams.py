@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams: readers that follow a queue or topic and can resume without a gap.
 
-A :class:`Stream` knows the queue and the position of one reader. A transport drives it: it calls :meth:`Stream.read`
-whenever the stream was woken, is ready or is due, and sends the events. Only ``open`` and ``read`` ask a store.
+A :class:`Stream` has the queue and the position of one reader. A transport drives it: it calls :meth:`Stream.read`
+if the stream was woken, is ready or is due, and sends the events. Only ``open`` and ``read`` ask a store.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from zaqar.waiting.tail import Shown, Tail
 T = TypeVar("T")
 
 MAX_BATCH_BYTES = 256 * 1024
-"""Bodies of the messages that one read returns, unless it returns only one message."""
+"""Limit in bytes of the bodies that one read returns. A single larger message is returned alone."""
 
 _FIRST_BATCH = 20
-"""Messages of the first read. Later ones have more, or fewer if the messages are large."""
+"""Messages of the first read. Later reads return more, or fewer if the messages are large."""
 
 _MOST_OF_BATCH = 100
-"""However small they were: the store returns all of them before it is known how large they are."""
+"""Limit in messages of one read, also for small ones: the store loads all of them before their size is known."""
 
 _NO_QUEUE = "0" * UID_LENGTH
-"""The uid in the marker of a reader that waits for its queue to be created. No queue has it."""
+"""The uid in the marker of a reader that waits for its queue to be created. No queue has this uid."""
 
 
 class StreamMessage(NamedTuple):
-    """A message, as it was at ``now``. A reader that has seen it resumes with ``marker``, which is not its id if an
-    earlier message is still delayed."""
+    """A message, as it was at ``now``. A reader resumes after it with ``marker``, which is another id than that of the
+    message if an earlier message is still delayed."""
 
     marker: str
     message: Message
@@ -45,10 +45,10 @@ class StreamMessage(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """The numbers of the queue do not go on from those that the reader has seen. ``marker`` says where it goes on.
+    """The position of the reader is void, and the stream continues from ``marker``.
 
-    ``reason`` is RECREATED or LOST. The messages of a queue that was created anew follow from its start. If the store
-    has lost the newest messages, the messages that were posted after the loss follow.
+    ``reason`` is RECREATED or LOST. RECREATED: the queue was deleted and created again; its messages follow from the
+    start. LOST: the store has lost the newest messages; the messages that were posted after the loss follow.
     """
 
     reason: str
@@ -63,11 +63,11 @@ Event = StreamMessage | Reset
 
 
 class _NotKept(Exception):
-    """The store would have to be read."""
+    """No other reader's result can be used, so the store would have to be read."""
 
 
 class _Page(NamedTuple):
-    """Messages as they were at ``now``. ``is_cut``: whether more were read than a batch may have."""
+    """Messages as they were at ``now``. ``is_cut``: messages that exceed MAX_BATCH_BYTES were left out."""
 
     uid: str
     messages: list[Message]
@@ -76,10 +76,10 @@ class _Page(NamedTuple):
 
 
 class Streams:
-    """Opens streams. Readers of a queue at one position cost one read."""
+    """Opens streams. All readers of a queue at the same position share one read."""
 
     most = _MOST_OF_BATCH
-    """Messages that one read returns at most."""
+    """The largest number of messages that one read returns."""
 
     def __init__(self, *, queues: Queues, bodies: Bodies, clock: Clock, hub: Hub) -> None:
         self.queues = queues
@@ -97,11 +97,11 @@ class Streams:
         echo: bool,
         version: int,
     ) -> Stream:
-        """A stream of the messages after ``marker``.
+        """Open a stream of the messages after ``marker``.
 
-        Without one, of those that are posted from now on, or with ``from_start`` of all. Without ``echo`` messages of
-        the caller's Client-ID are left out. ``version`` is that of the waiter; see :meth:`Stream.read`. Raises
-        InvalidInput if ``marker`` is not the id of a message.
+        Without a marker it begins with the messages that are posted from now on, or with ``from_start`` at the start of
+        the queue. Without ``echo`` messages of the caller's Client-ID are left out. ``version`` is the version of the
+        waiter; see :meth:`Stream.read`. Raises InvalidInput if ``marker`` is not the id of a message.
         """
         if marker is not None:
             check_marker(marker)
@@ -112,39 +112,39 @@ class Streams:
         return Stream(self, address, uid, last, None if echo else context.client_id)
 
     def is_deleted(self, address: QueueName, marker: str) -> bool:
-        """Whether there is no such queue any more, though ``marker`` is that of a reader for which there was one."""
+        """Whether the queue does not exist, although it existed when the reader with ``marker`` last read it."""
         return not marker.startswith(_NO_QUEUE) and self.queues.row(address) is None
 
     def _now(self, address: QueueName, version: int) -> tuple[str | None, int]:
-        """The uid of the queue and the number of its newest message; None and 0 if there is no such queue."""
+        """Return the uid of the queue and the number of its newest message; None and 0 if there is no such queue."""
 
         def ask() -> tuple[str | None, int]:
-            known = self.queues.find(address, create=False)
-            last = None if known is None else self.last(known)
+            resolved = self.queues.find(address, create=False)
+            last = None if resolved is None else self.last(resolved)
             if last is None:
-                # The queue that is remembered may be gone, and another one may have its name.
+                # The cached queue may have been deleted, and another queue may have its name.
                 self.queues.refresh(address, create=False)
-                known = self.queues.find(address, create=False)
-                last = None if known is None else self.last(known)
-            return (None if known is None else known.queue.uid), last or 0
+                resolved = self.queues.find(address, create=False)
+                last = None if resolved is None else self.last(resolved)
+            return (None if resolved is None else resolved.queue.uid), last or 0
 
         return self.shared.read(("now", address), version, ask)
 
-    def last(self, known: ResolvedQueue) -> int | None:
-        """The number of the newest message that was ever in a queue; None if the store does not have the queue."""
-        uid = known.queue.uid
-        position = known.store_ref.store.queues.positions(uids=[uid], now=self.clock()).get(uid)
+    def last(self, resolved: ResolvedQueue) -> int | None:
+        """Return the number of the newest message that was ever in a queue; None if the store has no such queue."""
+        uid = resolved.queue.uid
+        position = resolved.store_ref.store.queues.positions(uids=[uid], now=self.clock()).get(uid)
         return None if position is None else position.last
 
 
 def check_marker(marker: str, *, field: str = "marker") -> None:
-    """Raise InvalidInput, about ``field``, if ``marker`` cannot be that of a stream."""
+    """Raise InvalidInput, about ``field``, if ``marker`` does not have the form of a marker."""
     if not isinstance(marker, str) or not is_message_id(marker):
         raise InvalidInput(field, "must be the id of a message")
 
 
 class Stream:
-    """One reader. ``uid`` is None until the queue exists."""
+    """The position of one reader in a queue. ``uid`` is None until the queue exists."""
 
     def __init__(
         self, streams: Streams, address: QueueName, uid: str | None, position: int, excluded_client: str | None
@@ -154,34 +154,34 @@ class Stream:
         self._streams = streams
         self._tail = Tail(position)
         self._excluded_client = excluded_client
-        self.tell: Callable[[Sequence[Message]], None] | None = None
-        """Called with the messages of each batch, if stages want to know. It may block, also in ``read_kept``."""
+        self.on_batch: Callable[[Sequence[Message]], None] | None = None
+        """Called with the messages of each batch, if a stage has a hook for it. It may block, even in ``read_kept``."""
         self._fitting = _FIRST_BATCH
         self._follows_full_page = False
         self._is_blocking = True
         self.is_ready = True
-        """Whether there may be more to read at once, without waiting for anything."""
+        """Whether the next read may find messages at once, so that the transport should not wait."""
         self.is_deleted = False
-        """Whether the last read found that the queue, which this stream has followed, does not exist any more."""
+        """Whether the last read found that the queue was deleted."""
 
     @property
     def marker(self) -> str:
-        """The marker with which a reader that has seen everything up to now resumes.
+        """The marker with which the reader resumes after all events up to now.
 
-        If there is no queue yet, that is a marker with which the reader gets all messages of the queue.
+        If the queue does not exist yet, the reader resumes at its start.
         """
         return message_id(self.uid or _NO_QUEUE, self._tail.resume)
 
     @property
     def next_due(self) -> float | None:
-        """When to read again at the latest, in seconds since the epoch, even if nothing wakes the stream."""
+        """The time at which to read again even if nothing wakes the stream, in seconds since the epoch."""
         return self._tail.next_due
 
     def read(self, *, version: int, limit: int) -> list[Event]:
-        """The next events, at most about ``limit`` and MAX_BATCH_BYTES; none if there is nothing new.
+        """Return the next events, at most about ``limit`` and MAX_BATCH_BYTES; none if there is nothing new.
 
-        ``version`` is that of the waiter when its attempt began. Blocks on the store. Raises StoreUnavailable, after
-        which the stream may be read again.
+        ``version`` is the version of the waiter when its attempt began; it decides whether the result of another reader
+        is new enough. Blocks while the store answers. Raises StoreUnavailable; then the stream can be read again.
         """
         streams = self._streams
         now = streams.clock()
@@ -204,7 +204,7 @@ class Stream:
                 events.append(Reset(RECREATED, message_id(page.uid, 0)))
             self.uid, self._tail = page.uid, Tail(0)
         elif not page.messages and (last := self._lost_after(version, now)) is not None:
-            # Held numbers that are not lost are read again.
+            # Delayed messages before the loss are read again, because the tail has forgotten them.
             self._tail = Tail(min(last, self._tail.resume))
             self.is_ready = True
             return [Reset(LOST, self.marker)]
@@ -216,24 +216,24 @@ class Stream:
         return [*events, *self._events(self._tail.take(page.messages), page.now)]
 
     def _lost_after(self, version: int, now: float) -> int | None:
-        """The number of the newest message, if it is smaller than the position; else None.
+        """Return the number of the newest message if it is smaller than the position, else None.
 
-        Then the store was restored from a backup, or its fail-over has lost what was written last, and it gives the
-        lost numbers to new messages. A queue that has nothing new is asked for this, unless the last page was full:
-        after such a page an empty one is usual.
+        In that case the store was restored from a backup, or its fail-over lost the last writes, and it gives the lost
+        numbers to new messages. The store is asked only after an empty page, and not after a full one, because an empty
+        page after a full one is usual.
         """
         if not self._tail.position or self._follows_full_page:
             return None
-        # With the position, because an answer from before that message was posted would look like a loss.
+        # The position is part of the key: an answer from before the message at the position would look like a loss.
         last = self._share(("last", self._tail.position), version, now, self._ask_last)
         return last if last is not None and last < self._tail.position else None
 
     def _ask_last(self) -> int | None:
-        known = self._streams.queues.find(self.address, create=False)
-        return None if known is None or known.queue.uid != self.uid else self._streams.last(known)
+        resolved = self._streams.queues.find(self.address, create=False)
+        return None if resolved is None or resolved.queue.uid != self.uid else self._streams.last(resolved)
 
     def read_kept(self, *, version: int, limit: int) -> list[Event] | None:
-        """The same as :meth:`read` if the result of another reader can be used, else None. It does not block."""
+        """Do the same as :meth:`read` if the result of another reader can be used; else return None. Does not block."""
         self._is_blocking = False
         try:
             return self.read(version=version, limit=limit)
@@ -243,11 +243,11 @@ class Stream:
             self._is_blocking = True
 
     def use(self, streams: Streams) -> None:
-        """Read with this object from now on, because the configuration was reloaded."""
+        """Use this object from now on, because the configuration was reloaded."""
         self._streams = streams
 
     def _share(self, key: tuple[Hashable, ...], version: int, now: float, call: Callable[[], T]) -> T:
-        # By the second: a message may be deleted or expire and nothing wakes readers then.
+        # A result is shared for a second at most, because a deleted or expired message wakes no reader.
         whole = (self.address, self.uid, int(now), *key)
         if self._is_blocking:
             return self._streams.shared.read(whole, version, call)
@@ -258,12 +258,12 @@ class Stream:
         return result
 
     def _read_page(self, most: int, now: float) -> _Page | None:
-        """The messages after the position, at most ``most``; None if there is no such queue."""
+        """Read at most ``most`` messages after the position; None if there is no such queue."""
 
-        def read(known: ResolvedQueue) -> _Page:
-            uid = known.queue.uid
-            messages = known.store_ref.store.messages.list_after(
-                queue=known.queue,
+        def read(resolved: ResolvedQueue) -> _Page:
+            uid = resolved.queue.uid
+            messages = resolved.store_ref.store.messages.list_after(
+                queue=resolved.queue,
                 after=self._tail.position if uid == self.uid else 0,
                 limit=most,
                 now=now,
@@ -277,10 +277,10 @@ class Stream:
         return self._streams.queues.serve(self.address, read)
 
     def _read_due(self, numbers: list[int], version: int, now: float) -> list[Event]:
-        def read(known: ResolvedQueue) -> tuple[list[int], list[Message]]:
-            if known.queue.uid != self.uid:
-                return numbers, []  # They went with the queue.
-            found = known.store_ref.store.messages.get(queue=known.queue, sequences=numbers, now=now)
+        def read(resolved: ResolvedQueue) -> tuple[list[int], list[Message]]:
+            if resolved.queue.uid != self.uid:
+                return numbers, []  # The messages were deleted with their queue.
+            found = resolved.store_ref.store.messages.get(queue=resolved.queue, sequences=numbers, now=now)
             fitting = _fitting(found)
             looked_at = numbers
             if fitting < len(found):
@@ -299,13 +299,13 @@ class Stream:
         assert self.uid is not None
         uid = self.uid
         sent = [each for each in shown if each.message.client_id != self._excluded_client]
-        if self.tell is not None and sent:
-            self.tell([each.message for each in sent])
+        if self.on_batch is not None and sent:
+            self.on_batch([each.message for each in sent])
         return [StreamMessage(message_id(uid, each.resume), each.message, now) for each in sent]
 
 
 def _fitting(messages: Sequence[Message]) -> int:
-    """How many of the first messages make a batch."""
+    """Return how many of the first messages fit into MAX_BATCH_BYTES; at least one."""
     size = 0
     for count, message in enumerate(messages):
         size += len(message.body)

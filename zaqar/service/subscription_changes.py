@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a creation or a change makes of a subscription; ``Subscriptions`` and ``ConnectionSubscriptions`` store it."""
+"""Computes new and changed subscriptions. ``Subscriptions`` and ``ConnectionSubscriptions`` store them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from zaqar.model import PENDING, Queue, Secret, Subscription
 from zaqar.notification.webhook_signatures import new_secret
 from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, takes_token
 from zaqar.schemas.subscriptions import Wanted, check_options_for
-from zaqar.service.subscription_trusts import TrustLoan
+from zaqar.service.subscription_trusts import TrustSession
 
 
 def new_subscription(row: Queue, wanted: Wanted, limits: Limits, now: float) -> Subscription:
-    """A subscription to the queue as a request wants it, with a new id."""
+    """Make a subscription to the queue from a request, with a new id."""
     subscriber = wanted.subscriber or ""
     ttl = limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
     return Subscription(
@@ -33,28 +33,28 @@ def new_subscription(row: Queue, wanted: Wanted, limits: Limits, now: float) -> 
     )
 
 
-def changed(loan: TrustLoan, old: Subscription, wanted: Wanted, now: float) -> Subscription:
-    """The subscription as a request wants it, in place of ``old``. Raises InvalidInput, and what a new trust raises."""
+def changed(session: TrustSession, old: Subscription, wanted: Wanted, now: float) -> Subscription:
+    """Return ``old`` with the changes of a request. Raises InvalidInput, and the errors of making a trust."""
     new = old
     if wanted.ttl is not None:
         new = replace(new, ttl=wanted.ttl, expires=now + wanted.ttl)
     subscriber = old.subscriber if wanted.subscriber is None else wanted.subscriber
     options = dict(old.options if wanted.options is None else wanted.options)
     if not takes_token(subscriber) and options.get("trust_id", "") == old.options.get("trust_id"):
-        # It has no use for it any more, or what was shown comes back.
+        # The new subscriber takes no trust. A client that sends back the options it was shown does not ask for one.
         options.pop("trust_id", None)
     check_options_for(options, subscriber, project=old.project)
     if subscriber != old.subscriber:
         signing = secrets_for(subscriber) and (old.secrets or secrets_for(subscriber))
         new = replace(new, subscriber=subscriber, state=PENDING, secrets=signing, challenge=old.challenge + 1)
-    return loan.equip(replace(new, options=options), old)
+    return session.assign_trust(replace(new, options=options), old)
 
 
 def way_to(subscription: Subscription) -> tuple[str, object]:
-    """What it takes to reach the subscriber."""
+    """Return the values that say how to reach the subscriber. If they change, an earlier failure no longer counts."""
     return subscription.subscriber, subscription.options.get("trust_id")
 
 
 def secrets_for(subscriber: str) -> tuple[Secret, ...]:
-    """The first secret of a new subscriber; none if what is sent to it is not signed."""
+    """Make the first secret of a new subscriber; none if its notifications are not signed."""
     return (Secret(new_secret()),) if scheme_of(subscriber) in WEBHOOK_SCHEMES else ()

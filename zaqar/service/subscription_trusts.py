@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Keystone trusts of ``trust+http`` and ``trust+https`` subscriptions: which one a subscription uses.
 
-``Subscriptions`` has a :class:`TrustLoan` for each request that may need a trust. A trust is made after everything else
-was checked and before the subscription is stored. Each step leaves a state that mends itself if the process dies:
+``Subscriptions`` opens a :class:`TrustSession` for each request that may need a trust. The session makes the trust
+after everything else was checked and before the subscription is stored. If the process is killed after any of these
+steps, nothing has to be repaired by hand:
 
-1. Keystone makes the trust. If nothing follows, it ends in Keystone when the subscription would have ended.
-2. Its record is stored, due in ``UNATTACHED_SECONDS``. From here on the notifier deletes it if nothing uses it then.
+1. Keystone makes the trust. If the process is killed here, the trust expires in Keystone when the subscription would
+   have ended.
+2. The record of the trust is stored, due in ``UNATTACHED_SECONDS``. If no subscription uses the trust when the record
+   is due, the notifier deletes the trust.
 3. The subscription is stored.
-4. The record is marked as attached, so that the end of the subscription makes it due. If that is not written, the
-   notifier does it when it looks.
+4. The record is marked as attached, so that the end of the subscription makes it due. If this write is lost, the
+   notifier repeats it when the record is due.
 """
 
 from __future__ import annotations
@@ -30,14 +33,14 @@ from zaqar.storage.base import TrustStore
 _log = logging.getLogger(__name__)
 
 UNATTACHED_SECONDS = 600.0
-"""When to look whether a subscription was stored with a new trust: later than any request takes."""
+"""Time after which a notifier checks whether a new trust is in use: longer than any request takes."""
 
 SPARE_SECONDS = 300.0
-"""How much longer than its subscription a trust lives, so that clocks that differ end no subscription early."""
+"""How much longer than its subscription a trust lives, because the clocks of hosts may differ."""
 
 
 class MadeTrust(Protocol):
-    """A trust that was made: its id, the user who trusts, and when it ends, in seconds since the epoch."""
+    """A new trust: its id, the user who made it (the trustor), and its end in seconds since the epoch."""
 
     @property
     def id(self) -> str: ...
@@ -47,54 +50,55 @@ class MadeTrust(Protocol):
     def expires(self) -> float: ...
 
 
-class TrustTokens(Protocol):
-    """What makes it possible to act for whoever subscribes, long after the request: a trust in Keystone.
+class TrustMaker(Protocol):
+    """Makes and checks Keystone trusts, by which the service acts for a subscriber after the request has ended.
 
-    Both raise KeystoneUnavailable.
+    :class:`zaqar.access.trusts.RequestTrusts` implements it. Both methods raise KeystoneUnavailable.
     """
 
     def create(self, context: Context, *, expires: float) -> MadeTrust:
-        """A new trust of the caller's; Forbidden if the caller cannot make one."""
+        """Make a trust of the caller to this service. Raises Forbidden if the caller cannot make one."""
 
     def check(self, context: Context, trust_id: str) -> None:
-        """Raise InvalidInput unless the trust is the caller's own, for the caller's project, to this service."""
+        """Raise InvalidInput unless the trust is the caller's own, for the caller's project and to this service."""
 
 
 class SubscriptionTrusts:
-    def __init__(self, tokens: TrustTokens | None, store: TrustStore, clock: Clock) -> None:
-        """``tokens``: None in a service that uses no trusts."""
-        self._tokens = tokens
+    def __init__(self, maker: TrustMaker | None, store: TrustStore, clock: Clock) -> None:
+        """``maker``: None in a service that uses no trusts."""
+        self._maker = maker
         self._store = store
         self._clock = clock
 
     def check_possible(self, subscriber: str) -> None:
         """Raises InvalidInput if the subscriber needs a trust and the service uses none."""
-        if takes_token(subscriber) and self._tokens is None:
+        if takes_token(subscriber) and self._maker is None:
             raise self._not_configured(subscriber)
 
     @contextmanager
-    def loan(self, context: Context) -> Iterator[TrustLoan]:
-        """What a request needs to store one subscription. What it has made and not used is deleted afterwards."""
-        loan = TrustLoan(self, context)
+    def session(self, context: Context) -> Iterator[TrustSession]:
+        """Open the session of a request that stores one subscription. At the end its unused trusts become due."""
+        session = TrustSession(self, context)
         try:
-            yield loan
+            yield session
         finally:
-            for trust in loan.made:
-                # Not used: due at once. Either may be lost, as the record is due anyway some time after the request.
-                used = trust.id == loan.used
+            for trust in session.made:
+                # An unused trust is due at once. If this write is lost, the record is due UNATTACHED_SECONDS after the
+                # request, and the notifier then finds out whether the trust is used.
+                used = trust.id == session.used
                 attached = replace(trust, attached=True, due=trust.due if used else self._clock())
                 with contextlib.suppress(StoreUnavailable):
                     self._store.put(trust=attached)
 
     def release(self, queue_uid: str, subscription_id: str) -> None:
-        """The subscription was removed or has another trust now; what it does not use any more is to be deleted."""
+        """Make the trusts of a removed or changed subscription due. The notifier deletes those that are not used."""
         self._store.hasten(queue_uid=queue_uid, subscription_id=subscription_id, now=self._clock())
 
     def may_keep(self, context: Context, old: Subscription, new: Subscription) -> bool:
-        """Whether the changed subscription may go on to use the trust that it has.
+        """Whether the changed subscription may continue to use its trust.
 
-        Nobody but the user who made the trust, with a token that has its roles, may say what is sent in that user's
-        name, and where to. And a trust must not end before the subscription.
+        Only the user who made the trust, with a token that has its roles, may change the requests that are sent in that
+        user's name. And a trust must not end before its subscription.
         """
         trust_id = _trust_of(old)
         redirected = (new.subscriber, _without_trust(new)) != (old.subscriber, _without_trust(old))
@@ -104,7 +108,7 @@ class SubscriptionTrusts:
         if record is not None and record.expires < new.expires:
             return False
         if not redirected:
-            # One without a record was brought by somebody, and ends when they said.
+            # A trust without a record was made by a client, who chose when it ends.
             return True
         if record is not None and record.user_id != context.user_id:
             return False
@@ -115,13 +119,13 @@ class SubscriptionTrusts:
         return True
 
     def check(self, context: Context, subscriber: str, trust_id: str) -> None:
-        """InvalidInput unless the caller may have that subscription use a trust that the service has not made."""
+        """Raise InvalidInput unless the caller may use this trust, which the service must not have made itself."""
         if self._store.get(trust_id=trust_id) is not None:
             raise InvalidInput("options.trust_id", "was made by the service for another subscription, and ends with it")
         self._open(subscriber).check(context, trust_id)
 
     def make(self, context: Context, subscription: Subscription) -> Trust:
-        """Make a trust for a subscription that is about to be stored, and note that it is there."""
+        """Make a trust for a subscription that is about to be stored, and store the record of the trust."""
         made = self._open(subscription.subscriber).create(context, expires=subscription.expires + SPARE_SECONDS)
         trust = Trust(
             id=made.id,
@@ -135,22 +139,22 @@ class SubscriptionTrusts:
         try:
             self._store.put(trust=trust)
         except StoreUnavailable:
-            _log.warning("Trust %s cannot be noted, so nobody deletes it. It ends with its time in Keystone.", trust.id)
+            _log.warning("Trust %s cannot be recorded, so it will not be deleted. It expires in Keystone.", trust.id)
             raise
         return trust
 
-    def _open(self, subscriber: str) -> TrustTokens:
-        if self._tokens is None:
+    def _open(self, subscriber: str) -> TrustMaker:
+        if self._maker is None:
             raise self._not_configured(subscriber)
-        return self._tokens
+        return self._maker
 
     def _not_configured(self, subscriber: str) -> InvalidInput:
         scheme = scheme_of(subscriber)
         return InvalidInput("subscriber", f"'{scheme}:' needs Keystone with [trustee], which this service does not use")
 
 
-class TrustLoan:
-    """The trusts of one request, which may try several times to store its subscription."""
+class TrustSession:
+    """The trusts of one request. A request may try several times to store its subscription."""
 
     def __init__(self, trusts: SubscriptionTrusts, context: Context) -> None:
         self._trusts = trusts
@@ -158,12 +162,14 @@ class TrustLoan:
         self._checked: set[str] = set()
         self.made: list[Trust] = []
         self.used: str | None = None
-        """The trust of the subscription that was stored."""
+        """The trust of the subscription that the request has stored."""
 
-    def equip(self, new: Subscription, old: Subscription | None = None) -> Subscription:
-        """The subscription as it is to be stored in place of ``old``, with the trust that it is to use.
+    def assign_trust(self, new: Subscription, old: Subscription | None = None) -> Subscription:
+        """Return ``new`` with the trust that it has to use; ``old`` is the subscription that it replaces.
 
-        A trust in the options of ``new`` that ``old`` does not have was brought by the caller.
+        A trust in the options of ``new`` that is not in ``old`` was given by the caller, and is checked. Otherwise the
+        trust of ``old`` is kept if that is allowed, or a new one is made. Raises InvalidInput, Forbidden and
+        KeystoneUnavailable.
         """
         if not takes_token(new.subscriber):
             return new
@@ -179,7 +185,7 @@ class TrustLoan:
         return _with_trust(new, self._made_for(new).id)
 
     def _made_for(self, new: Subscription) -> Trust:
-        """One that this request has made already, if it was for the same subscription and lasts long enough."""
+        """Return a trust for the subscription: one that an earlier try of this request made, or a new one."""
         for trust in self.made:
             same = (trust.queue_uid, trust.subscription_id) == (new.queue_uid, new.id)
             if same and trust.expires >= new.expires:
@@ -188,7 +194,7 @@ class TrustLoan:
         return self.made[-1]
 
     def note_stored(self, stored: Subscription) -> None:
-        """This is the subscription that is in place now."""
+        """Note which subscription the request has stored."""
         self.used = _trust_of(stored)
 
 

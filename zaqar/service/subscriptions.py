@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions: create, list, change, confirm, remove, and the secrets they sign with.
+"""Subscriptions: create, list, change, confirm, remove, and their signing secrets.
 
-A subscription belongs to the uid of its queue. ``Queues.mark_subscribed`` says what keeps ``Queue.notify`` right.
+The transports call it; the notifier and ``zaqar-gc`` remove subscriptions with it. A subscription belongs to the uid of
+its queue. ``zaqar/service/queues.py`` explains the rules that keep ``Queue.notify`` right.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from zaqar.clock import CLOCKS_APART, Clock
+from zaqar.clock import MAX_CLOCK_SKEW, Clock
 from zaqar.context import Context
 from zaqar.errors import AlreadySubscribed, Conflict, InvalidInput, NotFound, SignatureRefused, StoreUnavailable
 from zaqar.limits import Limits
@@ -40,27 +41,27 @@ from zaqar.schemas.subscriptions import (
 )
 from zaqar.service.queues import TRIES, Queues
 from zaqar.service.subscription_changes import changed, new_subscription, way_to
-from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustTokens
+from zaqar.service.subscription_trusts import SubscriptionTrusts, TrustMaker
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement
 
 _log = logging.getLogger(__name__)
 
 MOST_SECRETS = 10
-"""Secrets of one subscription that sign at a time."""
+"""Secrets of one subscription that may be valid at a time."""
 
 _BATCH = 500
 
 _MOST_TIDIED = 10_000
-"""Expired subscriptions that are removed before others have their turn."""
+"""Expired subscriptions that one call of ``tidy`` removes at most."""
 
 
 Grant = Callable[[Sequence[str]], bool]
-"""Whether what a caller brought along opens the confirmation of a subscription that now has these ``grant_terms``."""
+"""Whether the caller's signature is valid for the confirmation of a subscription with these ``grant_terms``."""
 
 
 class Created(NamedTuple):
-    """``secret`` is shown this once; None if the subscription existed, or if nothing is signed."""
+    """``secret`` is shown only this once. It is None if the subscription existed, or if nothing is signed."""
 
     subscription_id: str
     secret: str | None
@@ -79,9 +80,9 @@ class Subscriptions:
         notifying: bool,
         require_confirmation: bool,
         wake_notifiers: Callable[[], None],
-        trusts: TrustTokens | None = None,
+        trusts: TrustMaker | None = None,
     ) -> None:
-        """``notifying``: whether messages of queues with subscribers are to be notified at all."""
+        """``notifying``: whether this service sends notifications at all."""
         self._management = management
         self._placement = placement
         self._queues = queues
@@ -96,7 +97,7 @@ class Subscriptions:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def list_page(self, address: QueueName, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
-        """At most ``limit`` after the one that ``marker`` is the id of, and the time; none for a missing queue."""
+        """Return at most ``limit`` subscriptions after the id ``marker``, and the time; none for a missing queue."""
         if marker is not None and not is_subscription_id(marker):
             raise InvalidInput("marker", "must be the id of a subscription")
         now, row = self._clock(), self._queues.row(address)
@@ -106,12 +107,12 @@ class Subscriptions:
         return page, now
 
     def get(self, address: QueueName, id_: str) -> tuple[Subscription, float]:
-        """The subscription, and the time; raises NotFound if the queue has none with this id."""
+        """Return the subscription, and the time. Raises NotFound if the queue has none with this id."""
         now = self._clock()
         return self.find(address, id_, now)[1], now
 
     def find(self, address: QueueName, id_: str, now: float) -> tuple[Queue, Subscription]:
-        """The subscription and its queue; raises NotFound if there is none."""
+        """Return the queue and the subscription. Raises NotFound if there is none."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
             found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=now)
@@ -122,48 +123,50 @@ class Subscriptions:
     # -- creation ----------------------------------------------------------------------------------------------------
 
     def create(self, context: Context, address: QueueName, raw: bytes) -> Created:
-        """Subscribe as a request body says, to a queue that is created if it is missing.
+        """Create a subscription from a request body. The queue is created if it is missing.
 
-        If the queue has a subscription with this subscriber that is not confirmed, it stays as it is, and the
-        subscriber is asked once more to confirm. Raises AlreadySubscribed if it is confirmed.
+        If the queue has an unconfirmed subscription with this subscriber, that one stays as it is, and the subscriber
+        is asked once more to confirm. Raises AlreadySubscribed if it has a confirmed one, InvalidInput, and the errors
+        of making a trust.
         """
         wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
         self._check_target(wanted.subscriber or "")
         for _ in range(TRIES):
             row = self._queues.ensure_row(address)
-            if not self.mark(address, row.uid, anew=False):
+            if not self.mark(address, row.uid, must_change=False):
                 continue
+            # notify is set before the subscription is stored, and the row is changed after that: see queues.py.
             made = new_subscription(row, wanted, self._limits, self._clock())
             placed = self._place(context, made)
             kept = placed if placed.id == made.id else self._renew(placed)
             if kept is None:
                 continue
-            if self.mark(address, row.uid, anew=True):
+            if self.mark(address, row.uid, must_change=True):
                 self._ask(row, kept, SUBSCRIPTION_CONFIRMATION)
                 return Created(kept.id, kept.secrets[0].value if kept.id == made.id and kept.secrets else None)
-            # The queue was deleted at this moment.
+            # The queue was deleted meanwhile. The deletion may have missed the new subscription, so remove it.
             self._management.subscriptions.delete(queue_uid=row.uid, subscription_id=kept.id)
             self._release_trust(kept)
         raise StoreUnavailable
 
     def _place(self, context: Context, made: Subscription) -> Subscription:
-        """Store a new one unless the queue has one with its subscriber; the one that is in place afterwards."""
+        """Store the subscription unless the queue has one with its subscriber. Returns the one that is stored then."""
         if not takes_token(made.subscriber):
             return self._management.subscriptions.create(subscription=made, now=made.created)
         there = self._management.subscriptions.find(
             queue_uid=made.queue_uid, subscriber=made.subscriber, now=made.created
         )
         if there is not None:
-            # No trust is made for it.
+            # Do not make a trust that would not be used.
             return there
-        with self._trusts.loan(context) as loan:
-            placed = self._management.subscriptions.create(subscription=loan.equip(made), now=made.created)
-            loan.note_stored(placed)
+        with self._trusts.session(context) as session:
+            placed = self._management.subscriptions.create(subscription=session.assign_trust(made), now=made.created)
+            session.note_stored(placed)
         return placed
 
     def _renew(self, kept: Subscription) -> Subscription | None:
-        """The one that is there, pending again if it was refused; None if it has changed meanwhile."""
+        """Return the existing subscription, pending again if it was refused; None if it has changed meanwhile."""
         if kept.state == CONFIRMED:
             raise AlreadySubscribed(f"'{kept.source}' has a confirmed subscription with this subscriber.")
         if kept.state == PENDING:
@@ -176,15 +179,15 @@ class Subscriptions:
         if scheme_of(subscriber) in WEBHOOK_SCHEMES:
             self._target_policy.check_url(url_of(subscriber), field="subscriber")
 
-    def mark(self, address: QueueName, uid: str, *, anew: bool) -> bool:
-        """Have the queue's messages notified, if that is done at all; False if the queue is gone."""
+    def mark(self, address: QueueName, uid: str, *, must_change: bool) -> bool:
+        """Mark the queue as having subscribers, if notifications are on. Returns False if the queue is gone."""
         if self._notifying:
-            return self._queues.mark_subscribed(address, uid, anew=anew)
+            return self._queues.mark_subscribed(address, uid, must_change=must_change)
         row = self._queues.row(address)
         return row is not None and row.uid == uid
 
     def _ask(self, row: Queue, subscription: Subscription, kind: str) -> None:
-        """Have a confirmation sent, in place of one that is still on its way."""
+        """Send the subscriber a request to confirm. It replaces an earlier one that was not delivered yet."""
         if not self._require_confirmation or scheme_of(subscription.subscriber) == CONNECTION_SCHEME:
             return
         now = self._clock()
@@ -205,28 +208,35 @@ class Subscriptions:
     # -- changes -----------------------------------------------------------------------------------------------------
 
     def patch(self, context: Context, address: QueueName, id_: str, raw: bytes) -> None:
-        """Change what a request body names. A new TTL counts from now; a new subscriber has to confirm."""
+        """Change the fields in a request body. A new TTL counts from now. A new subscriber has to confirm.
+
+        Raises NotFound, InvalidInput, Conflict if the queue has another subscription with the subscriber, and the
+        errors of making a trust.
+        """
         wanted = parse_change(raw, source=address.name, limits=self._limits)
         check_end(wanted.ttl, self._clock())
         if wanted.subscriber is not None:
             self._check_target(wanted.subscriber)
 
-        with self._trusts.loan(context) as loan:
-            row, old, new = self._change(address, id_, lambda old, now: changed(loan, old, wanted, now))
-            loan.note_stored(new)
+        with self._trusts.session(context) as session:
+            row, old, new = self._change(address, id_, lambda old, now: changed(session, old, wanted, now))
+            session.note_stored(new)
         self._release_trust(old, new)
         if wanted.ttl is not None:
-            # Somebody whose clock is ahead may have found it over, and no other one.
-            self.mark(address, row.uid, anew=True)
+            # A process whose clock is ahead may have found it expired, and may have turned Queue.notify off.
+            self.mark(address, row.uid, must_change=True)
         if new.subscriber != old.subscriber:
             self._ask(row, new, SUBSCRIPTION_CONFIRMATION)
 
     def confirm(self, address: QueueName, id_: str, raw: bytes, *, grant: Grant | None = None) -> None:
-        """Confirm the subscription, or with ``{"confirmed": false}`` unsubscribe; see :meth:`set_confirmed`."""
+        """Confirm or unsubscribe as a request body says; see :meth:`set_confirmed`."""
         self.set_confirmed(address, id_, parse_confirmation(raw), grant=grant)
 
     def check_grant(self, address: QueueName, id_: str, grant: Grant) -> None:
-        """SignatureRefused, whatever is missing, unless ``grant`` opens the confirmation as the subscription is now."""
+        """Raise SignatureRefused unless ``grant`` is valid for the subscription as it is now.
+
+        A missing subscription or queue raises the same error, so that a client cannot find out which ones exist.
+        """
         try:
             _, found = self.find(address, id_, self._clock())
         except NotFound:
@@ -235,9 +245,9 @@ class Subscriptions:
             raise SignatureRefused("no key has made the confirmation")
 
     def set_confirmed(self, address: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
-        """Confirm the subscription or take the confirmation back.
+        """Confirm the subscription, or withdraw the confirmation.
 
-        Raises NotFound if there is no such subscription, or if ``grant`` is given and does not open it as it is now.
+        Raises NotFound if there is no such subscription, or if ``grant`` is given and not valid for it as it is now.
         """
 
         def edit(old: Subscription, now: float) -> Subscription:
@@ -252,7 +262,10 @@ class Subscriptions:
             self._ask(row, new, UNSUBSCRIBE_CONFIRMATION)
 
     def rotate_secret(self, address: QueueName, id_: str, raw: bytes) -> str:
-        """A new secret. The one it replaces goes on to sign as well, for as long as a request body says."""
+        """Make a new secret and return it. The replaced secret signs too, for the time in a request body.
+
+        Raises NotFound, InvalidInput if the subscriber is no webhook, and Conflict if too many secrets are valid.
+        """
         grace, fresh = parse_grace(raw), new_secret()
 
         def edit(old: Subscription, now: float) -> Subscription:
@@ -270,7 +283,7 @@ class Subscriptions:
     def _change(
         self, address: QueueName, id_: str, edit: Callable[[Subscription, float], Subscription]
     ) -> tuple[Queue, Subscription, Subscription]:
-        """Put what ``edit`` makes of the subscription in its place: the queue, what was, and what is."""
+        """Replace the subscription by the result of ``edit``. Returns the queue, the old and the new subscription."""
         for _ in range(TRIES):
             now = self._clock()
             row, old = self.find(address, id_, now)
@@ -285,10 +298,11 @@ class Subscriptions:
     # -- removal -----------------------------------------------------------------------------------------------------
 
     def delete(self, address: QueueName, id_: str) -> None:
-        """Remove the subscription; an absent one is fine."""
+        """Remove the subscription. An absent one is no error."""
         row = self._queues.row(address) if is_subscription_id(id_) else None
         if row is not None:
-            # An expired one too. Whoever guesses ids leaves no tombstones in the message store.
+            # now=0.0 finds an expired subscription too. If there is none, the message store is not called, because it
+            # would store a tombstone for each id that a client makes up.
             found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=0.0)
             self._management.subscriptions.delete(queue_uid=row.uid, subscription_id=id_)
             self._queues.note_fewer_subscribers(address, row.uid)
@@ -297,9 +311,9 @@ class Subscriptions:
                 self._release_trust(found)
 
     def end(self, subscription: Subscription) -> bool:
-        """Remove one whose subscriber cannot or will not be reached any more.
+        """Remove a subscription whose subscriber is gone or wants no more notifications.
 
-        False, and it stays, if it has another subscriber, or another trust, by now.
+        Returns False and removes nothing if the subscription has another subscriber or another trust by now.
         """
         for _ in range(TRIES):
             found = self._management.subscriptions.get(
@@ -307,7 +321,7 @@ class Subscriptions:
             )
             if found is not None and way_to(found) != way_to(subscription):
                 return False
-            # It stays if somebody changes it between the two: then it is looked at again.
+            # _remove() fails if another request changes it in between. Then it is read again.
             if found is None or self._remove(found):
                 address = _address_of(subscription)
                 self._queues.note_fewer_subscribers(address, subscription.queue_uid)
@@ -317,14 +331,15 @@ class Subscriptions:
         raise StoreUnavailable
 
     def tidy(self) -> tuple[int, bool]:
-        """Remove some that are over from the store that keeps them; return how many, and whether there are no more.
+        """Remove expired subscriptions. Returns how many were found, and whether there are no more.
 
-        A message store that is away holds nothing up: what is left there goes when it is back.
+        A message store that does not answer is skipped: notifiers drop the deliveries of removed subscriptions later.
         """
         removed = 0
         while removed < _MOST_TIDIED:
-            expired = self._management.subscriptions.list_expired(now=self._clock() - CLOCKS_APART, limit=_BATCH)
-            # No worker's clock may still take one of them for a live one, so their deliveries can go too.
+            expired = self._management.subscriptions.list_expired(now=self._clock() - MAX_CLOCK_SKEW, limit=_BATCH)
+            # They expired more than MAX_CLOCK_SKEW ago, so they are expired by the clock of every worker, and their
+            # deliveries can be removed too.
             of_queue: dict[tuple[QueueName, str], list[str]] = {}
             for each in expired:
                 if self._remove(each):
@@ -339,12 +354,12 @@ class Subscriptions:
         return removed, False
 
     def _release_trust(self, old: Subscription, new: Subscription | None = None) -> None:
-        """Have the trust deleted that ``old`` has used and ``new``, which is in its place now, does not use."""
+        """Have the trust of ``old`` deleted unless ``new``, which replaces it, uses the same trust."""
         if takes_token(old.subscriber) and (new is None or way_to(new) != way_to(old)):
             self._trusts.release(old.queue_uid, old.id)
 
     def _remove(self, subscription: Subscription) -> bool:
-        """Remove it as it was read: with another subscriber or a longer life it is not the one that is over."""
+        """Remove the subscription if it has not changed since it was read. Returns False if it has."""
         return self._management.subscriptions.delete(
             queue_uid=subscription.queue_uid, subscription_id=subscription.id, version=subscription.version
         )
@@ -357,7 +372,7 @@ def _no_subscription(address: QueueName) -> NotFound:
 def _opens(grant: Grant, subscription: Subscription, confirmed: bool) -> bool:
     if grant(subscription.grant_terms):
         return True
-    # Whoever has unsubscribed, and did not get the answer, may say so once more.
+    # A subscriber that unsubscribed and did not get the answer may repeat the request with the old signature.
     repeated = not confirmed and subscription.state == REFUSED
     return repeated and grant(replace(subscription, challenge=subscription.challenge - 1).grant_terms)
 

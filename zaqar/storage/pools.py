@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pool a new queue gets, which message store serves a queue, and the life of the stores of pools.
+"""Chooses the pool of a new queue, finds the message store of a queue, and opens and closes the stores of pools.
 
-``zaqar.app`` makes a :class:`Placement`; the service, the notifier, the sweeper and the waiting clients ask it for
+``zaqar.app`` makes a :class:`Placement`. The service, the notifier, the sweeper and the waiting clients ask it for
 stores.
 """
 
@@ -23,26 +23,26 @@ from zaqar.storage.base import ManagementStore, MessageStore, Outage
 _log = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 5.0
-"""Longest time until a worker acts on a change of pools and flavors that another worker made."""
+"""The longest time until a worker acts on a change of pools and flavors by another worker."""
 
 _REFRESH_SECONDS = 2.5
-"""Age at which a thread of its own reads the catalog again, so that requests do not wait for the management store."""
+"""Age at which a background thread reads the catalog again, so that requests do not wait for the management store."""
 
 _LOOK_AGAIN_SECONDS = 1.0
-"""Shortest time between two readings of the catalog for a queue whose pool is not in it."""
+"""The shortest time between two reads of the catalog for a queue whose pool is not in it."""
 
 _ANSWER_SECONDS = 5.0
-"""How long a new queue waits for the answers of pools other than the one it was to get."""
+"""How long a new queue waits for other pools after its first pool did not answer."""
 
 _RETIREMENT_SECONDS = 120.0
-"""How long the store of a replaced URI stays open: longer than a request that still works with it can take."""
+"""How long the store of a replaced URI stays open: longer than any request that still uses it."""
 
 
 REOPEN_SECONDS = 1.0
-"""Pause after a store could not be opened. Meanwhile requests fail at once, instead of each waiting for a dead host."""
+"""Pause after a store could not be opened. Meanwhile requests fail at once instead of waiting for a dead host."""
 
-AWAY_SECONDS = 10.0
-"""Time for which a failure is remembered, so that a caller that can use another store does so."""
+FAILURE_SECONDS = 10.0
+"""How long a store counts as failed after a failure, so that callers use another store if they can."""
 
 _MOST_THREADS = 32
 """Threads that one call of :func:`fan_out` or :func:`first_yes` starts at most."""
@@ -52,22 +52,22 @@ S = TypeVar("S")
 
 
 class PoolDrivers(Protocol):
-    """The questions of placement and of the service to the drivers. :mod:`zaqar.storage.registry` implements it."""
+    """Checks and opens the stores of pools. :mod:`zaqar.storage.registry` implements it."""
 
     def check(self, pool: Pool) -> None:
-        """Raise InvalidInput, naming the field, if no installed driver can serve such a pool."""
+        """Raise InvalidInput, about the wrong field, if no installed driver can serve such a pool."""
 
     def open(self, pool: Pool) -> MessageStore:
-        """The open store of the pool. Raises StartupError or StoreUnavailable if it cannot be opened."""
+        """Open the store of the pool. Raises StartupError or StoreUnavailable if it cannot be opened."""
 
     def capabilities(self, pool: Pool) -> frozenset[str]:
-        """The capabilities of the pool's driver, without opening the store; none if the driver is not installed."""
+        """Return the capabilities of the pool's driver, without opening the store; none if it is not installed."""
 
 
 class LazyStore:
-    """Opens a store when it is first used, and again if that failed.
+    """Opens a store at its first use, and tries again later if that failed.
 
-    One thread opens it; the others wait for that attempt and share its outcome.
+    One thread opens it. The other threads wait for that attempt and share its outcome.
     """
 
     def __init__(self, label: str, opener: Callable[[], MessageStore], monotonic: Callable[[], float]) -> None:
@@ -78,10 +78,10 @@ class LazyStore:
         self._store: MessageStore | None = None
         self._closed = threading.Event()
         self._open_after = float("-inf")
-        self._away_until = float("-inf")
+        self._failed_until = float("-inf")
 
     def get(self) -> MessageStore:
-        """The open store. Raises StoreUnavailable if it cannot be opened."""
+        """Return the open store. Raises StoreUnavailable if it cannot be opened."""
         return self._store or self._open()
 
     def _open(self) -> MessageStore:
@@ -99,6 +99,7 @@ class LazyStore:
             if self._outage.since is not None:
                 self._outage.succeeded()
             store = self._store
+        # close() may have run while this thread was opening the store. It does not wait, so close the store here.
         if self._closed.is_set():
             self._close_store()
             raise StoreUnavailable
@@ -109,15 +110,15 @@ class LazyStore:
         return self._store is not None
 
     @property
-    def away(self) -> bool:
-        """Whether it failed a moment ago."""
-        return self._monotonic() < self._away_until
+    def failed_recently(self) -> bool:
+        """Whether the store failed in the last FAILURE_SECONDS."""
+        return self._monotonic() < self._failed_until
 
     def note_failure(self) -> None:
-        self._away_until = self._monotonic() + AWAY_SECONDS
+        self._failed_until = self._monotonic() + FAILURE_SECONDS
 
     def close(self) -> None:
-        """Close the store, without waiting for a thread that is opening it: that thread closes it itself."""
+        """Close the store. If another thread is opening it, do not wait: that thread closes it."""
         self._closed.set()
         if self._opening.acquire(blocking=False):
             self._opening.release()
@@ -133,8 +134,8 @@ class LazyStore:
 class StoreRef(ABC):
     """Refers to the message store of a pool, by the pool's name, or to the configured one, whose name is None.
 
-    A reference finds the store whenever it is asked, so it stays valid if a pool gets another URI. There is one object
-    for each store, so two queues are in the same store if their references are the same object.
+    A reference looks up the store at each use, so it stays valid if a pool gets another URI. There is one object for
+    each store, so two queues are on the same store if their references are the same object.
     """
 
     name: str | None = None
@@ -145,11 +146,12 @@ class StoreRef(ABC):
         """The open store. Raises StoreUnavailable if it cannot be opened."""
 
     @property
-    def away(self) -> bool:
-        """Whether the store failed in the last AWAY_SECONDS, so that work that can wait should not try it."""
+    def failed_recently(self) -> bool:
+        """Whether the store failed in the last FAILURE_SECONDS, so that work that can wait should be done later."""
         return False
 
     def note_failure(self) -> None:
+        """Count the store as failed for FAILURE_SECONDS; called by code that saw it fail."""
         return
 
 
@@ -162,19 +164,19 @@ class _OnlyStore(StoreRef):
 
 
 class Placement:
-    """Placement without pools: there is one message store, and it serves every queue."""
+    """Placement without pools: the configured message store holds every queue."""
 
     spreads = False
-    """Whether a new queue may go to one of several stores."""
+    """Whether new queues are spread over several stores."""
 
     def __init__(self, store: MessageStore) -> None:
         self._store_ref = _OnlyStore(store)
 
     def check_flavor(self, flavor: str | None) -> None:
-        """Raise InvalidInput unless new queues may ask for this flavor. Without pools a flavor has no effect."""
+        """Raise InvalidInput if there is no such flavor. Without pools every flavor is accepted and has no effect."""
 
     def choose(self, flavor: str | None) -> str | None:
-        """The pool of a new queue, None for the configured message store.
+        """Choose the pool of a new queue. None is the configured message store.
 
         Raises InvalidInput if there is no such flavor, StoreUnavailable if no pool of the flavor answers, and NoPool if
         none takes new queues.
@@ -182,32 +184,35 @@ class Placement:
         return None
 
     def pool_is_registered(self, queue: Queue) -> bool:
-        """Whether the pool of a queue is still registered; asked after the row of a new queue was written."""
+        """Whether the pool of a queue is still registered. Called after the row of a new queue was written."""
         return True
 
     def store_of(self, queue: Queue) -> StoreRef:
+        """Return the reference to the store that holds the messages of a queue."""
         return self._store_ref
 
     def provisional(self, uid: str) -> StoreRef:
-        """The reference of a queue that has no row yet. With pools its ``store`` raises StaleQueue."""
+        """Return the reference for a queue that has no row yet. With pools its ``store`` raises StaleQueue."""
         return self._store_ref
 
     def all_stores(self) -> list[StoreRef]:
-        """References to all stores that may hold messages."""
+        """Return references to all stores that may hold messages."""
         return [self._store_ref]
 
     def stores_in_use(self) -> list[StoreRef]:
-        """References to the stores without which some queue cannot be served."""
+        """Return references to the stores that hold queues or take new ones."""
         return [self._store_ref]
 
     def forget_catalog(self) -> None:
-        """Read the pools and flavors again at the next use; called after they were changed."""
+        """Read the pools and flavors again at the next use. Called after this worker has changed them."""
 
     def close(self) -> None:
         self._store_ref.store.close()
 
 
 class _NotCreated(StoreRef):
+    """The store of a queue without a row: its first use makes the service create the queue and choose its pool."""
+
     def __init__(self, uid: str) -> None:
         self._uid = uid
 
@@ -226,18 +231,18 @@ class _PoolRef(StoreRef):
         return self._lazy_store().get()
 
     @property
-    def away(self) -> bool:
-        return self._lazy_store().away
+    def failed_recently(self) -> bool:
+        return self._lazy_store().failed_recently
 
     def note_failure(self) -> None:
         self._lazy_store().note_failure()
 
 
 class PoolPlacement(Placement):
-    """Placement with pools: a new queue goes to a pool of its flavor, drawn by weight. Stores are opened at first use.
+    """Placement with pools: a new queue gets a pool of its flavor, drawn by weight. Stores are opened at first use.
 
-    The catalog is remembered for CATALOG_SECONDS. Queues of a pool whose URI was changed are served by the new store
-    from then on; nothing is moved.
+    The catalog is cached for CATALOG_SECONDS. If the URI of a pool is changed, the new store serves the queues of the
+    pool from then on. Messages are not moved.
     """
 
     spreads = True
@@ -257,7 +262,7 @@ class PoolPlacement(Placement):
         self._virtual = virtual
         self._monotonic = monotonic
         self._draw = draw
-        # Held while the catalog is read, so that an older reading never replaces a newer one.
+        # Held while the catalog is read, so that the result of an older read never replaces that of a newer one.
         self._reading = threading.Lock()
         self._known: Catalog | None = None
         self._read_at = 0.0
@@ -269,7 +274,7 @@ class PoolPlacement(Placement):
         self._store_refs: dict[str, StoreRef] = {}
         self._outages: dict[str | None, Outage] = {}
         self._unregistered: dict[str, Outage] = {}
-        """Pools that are not registered though queues are on them; kept so that each is logged only once."""
+        """The outages of pools that hold queues but are not registered. Kept so that each one is logged only once."""
 
     # -- the catalog -------------------------------------------------------------------------------------------------
 
@@ -286,7 +291,7 @@ class PoolPlacement(Placement):
                     threading.Thread(target=self._refresh, name="catalog", daemon=True).start()
                 return known
             if not self._reading.acquire(blocking=self._stale):
-                # Another thread is reading it; meanwhile the last known catalog is good enough.
+                # Another thread is reading the catalog. Until then the last known one is good enough.
                 return known
         else:
             self._reading.acquire()
@@ -296,7 +301,7 @@ class PoolPlacement(Placement):
             self._reading.release()
 
     def _refresh(self) -> None:
-        """Read the catalog again in a thread of its own. The caller acquired the lock; this releases it."""
+        """Read the catalog again in a background thread. The caller has acquired the lock; this call releases it."""
         try:
             self._read(fresh=False)
         finally:
@@ -309,13 +314,14 @@ class PoolPlacement(Placement):
             if fresh or self._known is None:
                 raise
             # Messages can be served without the management store.
-            _log.debug("The pools cannot be read; those known before are used.")
+            _log.debug("The pools cannot be read; the last known ones are used.")
             catalog = self._known
         now = self._monotonic()
         for pool in catalog.pools:
             old = self._stores.get(pool.name)
             if old is None or (old[0].uri, old[0].options) != (pool.uri, pool.options):
                 self._stores[pool.name] = (pool, LazyStore(f"Pool '{pool.name}'", self._opener(pool), self._monotonic))
+                # Requests may still use the old store, so it is closed later.
                 if old is not None:
                     self._retired.append((now, old[1]))
         names = {pool.name for pool in catalog.pools}
@@ -353,7 +359,7 @@ class PoolPlacement(Placement):
             error.is_logged = outage.failed("none is registered that takes them").is_logged
             raise error
         store_refs = [self._ref_of(pool.name) for pool in self._by_weight(open_pools)]
-        drawn = [store_ref for store_ref in store_refs if not store_ref.away]
+        drawn = [store_ref for store_ref in store_refs if not store_ref.failed_recently]
         if drawn and self._answers(drawn[0]):
             found: StoreRef | None = drawn[0]
         else:
@@ -366,12 +372,12 @@ class PoolPlacement(Placement):
         return found.name
 
     def _outage_of(self, flavor: str | None) -> Outage:
-        """The outage of all pools together that new queues of the flavor may go to."""
+        """The common outage of all pools that take new queues of the flavor."""
         kind = "without a flavor" if flavor is None else f"of the flavor '{flavor}'"
         return self._outages.setdefault(flavor, Outage.of(f"A pool for new queues {kind}"))
 
     def _by_weight(self, pools: Iterable[Pool]) -> Iterator[Pool]:
-        """All pools, in an order drawn by weight. The first gets the queue unless its store does not answer."""
+        """Yield all pools in random order by weight. The first one gets the queue if its store answers."""
         left = list(pools)
         while left:
             point = self._draw() * sum(pool.weight for pool in left)
@@ -387,13 +393,13 @@ class PoolPlacement(Placement):
             store_ref.store.ping()
         except StoreUnavailable:
             store_ref.note_failure()
-            _log.debug("Pool '%s' does not answer and gets no new queue now.", store_ref.name)
+            _log.debug("Pool '%s' does not answer, so it gets no new queue now.", store_ref.name)
             return False
         return True
 
     def pool_is_registered(self, queue: Queue) -> bool:
-        # A request that deletes a pool takes it out of the catalog first, and then looks for its queues. So either that
-        # request finds this row and puts the pool back, or this reading finds that the pool is gone.
+        # A request that deletes a pool removes it from the catalog first, and then looks for its queues. So either that
+        # request finds this row and puts the pool back, or this read finds that the pool is gone.
         return queue.pool is None or self._catalog(fresh=True).pool(queue.pool) is not None
 
     # -- the stores --------------------------------------------------------------------------------------------------
@@ -442,29 +448,30 @@ def _no_flavor(flavor: str) -> InvalidInput:
 
 
 def fan_out(question: Callable[[S], T], asked: Sequence[S], *, seconds: float) -> list[T | None]:
-    """Ask several stores in parallel: the answers in their order, None if one is not there within ``seconds``.
+    """Call ``question`` for several stores in parallel, and return the answers in order.
 
-    A single one is asked in the caller's thread, and waited for without this limit.
+    An answer is None if it is not there within ``seconds``. A single store is asked in the caller's thread, without
+    this time limit.
     """
     if len(asked) <= 1:
-        return [question(one) for one in asked]
+        return [question(item) for item in asked]
     executor = ThreadPoolExecutor(min(len(asked), _MOST_THREADS))
     try:
-        futures = [executor.submit(question, one) for one in asked]
+        futures = [executor.submit(question, item) for item in asked]
         done, _ = wait(futures, seconds)
         return [future.result() if future in done else None for future in futures]
     finally:
-        # Threads that still wait end by the time-out of their driver.
+        # Threads that are still waiting end after the time-out of their driver.
         executor.shutdown(wait=False, cancel_futures=True)
 
 
 def first_yes(question: Callable[[S], bool], asked: Sequence[S], *, seconds: float) -> S | None:
-    """Ask several stores in parallel: the first one that answers yes, None if none does within ``seconds``."""
+    """Call ``question`` for several stores in parallel. Returns the first store with a true answer in time, or None."""
     if not asked:
         return None
     executor = ThreadPoolExecutor(min(len(asked), _MOST_THREADS))
     try:
-        futures = {executor.submit(question, one): one for one in asked}
+        futures = {executor.submit(question, item): item for item in asked}
         return next((futures[future] for future in as_completed(futures, seconds) if future.result()), None)
     except TimeoutError:
         return None

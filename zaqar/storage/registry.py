@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the configuration, or the URI of a pool, to an open store. Drivers are found by entry points only."""
+"""Opens stores: the configured ones, and the stores of pools by their URI. Drivers are found by entry points only.
+
+``zaqar.app`` and the commands call it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _DRIVER_OF_SCHEME = {
     "rediss": "redis",
     "sqlite": "sqlalchemy",
 }
-"""The part of a scheme before a ``+`` names the driver; a scheme that is not here is itself the name of a driver."""
+"""Driver by the part of a scheme before a ``+``. A scheme that is not listed is itself the name of a driver."""
 
 _IN_MEMORY = ("", ":memory:")
 
@@ -42,12 +45,12 @@ _JSON_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
 
 
 def open_management_store(conf: cfg.ConfigOpts) -> ManagementStore:
-    """The store that ``[drivers] management_store`` names; raises StartupError if it cannot be opened."""
+    """Open the store that ``[drivers] management_store`` names. Raises StartupError if it cannot be opened."""
     return cast("ManagementStore", _open_configured(conf, "management_store", MANAGEMENT_STORES))
 
 
 def open_message_store(conf: cfg.ConfigOpts) -> MessageStore:
-    """The store that ``[drivers] message_store`` names; raises StartupError if it cannot be opened."""
+    """Open the store that ``[drivers] message_store`` names. Raises StartupError if it cannot be opened."""
     return cast("MessageStore", _open_configured(conf, "message_store", MESSAGE_STORES))
 
 
@@ -63,12 +66,12 @@ def _open_configured(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
 
 
 def _settings(conf: cfg.ConfigOpts, group: str) -> dict[str, Any]:
-    # A driver of somebody else's may have no options here.
+    # A driver of another package may have no options of ours.
     return dict(conf[group]) if group in conf else {}
 
 
 class DriverRegistry:
-    """The installed message store drivers, for pools; what :mod:`zaqar.storage.pools` asks for as PoolDrivers."""
+    """The installed message store drivers, for pools. It implements :class:`zaqar.storage.pools.PoolDrivers`."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._conf = conf
@@ -97,7 +100,7 @@ class DriverRegistry:
         name = self._driver(pool)
         settings = {**_settings(self._conf, _group(name)), **pool.options, "uri": lower_scheme(pool.uri)}
         if name == "sqlalchemy":
-            # Nobody runs migrations on a pool by hand.
+            # embedded: the store creates its own tables, because operators do not run migrations for a pool.
             settings["embedded"] = True
         return self._load(name).from_settings(settings)
 

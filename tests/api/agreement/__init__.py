@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one operation over HTTP and over a WebSocket session, in both formats, and compares what came of it.
+"""Runs one operation over HTTP and over a WebSocket session, in both formats, and compares the results.
 
-A :class:`Row` is an operation as either transport spells it. :func:`run` carries it out three times, each time in a
-project of its own whose queues and topics have the same contents (:class:`World`), and asserts that the status, the
-text of an error, the answer and the contents afterwards are the same.
+A :class:`Row` describes an operation as each transport spells it. :func:`run` carries it out three times, each time in
+a project of its own whose queues and topics have the same contents (:class:`World`). It asserts that the status, the
+text of an error, the answer and the contents afterwards are the same. The modules ``tests/api/test_transports_agree*``
+and ``test_deployments_agree`` call it.
 
 To add rows for other actions, write a module beside ``queues.py`` with a table ``ROWS`` (a dict of names and rows), and
 name it in ``TABLES`` of ``tests/api/test_transports_agree.py``. ``World`` may need more contents for them. A text such
-as ``<m0>`` in a row stands for an id of the world; the names are those of ``World.names``, and ``<foreign.m0>`` is the
+as ``<m0>`` in a row stands for an id of the world. The names are the keys of ``World.names``; ``<foreign.m0>`` is the
 id in another project.
 """
 
@@ -37,7 +38,7 @@ OPTIONS: dict[str, Any] = {
     "signed_url__secret_key": "k" * 32,
     "notification__webhook_allowed_networks": ["192.0.2.0/24"],
 }
-"""What a service needs so that worlds can be made on it."""
+"""The options of a service on which worlds can be made."""
 
 _HIDDEN = frozenset({"href", "links", "marker", "claim_id"})
 """Members of answers that only one transport has, or that differ from world to world."""
@@ -46,7 +47,7 @@ View = Callable[[Any], Any]
 
 
 def plain(document: Any) -> Any:
-    """An answer without the members of which it is known that the transports differ in them."""
+    """An answer without the members that are known to differ between the transports."""
     if isinstance(document, dict):
         return {key: plain(value) for key, value in document.items() if key not in _HIDDEN}
     return [plain(value) for value in document] if isinstance(document, list) else document
@@ -56,7 +57,7 @@ def plain(document: Any) -> Any:
 class Row:
     """One operation as either transport spells it.
 
-    ``status`` is that of HTTP, and of the frame unless ``status_in_frame`` says otherwise. ``renamed`` maps what
+    ``status`` is that of HTTP, and of the frame unless ``status_in_frame`` is set. ``renamed`` maps what
     HTTP's error text may begin with to what the frame's begins with. With ``same_text`` false only the field that the
     text names is compared.
     ``view`` and ``view_of_frame`` make of an answer what is the same in both. ``changes``: whether it may change
@@ -86,7 +87,7 @@ class Outcome(NamedTuple):
 
 
 class World:
-    """A project with some queues, a topic and what is in them."""
+    """A project with some queues, a topic, and messages, claims and subscriptions in them."""
 
     def __init__(self, api: Api, *, foreign: World | None = None) -> None:
         self.api = api
@@ -125,7 +126,7 @@ class World:
         self._bury()
 
     def _bury(self) -> None:
-        """A queue whose message has become a dead letter in another one."""
+        """Make a queue whose message has become a dead letter in another queue."""
         rules = {"_max_claim_count": 1, "_dead_letter_queue": "graves"}
         self._expect(201, "PUT", "/v2/queues/worn", rules)
         self._post("queues/worn", "dead", 1)
@@ -148,10 +149,10 @@ class World:
         assert result.status_code == status, (method, path, result.text)
         return result
 
-    # -- what is in it -----------------------------------------------------------------------------------------------
+    # -- its contents --------------------------------------------------------------------------------------------------
 
     def contents(self) -> Any:
-        """All that its listings and statistics show, with the names of ids instead of them."""
+        """All that the listings and statistics of the world show, with ids replaced by their names."""
         shown: dict[str, Any] = {}
         for kind in ("queues", "topics"):
             listed = self.request("GET", f"/v2/{kind}?detailed=true&limit=20&with_count=true").json
@@ -169,17 +170,17 @@ class World:
         return self.named(shown)
 
     def with_names(self, text: str) -> str:
-        """Ids of this world replaced by their names, others by ``<id>``."""
+        """Replace ids of this world by their names, and other ids by ``<id>``."""
         for name, id_ in self.names.items():
             text = text.replace(id_, f"<{name}>")
         return re.sub(r"(?<![0-9a-f])[0-9a-f]{24,36}(?![0-9a-f])", "<id>", text)
 
     def named(self, document: Any) -> Any:
-        """JSON with the names of ids instead of them."""
+        """JSON with ids replaced by their names."""
         return json.loads(self.with_names(json.dumps(document)))
 
     def with_ids(self, document: Any) -> Any:
-        """A part of a row with the ids instead of their names."""
+        """A part of a row with names replaced by the ids."""
         text = json.dumps(document)
         return json.loads(re.sub(r"<([a-z0-9.]+)>", lambda match: self.names[match[1]], text))
 
@@ -232,7 +233,7 @@ def field_of(error: str) -> str:
 
 
 def assert_same_answers(worlds: Mapping[str, World], row: Row, headers: Mapping[str, str] | None = None) -> int:
-    """Carry the row out in each world; the status over HTTP."""
+    """Carry the row out in each world and compare the answers. Returns the status over HTTP."""
     by_http, *by_frames = (send(worlds[transport], row, transport, headers or {}) for transport in TRANSPORTS)
     for transport, got in zip(TRANSPORTS[1:], by_frames, strict=True):
         wanted = by_http.status
@@ -253,7 +254,7 @@ def assert_same_answers(worlds: Mapping[str, World], row: Row, headers: Mapping[
 
 
 def run(worlds: Mapping[str, World], row: Row, before: Any) -> None:
-    """Carry the row out in each world, whose contents were ``before``, and compare all that came of it."""
+    """Carry the row out in each world, whose contents were ``before``. Compare the answers, and the contents after."""
     assert assert_same_answers(worlds, row) == row.status
     contents = [worlds[transport].contents() for transport in TRANSPORTS]
     assert contents[1] == contents[0]

@@ -84,7 +84,7 @@ def _rows() -> dict[str, Row]:
         for value in _NO_SECONDS:
             rows[f"claim, {field} {value!r}"] = _create({field: value}, 400, same_text=False)
             rows[f"renew, {field} {value!r}"] = _update("<held>", {field: value}, 400, same_text=False)
-    # What may be an id and is none, and what cannot be one.
+    # Texts that could be an id but are none, and texts that cannot be an id.
     for what, id_ in {
         "absent": "0" * 24,
         "foreign": "<foreign.held>",

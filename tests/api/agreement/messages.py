@@ -150,7 +150,7 @@ def _gets(name: dict[str, str], at: str, first: str) -> dict[str, Row]:
         ),
         "get many": get_many([f"<{first}>", "nope"], f"<{first}>,nope"),
         "get many, twice": get_many([f"<{first}>", f"<{first}>"], f"<{first}>&ids=<{first}>"),
-        # HTTP has no way to say that one of them exists and the others do not, but for 404 if there is none.
+        # HTTP answers 404 if none of the ids exists, and has no way to say that only some of them do.
         "get many, none": get_many(["nope"], "nope", 404, status_in_frame=200),
         "get many, foreign": get_many([f"<foreign.{first}>"], f"<foreign.{first}>", 404, status_in_frame=200),
         "get many, twenty": get_many([*twenty[1:], f"<{first}>"], ",".join(twenty[1:]) + f",<{first}>"),
@@ -255,7 +255,7 @@ def _claimed() -> dict[str, Row]:
             status=204,
             changes=True,
         ),
-        # As in the reference, a claim keeps nobody from deleting several messages without claims.
+        # As in the reference, a claim does not prevent another client from deleting several messages without a claim.
         "delete many, claimed": Row(
             "message_delete_many", many, "DELETE", f"{at}?ids=<m0>,<m1>", status=204, changes=True
         ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the actions on pools and flavors, and on the service itself. They are about the whole of a deployment."""
+"""Rows of the actions on pools and flavors, and on the service itself. They concern the whole deployment."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Deployment(World):
         self._filled = self.api.parts.management.catalog.get()
 
     def contents(self) -> Any:
-        """Its pools and flavors as the management store has them."""
+        """The pools and flavors that the management store has."""
         catalog = self.api.parts.management.catalog.get()
         pools = sorted(catalog.pools, key=lambda pool: pool.name)
         shown = [[pool.name, pool.uri, pool.weight, dict(pool.options), pool.flavor] for pool in pools]
         return self.named({"pools": shown, "flavors": list(catalog.flavors)})
 
     def restore(self) -> None:
-        """Have the pools and flavors of the beginning."""
+        """Put back the pools and flavors that the deployment had at first."""
         management = self.api.parts.management
         version = management.catalog.get().version + 1
         assert management.catalog.replace(catalog=replace(self._filled, version=version))
@@ -55,7 +55,7 @@ class Deployment(World):
 
 
 def nothing_secret(health: dict[str, Any]) -> list[str]:
-    """Of a report whose figures differ each time: what it has."""
+    """The members of a health report, without the figures, which differ each time."""
     return sorted(health)
 
 

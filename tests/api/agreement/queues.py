@@ -17,7 +17,7 @@ def names_of(answer: Any) -> list[str]:
 
 
 def stored(metadata: Any) -> Any:
-    """Without the defaults of reserved keys, which only HTTP shows."""
+    """The metadata without the defaults of reserved keys, which only HTTP shows."""
     return {key: value for key, value in metadata.items() if not key.startswith("_")}
 
 
@@ -33,7 +33,7 @@ def counts(answer: Any) -> Any:
 
 
 def shared(answer: Any) -> Any:
-    """Without what depends on the project."""
+    """The answer of a share without the parts that depend on the project."""
     return {key: value for key, value in answer.items() if key not in ("project", "signature")}
 
 
@@ -186,7 +186,7 @@ def _bad_metadata(kind: str) -> dict[str, Row]:
             f"/v2/{kind}s/new",
             value,
             400,
-            # The bytes of a body are counted before it is known to be metadata.
+            # The bytes of a body are counted before it is decoded as metadata.
             renamed={"body: has": "metadata: has"},
             same_text=what != "too large",
         )

@@ -11,11 +11,11 @@ from zaqar.model import DEAD, DONE, WAITING, Attempt, Delivery, QueueName
 MAIL = "mailto:anna@example.org"
 _STATES = {"dead1": DEAD, "dead2": DEAD, "done": DONE, "waiting": WAITING}
 _OF = {("queue", "q"): "", ("topic", "t"): "t"}
-"""What the names of ids begin with."""
+"""The prefix of the names of ids, by the kind and name of the source."""
 
 
 def add_deliveries(api: Api, project: str, subscriptions: dict[str, str]) -> dict[str, str]:
-    """Deliveries of ``sub`` and ``tsub`` in each state; their ids by name, such as ``tdead1``."""
+    """Add deliveries of ``sub`` and ``tsub`` in each state. Returns their ids by name, such as ``tdead1``."""
     names: dict[str, str] = {}
     (store,) = api.parts.stores()
     now = api.clock.now
@@ -51,5 +51,5 @@ def subscriptions_of(request: Any, path: str) -> dict[str, Any]:
 
 
 def by_subscriber(page: dict[str, Any]) -> list[dict[str, Any]]:
-    """The subscriptions of a page, whose own order is that of their random ids."""
+    """The subscriptions of a page sorted by subscriber, because the page sorts them by their random ids."""
     return sorted(page["subscriptions"], key=lambda each: str(each["subscriber"]))

@@ -47,12 +47,12 @@ _BAD_OPTIONS: dict[str, Any] = {
 
 
 def keys(answer: dict[str, Any]) -> list[str]:
-    """Of an answer with ids and secrets, which are others each time: what it has beside the sentence of frames."""
+    """The keys of an answer whose ids and secrets differ each time, without the sentence that only frames have."""
     return sorted(set(answer) - {"message"})
 
 
 def count(page: dict[str, Any]) -> int:
-    """How many subscriptions a page has; which ones, their random ids say."""
+    """The number of subscriptions of a page. Their order depends on their random ids."""
     return len(page["subscriptions"])
 
 
@@ -77,7 +77,7 @@ class _Of:
         fields: dict[str, Any] | None = None,
         **more: Any,
     ) -> Row:
-        """About one subscription, ``sub`` unless ``id_`` says which. ``fields`` are what HTTP has in path or query."""
+        """A row about one subscription, ``sub`` unless ``id_`` is given. HTTP has ``fields`` in its path or query."""
         id_ = id_ or self.sub
         path = f"{self.path}/{id_ if id_.startswith('<') else quote(id_)}{below}{query and '?' + query}"
         body = {**self.named, "subscription_id": id_, **(sent or {}), **(fields or {})}
@@ -131,7 +131,7 @@ def _creating(of: _Of) -> dict[str, Row]:
         rows[f"update, subscriber {what}"] = of.update({"subscriber": subscriber}, 400)
     for what, options in _BAD_OPTIONS.items():
         rows[f"create, options with {what}"] = of.create({"subscriber": HOOK + "/x", "options": options}, 400)
-        # A trust goes with what the subscription has.
+        # Whether the options may hold a trust depends on the subscriber that is stored.
         rows[f"update, options with {what}"] = of.update({"options": options}, 400)
     rows["create, options far too large"] = of.create(
         {"subscriber": HOOK, "options": _BAD_OPTIONS["far too large"]}, 400, same_text=False
@@ -153,7 +153,7 @@ def _creating(of: _Of) -> dict[str, Row]:
 
 
 def _without_text(row: Row) -> Row:
-    """Of a request whose size differs: a frame has the name of the queue besides."""
+    """The row without a comparison of error texts: a frame also holds the name of the queue, so its size differs."""
     return Row(row.action, row.body, row.method, row.path, row.sent, row.status, same_text=False, view=row.view)
 
 

@@ -100,7 +100,7 @@ def test_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.usefixtures("harness")
-def test_a_task_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_point_that_is_no_sender(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     load = entry_points.load
     monkeypatch.setattr(
         "zaqar.entry_points.load",

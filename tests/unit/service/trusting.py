@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Keystone of trusts that service tests can look into."""
+"""A Keystone in memory that makes trusts, for tests of the service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.clock import FakeClock
 from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable
-from zaqar.service.subscription_trusts import TrustTokens
+from zaqar.service.subscription_trusts import TrustMaker
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Made:
     expires: float
 
 
-class Keystone(TrustTokens):
-    """Trusts are called after the user who made them; those of ``brought`` belong to the user named."""
+class Keystone(TrustMaker):
+    """The id of a trust begins with the user who made it. ``brought`` has the users of trusts made by clients."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock

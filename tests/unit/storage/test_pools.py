@@ -17,7 +17,7 @@ from zaqar.model import TOPIC, Catalog, Pool, Queue
 from zaqar.storage import pools as module
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.storage.memory.catalog import MemoryCatalog
-from zaqar.storage.pools import AWAY_SECONDS, CATALOG_SECONDS, REOPEN_SECONDS, LazyStore, Placement, PoolPlacement
+from zaqar.storage.pools import CATALOG_SECONDS, FAILURE_SECONDS, REOPEN_SECONDS, LazyStore, Placement, PoolPlacement
 
 QUEUE = Queue(uid="0" * 24, project="p", name="q")
 
@@ -32,14 +32,14 @@ def test_without_pools_one_store_serves_every_queue(queue: Queue) -> None:
     store_ref = placement.store_of(queue)
     assert store_ref.store is placement.provisional("0" * 24).store is store
     assert placement.all_stores() == placement.stores_in_use() == [store_ref]
-    assert (store_ref.name, store_ref.away, placement.choose(None), placement.pool_is_registered(queue)) == (
+    assert (store_ref.name, store_ref.failed_recently, placement.choose(None), placement.pool_is_registered(queue)) == (
         None,
         False,
         None,
         True,
     )
     store_ref.note_failure()
-    assert not store_ref.away
+    assert not store_ref.failed_recently
 
 
 @pytest.mark.parametrize("flavor", [None, "gold", ""])
@@ -162,7 +162,7 @@ def test_a_pool_that_is_away_leaves_its_queues_to_the_others(world: World) -> No
         assert world.placement.choose(None) == "b"
     assert world.store("a").pings == 1, "it is remembered for a while"
     world.store("a").away = False
-    world.clock.advance(AWAY_SECONDS)
+    world.clock.advance(FAILURE_SECONDS)
     assert world.placement.choose(None) == "a"
 
 

@@ -28,7 +28,7 @@ from zaqar.waiting.blocking import Attempt, wait_for
 from zaqar.waiting.polling import StorePoller
 from zaqar.waiting.registry import Registry
 from zaqar.waiting.waiters import Kind, Located, TooManyWaiting, Wake, digest_of
-from zaqar.waiting.wakeups import Told
+from zaqar.waiting.wakeups import WakeupMessage
 
 
 class Pair:
@@ -55,12 +55,10 @@ class Pair:
         return bool(socket_files.names(conf.waiters_dir(self.here.parts.conf)))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def pair(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     monkeypatch.setattr(polling, "POLL_SECONDS", 3600.0)
-    stores: dict[str, Any] = {}
-    if request.param == "memory":
-        stores = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+    stores: dict[str, Any] = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
     made = Pair(Process(build(tmp_path, **stores)), Process(build(tmp_path, **stores)))
     yield made
     for process in (made.here, made.there):
@@ -142,11 +140,13 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     assert elsewhere.attempts <= before + 3
 
 
+@pytest.mark.database_file
 def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "POLL_SECONDS", 0.1)
     # Nobody can make a folder here.
     (tmp_path / "waiters").write_text("")
-    here, there = Process(build(tmp_path)), Process(build(tmp_path))
+    stores: dict[str, Any] = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+    here, there = Process(build(tmp_path, **stores)), Process(build(tmp_path, **stores))
     try:
         created = WaitingClaim(here)
         there.post("created")
@@ -167,9 +167,9 @@ def test_lost_datagrams(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     pair.there.post("x")
     pair.there.claim()
     waiting = pair.wait()
-    monkeypatch.setattr(pair.there.parts.hub, "_tell", lambda *_: None)
+    monkeypatch.setattr(pair.there.parts.hub, "_wake_others", lambda *_: None)
     pair.there.post("not told")
-    other = Told(Wake.POSTED, "f" * 24, 1, digest_of(ADDRESS._replace(name="other"))).encode()
+    other = WakeupMessage(Wake.POSTED, "f" * 24, 1, digest_of(ADDRESS._replace(name="other"))).encode()
     while waiting.thread.is_alive():
         for _ in range(50):
             pair.there.parts.hub._wakeup_sender.wake(other)
@@ -200,17 +200,17 @@ def test_datagrams_of_other_programs_are_ignored(pair: Pair) -> None:
     pair.there.claim()
     waiting = pair.wait()
     for datagram in (b"", b"\0" * 200, b"9" + b"a" * 52, b"7" + b"z" * 52):
-        assert Told.decode(datagram) is None
+        assert WakeupMessage.decode(datagram) is None
         pair.there.parts.hub._wakeup_sender.wake(datagram)
     pair.there.post("new")
     assert waiting.bodies == ["new"]
 
 
 def test_told() -> None:
-    told = Told(Wake.FREED, "0123456789ab" * 2, 2**47, digest_of(ADDRESS))
-    assert Told.decode(told.encode()) == told
-    nothing = told._replace(wake=Wake(0), last=0)
-    assert Told.decode(nothing.encode()) == nothing
+    message = WakeupMessage(Wake.FREED, "0123456789ab" * 2, 2**47, digest_of(ADDRESS))
+    assert WakeupMessage.decode(message.encode()) == message
+    nothing = message._replace(wake=Wake(0), last=0)
+    assert WakeupMessage.decode(nothing.encode()) == nothing
 
 
 @pytest.fixture

@@ -151,14 +151,14 @@ def test_others_are_told_if_the_last_taker_leaves_with_the_turn(clients: Clients
 def test_others_are_not_told_of_what_they_have_told(clients: Clients) -> None:
     """Otherwise two processes would wake each other in turn."""
     (only,) = clients.takers(1)
-    clients.registry.note_foreign(digest_of(ADDRESS), UID, Wake.POSTED, 0)
+    clients.registry.note_other_process(digest_of(ADDRESS), UID, Wake.POSTED, 0)
     attempt(only, found=1)
     assert clients.passed_on == []
 
 
 def test_a_post_here_during_turns_that_others_began_is_passed_on(clients: Clients) -> None:
     (only,) = clients.takers(1)
-    clients.registry.note_foreign(digest_of(ADDRESS), UID, Wake.POSTED, 0)
+    clients.registry.note_other_process(digest_of(ADDRESS), UID, Wake.POSTED, 0)
     only.begin()
     assert clients.registry.wake(UID, is_own=True)
     only.finish(is_full=True, is_served=True)
@@ -229,7 +229,7 @@ def test_a_queue_that_another_process_created(clients: Clients) -> None:
     taker, reader = clients.join(located=None), clients.join(Kind.READER, located=None)
     attempt(taker, found=0)
     attempt(reader, found=0)
-    assert clients.registry.note_foreign(digest_of(ADDRESS), UID, Wake.POSTED, 1)
+    assert clients.registry.note_other_process(digest_of(ADDRESS), UID, Wake.POSTED, 1)
     assert ready([taker, reader]) == [True, True]
     assert clients.registry.missing() == [ADDRESS]
 
@@ -237,7 +237,7 @@ def test_a_queue_that_another_process_created(clients: Clients) -> None:
 def test_a_queue_that_was_created_anew(clients: Clients) -> None:
     taker = clients.join()
     attempt(taker, found=0)
-    assert clients.registry.note_foreign(digest_of(ADDRESS), NEWER_UID, Wake.POSTED, 1)
+    assert clients.registry.note_other_process(digest_of(ADDRESS), NEWER_UID, Wake.POSTED, 1)
     assert taker.is_ready
     attempt(taker, found=0)
     # Its old uid is not asked for any more.
@@ -250,7 +250,7 @@ def test_a_queue_that_was_created_anew(clients: Clients) -> None:
 def test_what_others_tell_of_queues_that_nobody_waits_for_is_ignored(clients: Clients) -> None:
     clients.join()
     other = QueueName("shop", QUEUE, "other")
-    assert not clients.registry.note_foreign(digest_of(other), NEWER_UID, Wake.POSTED, 1)
+    assert not clients.registry.note_other_process(digest_of(other), NEWER_UID, Wake.POSTED, 1)
     assert not clients.registry.note_queue(other, Located(NEWER_UID, STORE_REF))
     assert not clients.registry.wake(NEWER_UID)
 

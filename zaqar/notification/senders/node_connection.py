@@ -161,7 +161,7 @@ class NodeConnection:
 async def _connect_socket(path: Path) -> socket.socket:
     made = socket_files.make(socket.SOCK_STREAM)
     try:
-        with socket_files.short(path.parent) as short:
+        with socket_files.short_path(path.parent) as short:
             await asyncio.get_running_loop().sock_connect(made, os.path.join(short, path.name))  # noqa: PTH118
     except BaseException:
         made.close()

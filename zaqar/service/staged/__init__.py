@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service with stages: subclasses that run each operation through a pipeline.
+"""The parts of the service with stages: subclasses that run each operation through a pipeline.
 
-``zaqar.app`` takes them only if a stage has a hook for the resource, so that nothing else pays for stages.
+``pipelines.py`` uses such a class only if a stage has a hook for its resource. Without stages they take no time.
 """

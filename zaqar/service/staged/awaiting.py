@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages of requests that may wait: the hooks are called once, however often the request is tried."""
+"""Runs requests that may wait through stages. The hooks are called once, even if the request is tried several times."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def prepare_staged(
     to_result: Callable[[T], Any],
     to_answer: Callable[[Any], T],
 ) -> Awaited[T]:
-    """The request that ``prepare`` makes of what the ``before_`` hooks return. The ``after_`` hooks see its end.
+    """Call the ``before_`` hooks, and prepare the request that they return with ``prepare``.
 
-    ``to_result`` is what hooks see of an answer; ``to_answer`` makes an answer of what a stage ends the operation with.
-    Raises what :meth:`Pipeline.run` raises.
+    ``finish`` of the returned request calls the ``after_`` hooks. ``to_result`` makes the result for hooks from an
+    answer; ``to_answer`` makes an answer from the result of a stage that ends the operation. Raises the errors of
+    :meth:`Pipeline.run`.
     """
-    wanted = pipeline.prepare(context, request)
+    wanted = pipeline.run_before(context, request)
     if isinstance(wanted, Done):
         return answered(request.address, to_answer(wanted.result))
     prepared = pipeline.serve(wanted, prepare)
@@ -41,7 +42,7 @@ def prepare_staged(
         return pipeline.serve(wanted, lambda _: prepared.attempt(version))
 
     def finish(answer: T) -> T:
-        pipeline.tell(context, wanted.request, to_result(answer))
+        pipeline.run_after(context, wanted.request, to_result(answer))
         return prepared.finish(answer)
 
     return replace(prepared, attempt=attempt, finish=finish)

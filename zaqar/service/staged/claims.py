@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims whose operations pass the stages of ``claim_pipeline``."""
+"""Claims that run each operation through ``claim_pipeline``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zaqar.stages.pipeline import Changed, Pipeline
 
 class StagedClaims(Claims):
     def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
-        """``parts`` are those of :class:`Claims`."""
+        """``parts`` are the parameters of :class:`Claims`."""
         super().__init__(**parts)
         self._pipeline = pipeline
 

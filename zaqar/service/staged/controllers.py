@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What published message stages are made with: what the reference's controllers of queues and subscriptions can read.
+"""The controllers that OpenStack Zaqar passes to its message stages, with their reading methods.
 
-Stages are made before the service is, so both are bound to it later. They pass no stages themselves.
+``pipelines.py`` passes them to published stages. Stages are made before the service, so the controllers are bound to it
+later. Their calls skip all stages.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MOST = 1000
 
 
 class QueueController:
-    """``get``, ``get_metadata`` and ``exists`` of a queue, or of the topic if there is no such queue."""
+    """``get``, ``get_metadata`` and ``exists`` of a queue, or of the topic with this name if there is no such queue."""
 
     _queues: Queues
 
@@ -30,7 +31,7 @@ class QueueController:
         return queue if self._queues.row(queue) is not None else queue._replace(kind=TOPIC)
 
     def get(self, name: str, project: str | None = None) -> dict[str, Any]:
-        """The metadata, reserved defaults filled in; only those for a missing queue."""
+        """Return the metadata with the reserved defaults; only the defaults for a missing queue."""
         return Queues.get(self._queues, self.address_of(name, project))
 
     get_metadata = get
@@ -40,7 +41,7 @@ class QueueController:
 
 
 class SubscriptionController:
-    """``list`` and ``get`` of subscriptions, as dicts without their secrets."""
+    """``list`` and ``get`` of subscriptions. They return dicts without the secrets."""
 
     _subscriptions: Subscriptions
 
@@ -51,13 +52,13 @@ class SubscriptionController:
         self._subscriptions = subscriptions
 
     def list(self, queue: str, project: str | None = None, marker: str | None = None, limit: int = 10) -> Iterator[Any]:
-        """Yields the page, then the marker of the next one, None after the last."""
+        """Yield the page, then the marker of the next page, which is None after the last page."""
         address, most = self._queues.address_of(queue, project), min(limit, _MOST)
         page, now = Subscriptions.list_page(self._subscriptions, address, marker=marker or None, limit=most)
         yield iter([shown(subscription, now) for subscription in page])
         yield page[-1].id if page else None
 
     def get(self, queue: str, subscription_id: str, project: str | None = None) -> dict[str, Any]:
-        """Raises NotFound if there is none."""
+        """Return the subscription. Raises NotFound if there is none."""
         address = self._queues.address_of(queue, project)
         return shown(*Subscriptions.get(self._subscriptions, address, subscription_id))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages whose operations pass the stages of ``message_pipeline``. A post passes them without this class."""
+"""Messages that run each operation through ``message_pipeline``, except a post, for which ``Messages`` does it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from zaqar.stages.pipeline import Changed, Pipeline
 
 class StagedMessages(Messages):
     def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
-        """``parts`` are those of :class:`Messages`."""
+        """``parts`` are the parameters of :class:`Messages`."""
         super().__init__(**parts)
         self._pipeline = pipeline
 

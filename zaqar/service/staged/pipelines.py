@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pipelines of ``[storage]``, and the service made with them: staged classes if a stage has a hook.
+"""Loads the pipelines of ``[storage]``, and makes the parts of the service with them. ``zaqar.app`` calls it.
 
-``zaqar.app`` calls it. A resource without hooks gets the plain class, so that an empty pipeline costs nothing.
+If a stage has a hook for a resource, its part is the class with stages. Otherwise it is the plain class, so that an
+empty pipeline takes no time.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ GROUP = "zaqar.storage.stages"
 
 @dataclass(frozen=True, slots=True)
 class Pipelines:
-    """One for each option. The keywords of the ``make_`` methods are those of the classes that they make."""
+    """One pipeline for each option. The ``make_`` methods take the parameters of the classes that they make."""
 
     queues: Pipeline
     topics: Pipeline
@@ -48,10 +49,10 @@ class Pipelines:
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts, clock: Clock) -> Pipelines:
-        """Load every stage. StartupError, naming the option and the entry point, if one cannot be loaded."""
+        """Load every stage. Raises StartupError, with the option and the entry point, if a stage cannot be loaded."""
         queues = QueueController()
         subscriptions = SubscriptionController(queues)
-        # What the reference makes its stages of messages with.
+        # OpenStack Zaqar makes its message stages with these arguments.
         keywords = {
             "queue_controller": queues,
             "subscription_controller": subscriptions,
@@ -70,7 +71,7 @@ class Pipelines:
 
     @property
     def want_caller(self) -> bool:
-        """Whether an operation that is not told who asks has a hook that is; see ``zaqar.context.current``."""
+        """Whether a hook gets the caller of an operation without a ``context``; see ``zaqar.context.current``."""
         return any((self.queues, self.topics, self.messages, self.claims, self.subscriptions))
 
     def make_queues(self, **parts: Any) -> Queues:

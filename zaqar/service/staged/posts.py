@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks of a post, which ``zaqar.service.messages`` runs itself: between the rules of the queue and the store."""
+"""Runs the ``before_post`` hooks. ``Messages.post`` calls it after the rules of the queue and before the store."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zaqar.schemas.fields import check_range, is_id
 from zaqar.schemas.messages import make_checksum
 from zaqar.service.queue_cache import ResolvedQueue
 from zaqar.stages.base import Done
-from zaqar.stages.pipeline import Hook, failure, guarded
+from zaqar.stages.pipeline import Hook, call_hook, failure
 
 
 class PostEnded(ZaqarError):
-    """A stage has ended the post: nothing is stored, and the client gets these ids."""
+    """A stage has ended the post. Nothing is stored, and the client gets these ids."""
 
     def __init__(self, ids: Sequence[str]) -> None:
         super().__init__()
@@ -26,15 +26,15 @@ class PostEnded(ZaqarError):
 
 
 def run_before_post(
-    hooks: Sequence[Hook], context: Context, known: ResolvedQueue, drafts: list[Draft], limits: Limits
+    hooks: Sequence[Hook], context: Context, resolved: ResolvedQueue, drafts: list[Draft], limits: Limits
 ) -> list[Draft]:
-    """The drafts to store, of which there is at least one. Raises PostEnded if there is nothing to store.
+    """Return the drafts to store, at least one. Raises PostEnded if there is nothing to store.
 
-    Drafts that a stage made are checked like those of a client: what is stored can be read back.
+    Drafts that a stage has made are checked like the drafts of a client, so that every stored message can be read.
     """
     given = {id(draft): draft for draft in drafts}
     for hook in hooks:
-        answer = guarded(hook, context, known.queue, drafts)
+        answer = call_hook(hook, context, resolved.queue, drafts)
         ended = isinstance(answer, Done)
         items, fits = (answer.result, _is_id) if ended else (answer, _is_draft)
         if not isinstance(items, list | tuple) or not all(map(fits, items)):
@@ -46,7 +46,7 @@ def run_before_post(
         raise PostEnded(())
     if len(drafts) != len(given) or any(id(draft) not in given for draft in drafts):
         try:
-            drafts = _check(drafts, given, known, limits)
+            drafts = _check(drafts, given, resolved, limits)
         except InvalidInput as exc:
             raise failure(hooks[-1], f"or one before it made an invalid draft: {exc}") from exc
     return drafts
@@ -57,18 +57,18 @@ def _is_draft(item: object) -> bool:
 
 
 def _is_id(item: object) -> bool:
-    # It becomes a part of the header Location.
+    # The id becomes a part of the header Location.
     return isinstance(item, str) and is_id(item)
 
 
-def _check(drafts: list[Draft], given: dict[int, Draft], known: ResolvedQueue, limits: Limits) -> list[Draft]:
+def _check(drafts: list[Draft], given: dict[int, Draft], resolved: ResolvedQueue, limits: Limits) -> list[Draft]:
     checked = []
     size = 0
     for index, draft in enumerate(drafts):
         if id(draft) not in given:
             draft = _checked(index, draft, limits)
         size += len(draft.body)
-        most = known.rules.max_messages_post_size
+        most = resolved.rules.max_messages_post_size
         if size > most:
             raise InvalidInput("messages", f"the bodies have more than {most} bytes")
         checked.append(draft)

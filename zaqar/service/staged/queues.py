@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queues and topics whose operations pass the stages of ``queue_pipeline`` and ``topic_pipeline``."""
+"""Queues and topics that run each operation through ``queue_pipeline`` or ``topic_pipeline``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JsonObject = dict[str, Any]
 
 
 class _UpdateEnded(ZaqarError):
-    """A stage has ended an update with this result."""
+    """A stage has ended an update with this result. It leaves the loop of ``Queues._update``."""
 
     def __init__(self, result: JsonObject) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _UpdateEnded(ZaqarError):
 
 class StagedQueues(Queues):
     def __init__(self, *, pipelines: Mapping[str, Pipeline], **parts: Any) -> None:
-        """``pipelines`` by kind; ``parts`` are those of :class:`Queues`."""
+        """``pipelines`` are by kind; ``parts`` are the parameters of :class:`Queues`."""
         super().__init__(**parts)
         self._pipelines = pipelines
 
@@ -61,18 +61,18 @@ class StagedQueues(Queues):
         return super().create(request.address, encode_changed(request.metadata) if wanted.by_stages else raw)
 
     def create_implied(self, context: Context, address: QueueName) -> None:
-        """Create a missing queue for a post or a subscription, if stages have a say in that.
+        """Create a missing queue for a post or a subscription, if stages have hooks for a creation.
 
-        Raises NotFound if a stage ends the creation: then there is no queue for what implies it.
+        Raises NotFound if a stage ends the creation, because then the post or subscription has no queue.
         """
         pipeline = self._pipelines[address.kind]
         if not pipeline.has(CreateQueue) or self.find(address, create=False) is not None:
             return
-        answer = pipeline.prepare(context, CreateQueue(address, {}, implied=True))
+        answer = pipeline.run_before(context, CreateQueue(address, {}, implied=True))
         if isinstance(answer, Done):
             raise NotFound(f"There is no {address.kind} '{address.name}'.")
         created = pipeline.serve(answer, lambda wanted: self._create(wanted, b"{}"))
-        pipeline.tell(context, answer.request, created)
+        pipeline.run_after(context, answer.request, created)
 
     def ensure_row(self, address: QueueName) -> Queue:
         self.create_implied(caller_in(address.project), address)
@@ -102,7 +102,9 @@ class StagedQueues(Queues):
                 return check(self.schemas.parse_metadata(encode_changed(metadata))) if wanted.by_stages else metadata
 
             nonlocal last
-            answer = pipeline.prepare(context, UpdateQueue(address, check(self.schemas.apply_patch(operations, old))))
+            answer = pipeline.run_before(
+                context, UpdateQueue(address, check(self.schemas.apply_patch(operations, old)))
+            )
             if isinstance(answer, Done):
                 raise _UpdateEnded(answer.result)
             last = answer.request
@@ -112,7 +114,7 @@ class StagedQueues(Queues):
             shown = self._update(address, edit, defaults)
         except _UpdateEnded as ended:
             return ended.result
-        pipeline.tell(context, last, shown)
+        pipeline.run_after(context, last, shown)
         return shown
 
     def delete(self, address: QueueName) -> None:
@@ -178,10 +180,10 @@ class StagedQueues(Queues):
 
 
 class ImpliedCreation(Stage):
-    """Runs after the message stages, so that a post which they refuse creates no queue.
+    """Creates the missing queue of a post. It runs after the message stages, so that a refused post creates no queue.
 
-    The draft was made for a queue that no store knows yet; the store says so, and the post starts again with the one
-    that is here now.
+    The drafts were made for a queue that has no row yet. The store answers StaleQueue for it, and the post is tried
+    again with the queue that exists now.
     """
 
     def __init__(self, queues: StagedQueues) -> None:
@@ -193,7 +195,7 @@ class ImpliedCreation(Stage):
 
 
 def encode_changed(document: object) -> bytes:
-    """The JSON of what a stage made of a document; InvalidInput if it is none."""
+    """Encode a document that a stage has changed. Raises InvalidInput if it is not JSON."""
     try:
         return strict_json.encode(document)
     except (ValueError, TypeError, RecursionError) as exc:
@@ -201,7 +203,7 @@ def encode_changed(document: object) -> bytes:
 
 
 def check_limit(limit: object, most: int) -> None:
-    """InvalidInput unless a stage may ask for so many."""
+    """Raise InvalidInput unless ``limit``, which a stage may have changed, is an integer from 1 to ``most``."""
     if type(limit) is not int:
         raise InvalidInput("limit", "must be an integer")
     check_range(limit, 1, most, field="limit")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams whose beginning passes the stages of ``message_pipeline``, as a listing of messages does."""
+"""Streams that run their opening through ``message_pipeline``, like a listing of messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StagedStreams(Streams):
     """The ``before_`` hooks are called once for each stream; the ``after_`` hooks see each batch of its messages."""
 
     def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
-        """``parts`` are those of :class:`Streams`."""
+        """``parts`` are the parameters of :class:`Streams`."""
         super().__init__(**parts)
         self._pipeline = pipeline
 
@@ -26,9 +26,9 @@ class StagedStreams(Streams):
         self, context: Context, address: QueueName, *, marker: str | None, from_start: bool, echo: bool, version: int
     ) -> Stream:
         request = ListMessages(address, marker, self.most, echo, include_claimed=True, include_delayed=True)
-        wanted = self._pipeline.prepare(context, request)
+        wanted = self._pipeline.run_before(context, request)
         if isinstance(wanted, Done):
-            # What a stage puts in the place of a page has no position that a stream could go on from.
+            # The result of a stage is a page without a position from which a stream could continue.
             raise NotAcceptable("Accept: a stage answers for these messages, so they can be listed, but not followed.")
 
         def begin(changed: Changed[ListMessages]) -> Stream:
@@ -42,5 +42,5 @@ class StagedStreams(Streams):
             )
 
         stream = self._pipeline.serve(wanted, begin)
-        stream.tell = lambda messages: self._pipeline.tell(context, wanted.request, messages)
+        stream.on_batch = lambda messages: self._pipeline.run_after(context, wanted.request, messages)
         return stream

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions whose operations pass the stages of ``subscription_pipeline``."""
+"""Subscriptions that run each operation through ``subscription_pipeline``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from zaqar.stages.pipeline import Changed, Pipeline
 
 class StagedSubscriptions(Subscriptions):
     def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
-        """``parts`` are those of :class:`Subscriptions`."""
+        """``parts`` are the parameters of :class:`Subscriptions`."""
         super().__init__(**parts)
         self._pipeline = pipeline
 
@@ -118,7 +118,7 @@ class StagedConnectionSubscriptions(ConnectionSubscriptions):
     """Runs creations through a pipeline. Stages see the subscriber as clients do, without the id of the node."""
 
     def __init__(self, *parts: Any, pipeline: Pipeline) -> None:
-        """``parts`` are those of :class:`ConnectionSubscriptions`."""
+        """``parts`` are the parameters of :class:`ConnectionSubscriptions`."""
         super().__init__(*parts)
         self._pipeline = pipeline
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published plug-ins in ``subscription_pipeline``."""
+"""The adapter for published plug-ins in ``subscription_pipeline``."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Queries:
 def texts_of(file: str, dialect: str) -> dict[str, str]:
     """The statements of a part by name, each in one line, with the parameters as the database's library takes them."""
     texts = {name: " ".join(text.split()) for name, text in sections_of(file, dialect).items()}
-    # psycopg has parameters such as %(now)s, so that a percent sign is written twice.
+    # psycopg has parameters such as %(now)s, so that a percent sign must be doubled.
     if dialect == "postgresql":
         return {name: _WORD.sub(r"%(\1)s", text.replace("%", "%%")) for name, text in texts.items()}
     return texts
@@ -143,7 +143,7 @@ def _split(file: str, dialect: str) -> tuple[dict[str, str], dict[str, str]]:
     for path in (FOLDER / f"{file}.sql", FOLDER / dialect / f"{file}.sql"):
         if not path.exists():
             continue
-        _, *sections = _HEADER.split(path.read_text())
+        _, *sections = _HEADER.split(path.read_text("utf-8"))
         for kind, name, text in zip(sections[::3], sections[1::3], sections[2::3], strict=True):
             if name in found[kind]:
                 raise QueryError(f"{path} has {name} twice, or the shared file has it")

@@ -231,7 +231,7 @@ def test_granian_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
-    parts = main._beside_api(conf)
+    parts = main._background_parts(conf)
     assert [part.name for part in parts] == ["sweeper", "notifier"]
     assert "zaqar.cmd.notifier" in parts[1].command
     # It has no configuration of its own to read anew: it ends in order and is started again.
@@ -240,8 +240,8 @@ def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
 
 def test_nobody_else_sees_a_database_in_memory(conf: cfg.ConfigOpts) -> None:
     set_uri(conf, "sqlite://")
-    assert [part.name for part in main._beside_api(conf)] == ["sweeper"]
-    assert "Subscribers get no messages" in banner(conf)
+    assert [part.name for part in main._background_parts(conf)] == ["sweeper"]
+    assert "Notifications are off" in banner(conf)
 
 
 # -- the banner --------------------------------------------------------------------------------------------------------

@@ -308,7 +308,7 @@ def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
         async with listening(tmp_path) as (listener, node):
             link = NodeConnection(node, machine=MACHINE)
             assert await link.send(make(1)) is Status.PUSHED
-            for each in listener._streams:
+            for each in listener._links:
                 each._transport.pause_reading()
             sending = []
             for number in range(100):
@@ -320,7 +320,7 @@ def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
             assert all(isinstance(each.exception(), Unreachable) for each in done)
             # The limit of unsent bytes, and the buffers of the operating system, hold fewer than that.
             assert len(waiting) < 40
-            for each in listener._streams:
+            for each in listener._links:
                 each._transport.resume_reading()
             assert [await each for each in waiting] == [Status.PUSHED] * len(waiting)
             assert await link.send(make(1)) is Status.PUSHED
@@ -372,7 +372,7 @@ def test_both_ends_of_a_tcp_stream_notice_that_the_other_host_is_gone(tmp_path: 
             link = NodeConnection(node, machine="another-host")
             await link.send(make(1))
             assert link._stream is not None
-            (theirs,) = listener._streams
+            (theirs,) = listener._links
             for each in (theirs._transport, link._stream._transport):
                 assert each is not None
                 found = each.get_extra_info("socket")

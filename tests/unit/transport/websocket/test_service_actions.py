@@ -13,7 +13,7 @@ from tests.unit.transport.websocket.calling import Caller
 from zaqar.errors import Forbidden, StoreUnavailable
 from zaqar.transport.websocket.action import Answer
 from zaqar.transport.websocket.actions.service import ACTIONS
-from zaqar.transport.wsgi.home import HomeResource
+from zaqar.transport.wsgi.service import HomeResource
 
 
 @pytest.mark.parametrize("admin_mode", [True, False])

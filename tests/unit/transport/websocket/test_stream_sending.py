@@ -144,7 +144,7 @@ def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
         server = Server(parts)
         connections = [Connection(server) for _ in range(5)]
         for connection in connections:
-            connection.table.all()[0].stream.tell = lambda _: threads.append(threading.get_ident())
+            connection.table.all()[0].stream.on_batch = lambda _: threads.append(threading.get_ident())
         await asyncio.to_thread(post, parts, 1, 2)
         await wait_until(lambda: all(each.bodies == [1, 2] for each in connections))
         assert len(threads) == len(connections)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import textwrap
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 _FOLDER = files("zaqar.storage.redis") / "scripts"
-_INCLUDE = re.compile(r"^ *-- include: ([a-z_]+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^( *)-- include: ([a-z_]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,15 @@ def load(name: str, *, idempotent: bool = False, durable: bool = True) -> Script
 
 
 def assemble(name: str) -> str:
-    """The text of a script with all pieces in place, including pieces of pieces."""
+    """The text of a script with all pieces in place, including pieces of pieces. Comments show where each begins."""
     text = (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
-    return _INCLUDE.sub(lambda line: assemble(f"pieces/{line[1]}"), text)
+    return _INCLUDE.sub(lambda line: _piece(line[1], line[2]), text)
+
+
+def _piece(indent: str, name: str) -> str:
+    """A piece between two comments that name it, indented like the line that includes it."""
+    text = assemble(f"pieces/{name}").rstrip("\n")
+    return textwrap.indent(f"-- begin of {name}\n{text}\n-- end of {name}", indent)
 
 
 def names() -> list[str]:

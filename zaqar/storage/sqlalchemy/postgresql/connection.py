@@ -198,12 +198,12 @@ def register_for_fork(owner: HasConnections) -> None:
 
 
 _inherited: list[PostgresqlConnection] = []
-"""Connections of the parent. They stay referenced for good: their destructor would send the server a farewell over the
-socket that the parent still uses."""
+"""Connections of the parent. They stay referenced for good: their destructor would send the server a message that
+ends the session, over the socket that the parent still uses."""
 
 
 def leave_to_parent(connections: Iterable[PostgresqlConnection]) -> None:
-    """Close the sockets of inherited connections in this child, without a word to the server."""
+    """Close the sockets of inherited connections in this child, without telling the server."""
     for connection in connections:
         os.close(connection.pgconn.socket)
         _inherited.append(connection)

@@ -57,7 +57,7 @@ class PostgresqlWakeups(Wakeups):
         uids: list[str] = []
         with self._receiving:
             try:
-                # A round without a uid: the server may have sent only its farewell. The next round sees the end.
+                # A round without a uid: the server may have sent only its last message. The next round sees the end.
                 while not uids and self._wait(deadline - monotonic()):
                     # There is something to read, so this does not wait. It ends after the notifications that arrived.
                     self._connection.deadline = monotonic() + _READ_SECONDS
@@ -79,7 +79,7 @@ class PostgresqlWakeups(Wakeups):
         return not self._connection.is_quiet()
 
     def close(self) -> None:
-        # In this order: the receiver wakes up, sees the flag and gives up the lock; then nobody reads the connection.
+        # In this order: the receiver wakes up, sees the flag, releases the lock. Then no thread reads the connection.
         self._is_closed = True
         with suppress(OSError):  # closed before, or so many callers have closed it that its buffer is full
             self._close_sender.send(b"x")

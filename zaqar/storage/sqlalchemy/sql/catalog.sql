@@ -8,5 +8,5 @@ SELECT version, content FROM catalog WHERE id = 1
 INSERT INTO catalog (id, version, content) VALUES (1, :version, :content) ON CONFLICT (id) DO NOTHING
 
 -- name: replace
--- Only if nobody changed the catalog since the caller read it.
+-- Only if no other caller changed the catalog since the caller read it.
 UPDATE catalog SET version = :version, content = :content WHERE id = 1 AND version = :version - 1

@@ -29,7 +29,7 @@ LIMIT :limit
 SELECT count(*) FROM queues WHERE project = :project AND kind = :kind
 
 -- name: replace
--- Only if nobody changed the record since the caller read it. Project, kind and name never change.
+-- Only if no other caller changed the record since the caller read it. Project, kind and name never change.
 UPDATE queues SET metadata = :metadata, pool = :pool, generation = :generation, notify = :notify
 WHERE uid = :uid AND generation = :replaces
 

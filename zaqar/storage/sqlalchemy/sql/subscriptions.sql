@@ -1,7 +1,7 @@
 -- Subscriptions of queues, and pauses.
 --
 -- The primary key (queue_uid, id) serves the listing, the unique key (queue_uid, subscriber) allows a subscriber once.
--- An expired subscription keeps its row, and its place in the unique key, until somebody deletes it.
+-- An expired subscription keeps its row, and its place in the unique key, until a caller deletes it.
 
 -- piece: SUBSCRIPTION_COLUMNS
 -- A subscription in the order of the fields of model.Subscription.
@@ -36,7 +36,7 @@ LIMIT :limit
 SELECT :SUBSCRIPTION_COLUMNS FROM subscriptions WHERE expires <= :now ORDER BY expires LIMIT :limit
 
 -- name: replace
--- Only if nobody changed the subscription since the caller read it.
+-- Only if no other caller changed the subscription since the caller read it.
 UPDATE subscriptions SET
     project = :project, kind = :kind, source = :source, subscriber = :subscriber, ttl = :ttl, created = :created,
     expires = :expires, options = :options, state = :state, secrets = :secrets, version = :version,

@@ -26,7 +26,7 @@ WHERE queue_uid = :queue_uid AND subscription_id = :subscription_id AND attached
 SELECT :TRUST_COLUMNS FROM trusts WHERE due <= :now ORDER BY due LIMIT :limit
 
 -- name: replace
--- Only if nobody changed the due time since the caller read it: of several callers one succeeds.
+-- Only if no other caller changed the due time since the caller read it: of several callers one succeeds.
 UPDATE trusts SET
     project = :project, user_id = :user_id, queue_uid = :queue_uid, subscription_id = :subscription_id,
     expires = :expires, due = :due, attached = :attached, tries = :tries

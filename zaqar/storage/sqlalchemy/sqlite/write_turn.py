@@ -7,8 +7,8 @@ process that was stopped. So this one polls ``flock``, for a limited time.
 
 Polling alone favours the process that has just released the lock. Therefore a waiting process writes the time into the
 lock file every millisecond or so, and a process that has written for ``LONGEST_RUN`` without a pause reads that time
-and sleeps once if somebody waits. Only fairness depends on it: SQLite's own lock keeps two transactions from writing at
-once, whatever the lock file says.
+and sleeps once if another one waits. Only fairness depends on it: SQLite's own lock keeps two transactions from writing
+at once, whatever the lock file says.
 
 ``WriteTransaction`` acquires and releases the turn. Decision 0005 has the measurements.
 """
@@ -37,7 +37,7 @@ YIELD_SECONDS = 0.0005
 """Seconds that it sleeps for them. That is longer than the first sleeps of a waiting process."""
 
 WAITER_FRESH = 0.005
-"""Seconds for which the time in the lock file says that somebody waits. A waiting process renews it more often."""
+"""Seconds for which the time in the lock file says that a process waits. A waiting process renews it more often."""
 
 BLOCKED_PATIENCE = 0.2
 """Seconds that a write waits if an earlier one waited in vain and none has had its turn since."""
@@ -89,7 +89,7 @@ class WriteTurn:
         """Lock the file, or raise StoreUnavailable at the deadline, a time of ``time.monotonic``."""
         sleep = _FIRST_SLEEP
         while (now := time.monotonic()) < deadline:
-            # Several waiting processes overwrite each other's time. That is fine: it only says that somebody waits.
+            # Several waiting processes overwrite each other's time. That is fine: it only says that one waits.
             WAITER_TIME.pack_into(self.waiter_time, 0, now)
             time.sleep(sleep)
             sleep = min(sleep * 1.5, _LONGEST_SLEEP)

@@ -13,7 +13,7 @@ from falcon import testing
 
 from tests.unit.workers import make_limits
 from zaqar.transport.wsgi import openapi, openapi_streams
-from zaqar.transport.wsgi.home import HomeResource, OpenApiResource, VersionsResource
+from zaqar.transport.wsgi.service import HomeResource, OpenApiResource, VersionsResource
 
 # Parameters that only some clients know of, and that a template does not need.
 UNLISTED = {"include_origin", "hide_delayed", "wait", *openapi_streams.QUERY}
