@@ -76,7 +76,7 @@ def path_of_a_warm_post(api: Api, **headers: str) -> CallPath:
     return min(paths, key=lambda path: len(path.calls))
 
 
-def test_post(api: Api) -> None:
+def test_a_warm_post_makes_few_nested_calls(api: Api) -> None:
     path = path_of_a_warm_post(api)
     trace = "\n".join(path.calls)
     assert len(path.calls) <= MOST_CALLS, trace
@@ -97,7 +97,9 @@ project_name = service
 """
 
 
-def test_a_token_that_is_remembered(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_token_costs_few_calls_and_no_question_to_keystone(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody is asked about it, and few calls are made."""
     (tmp_path / "zaqar.conf").write_text(KEYSTONE)
     monkeypatch.setenv("ZAQAR_CONFIG_FILE", str(tmp_path / "zaqar.conf"))
@@ -124,7 +126,7 @@ def test_a_token_that_is_remembered(api: Api, tmp_path: Path, monkeypatch: pytes
 MOST_CALLS_OF_A_SIGNATURE = 6
 
 
-def test_a_signed_post(tmp_path: Path) -> None:
+def test_a_signature_that_was_verified_before_costs_few_calls(tmp_path: Path) -> None:
     """A signature that was verified before costs a look into a cache, and at the path and the method."""
     driver = DRIVERS["sqlite"]
     api = Api(
@@ -150,7 +152,7 @@ MOST_CALLS_OF_A_FRAME = 76
 MOST_NESTED_OF_A_FRAME = 8
 
 
-def test_a_post_over_websocket(api: Api) -> None:
+def test_a_warm_post_over_websocket_makes_few_nested_calls(api: Api) -> None:
     """A frame is decoded once; the service gets the value, and does not decode it again."""
     session = Sessions().open(api.parts, "c" * 32)
     headers = {"Client-ID": ALICE, "X-Project-ID": "p"}

@@ -52,7 +52,7 @@ def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -
 
 
 @pytest.mark.parametrize("messages", [30, 1000])
-def test_a_warm_operation_takes_few(
+def test_a_warm_operation_takes_few_round_trips(
     orders: QueueClient, address: str, monkeypatch: pytest.MonkeyPatch, messages: int
 ) -> None:
     numbers = orders.post(*["x"] * messages)
@@ -87,7 +87,7 @@ def test_a_warm_operation_takes_few(
     management.close()
 
 
-def test_notifiers_take_few_at_any_number_of_subscriptions(
+def test_a_take_of_deliveries_takes_few_round_trips_at_any_number_of_subscriptions(
     orders: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notifier = NotifierClient(orders.store, orders.clock)

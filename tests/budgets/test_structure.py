@@ -109,7 +109,7 @@ def belongs(module: str, part: str) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_import_rule(path: Path) -> None:
+def test_a_module_imports_only_from_the_parts_that_it_may_use(path: Path) -> None:
     module = module_of(path)
     part = next((part for part in MAY_IMPORT if belongs(module, part)), None)
     if part is None:
@@ -125,7 +125,7 @@ def test_import_rule(path: Path) -> None:
         ), f"{module} must not import {imported}"
 
 
-def test_no_import_cycles() -> None:
+def test_there_are_no_import_cycles() -> None:
     """Every module can be read after those that it imports."""
     imports = {module_of(path): imports_at_start(path) for path in FILES}
     while ready := [module for module, needed in imports.items() if not needed & imports.keys()]:
@@ -134,8 +134,8 @@ def test_no_import_cycles() -> None:
     assert not imports, "in cycles, or after one"
 
 
-def test_benchmarks_are_apart() -> None:
-    """The service works without the benchmarks. That they import nothing of it, test_import_rule shows."""
+def test_the_service_does_not_import_the_benchmarks() -> None:
+    """The service works without the benchmarks. That they import nothing of it, test_a_module_imports_only_from_the_parts_that_it_may_use shows."""
     for path in FILES:
         module = module_of(path)
         if not belongs(module, "zaqar.benchmarks"):
@@ -143,7 +143,7 @@ def test_benchmarks_are_apart() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_sizes(path: Path) -> None:
+def test_files_and_functions_are_short(path: Path) -> None:
     source = path.read_text()
     assert source.count("\n") <= MOST_LINES_OF_A_FILE
     for node in ast.walk(ast.parse(source)):
@@ -153,7 +153,7 @@ def test_sizes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_no_catch_all_module(path: Path) -> None:
+def test_no_module_has_a_catch_all_name(path: Path) -> None:
     assert path.stem.removesuffix("s") not in {"util", "helper", "manager", "handler", "common"}
 
 

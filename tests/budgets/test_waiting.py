@@ -81,7 +81,7 @@ def counted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     made.parts.close()
 
 
-def test_takers(counted: Counted) -> None:
+def test_a_post_is_claimed_once_for_any_number_of_waiting_takers(counted: Counted) -> None:
     """A post is claimed once, a second claim finds nothing more, and no other taker tries."""
     served = []
 
@@ -109,7 +109,7 @@ def test_takers(counted: Counted) -> None:
     assert served == waiters[:3]
 
 
-def test_readers_of_a_stream(counted: Counted) -> None:
+def test_one_read_serves_any_number_of_streams(counted: Counted) -> None:
     """All of them get the message of a post by one read."""
     streams = {}
     for _ in range(WAITING):
@@ -141,7 +141,7 @@ def test_readers_of_a_stream(counted: Counted) -> None:
         assert sorted(counted.calls) == ["messages.list_after", "messages.post", "queues.positions"]
 
 
-def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
+def test_the_periodic_look_is_one_call_for_all_queues(counted: Counted) -> None:
     for number in range(50):
         address = ADDRESS._replace(name=f"q{number}")
         known = counted.parts.queues.ensure(address)
@@ -151,7 +151,7 @@ def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
     assert counted.calls == ["queues.positions"]
 
 
-def test_nobody_waits(counted: Counted) -> None:
+def test_without_waiting_clients_no_additional_call_is_made(counted: Counted) -> None:
     counted.calls.clear()
     counted.process.post("x")
     claim_id, _ = counted.process.claim()
