@@ -140,7 +140,7 @@ def test_listing_of_messages_goes_over_pages_in_order(proxy: Any) -> None:
     assert bodies(proxy.messages("jobs", echo=True, limit=20, marker=marker)) == list(range(1, 45))
 
 
-def test_echo_shows_the_own_messages_of_a_client(proxy: Any) -> None:
+def test_a_client_sees_the_messages_of_other_clients(proxy: Any) -> None:
     mine = str(uuid.uuid4())
     post(proxy, "theirs")
     assert bodies(proxy.messages("jobs", client_id=mine)) == ["theirs"]

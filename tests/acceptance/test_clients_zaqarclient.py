@@ -173,7 +173,7 @@ def test_a_page_iterator_includes_messages_posted_meanwhile(queue: Any) -> None:
     assert bodies(stream) == [2, 3]
 
 
-def test_echo_shows_the_own_messages_of_a_client(queue: Any, connect: Callable[[], Any]) -> None:
+def test_a_client_sees_its_own_messages_only_with_echo(queue: Any, connect: Callable[[], Any]) -> None:
     post(queue, "mine")
     other = connect().queue("jobs")
     post(other, "theirs")

@@ -361,7 +361,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
-def test_an_unusual_path_is_refused(service: Server, project: str, path: str) -> None:
+def test_a_path_outside_the_api_is_refused(service: Server, project: str, path: str) -> None:
     conversation = talk(service, request("GET", path, CLOSE, project=project))
     assert len(conversation.replies) == 1
     assert_refused(conversation)

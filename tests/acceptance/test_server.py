@@ -132,7 +132,7 @@ def test_the_commands_in_the_banner_work(server: Server) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.rst", "docs/getting_started.rst"])
-def test_a_page_can_follow_a_stream(server: Server, page: str) -> None:
+def test_the_command_for_a_stream_in_the_documentation_works(server: Server, page: str) -> None:
     text = (ROOT / page).read_text()
     (stream,) = re.findall(r"^ +(?:\$ )?(curl .*text/event-stream.*)$", text, flags=re.MULTILINE)
     url = f"{server.url}/v2/queues/{page.partition('.')[0].replace('/', '-')}"

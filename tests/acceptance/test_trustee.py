@@ -137,7 +137,9 @@ def test_an_expired_trust_is_gone(keystone: Keystone, trustee: Trustee) -> None:
 
 
 @pytest.mark.parametrize("cause", ["its user is disabled", "a role is gone", "its project is disabled"])
-def test_a_trust_of_a_disabled_trustor_may_work_again(keystone: Keystone, trustee: Trustee, cause: str) -> None:
+def test_a_trust_works_again_after_its_trustor_is_enabled_again(
+    keystone: Keystone, trustee: Trustee, cause: str
+) -> None:
     project = keystone.new_project()
     user = keystone.new_user(project)
     trust = keystone.trust(user, project=project)
@@ -163,7 +165,7 @@ def test_a_trust_to_another_trustee_is_refused(keystone: Keystone, trustee: Trus
             ask(trust)
 
 
-def test_a_trust_without_impersonation_is_reported_as_such(keystone: Keystone, trustee: Trustee) -> None:
+def test_the_token_of_a_trust_without_impersonation_is_of_the_trustee(keystone: Keystone, trustee: Trustee) -> None:
     user = keystone.new_user()
     token = trustee.token_of(keystone.trust(user, impersonation=False))
     assert token.trustor == keystone.id_of("user", user)

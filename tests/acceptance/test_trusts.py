@@ -230,7 +230,7 @@ def test_a_subscription_can_post_to_another_queue(cloud: Cloud) -> None:
 
 
 def test_many_concurrent_subscriptions_with_trusts_all_succeed(cloud: Cloud, sink: Sink) -> None:
-    """As for one Heat stack: Keystone accepts one trust for each end time between two users, so the times must differ."""
+    """As for one Heat stack. Keystone accepts one trust for each end time between two users, so the times differ."""
     user = cloud.user()
     user.warm_up()
     with subscribing_at_once(user, sink.url, 12) as statuses:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a warm request asks of SQL: never for the row of its queue, and the same few statements at any size."""
+"""The SQL of a warm request: no query for the row of its queue, and the same few statements at any size."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often the stores are asked while clients wait, at any number of them, and while nobody waits."""
+"""The number of calls of the stores while clients wait, for any number of clients, and while no client waits."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Counted:
         self.process.claim()
         self.registry = self.parts.hub.registry
         self.poller = StorePoller(store_ref, self.registry, self.parts.clock, lost=lambda: None)
-        # The test looks at the store itself, and not a thread meanwhile.
+        # The test runs the periodic look itself, so that no thread does it meanwhile.
         monkeypatch.setattr(self.parts.hub, "_watch", lambda _: None)
-        # On a busy machine a thousand readers may take longer than a result is kept.
+        # On a busy machine a thousand readers may take longer than a result is cached.
         monkeypatch.setattr(shared_reads, "KEEP_SECONDS", 3600.0)
         self.ready: deque[Waiter] = deque()
         self.located = Located(self.uid, store_ref)
@@ -69,7 +69,7 @@ class Counted:
         return waiter
 
     def look(self) -> None:
-        """What the thread of the store does once a second."""
+        """Do the work that the thread of the store does once a second."""
         self.poller._next_full = float("-inf")
         self.poller.step()
 
@@ -82,7 +82,7 @@ def counted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_post_is_claimed_once_for_any_number_of_waiting_takers(counted: Counted) -> None:
-    """A post is claimed once, a second claim finds nothing more, and no other taker tries."""
+    """A post leads to one claim, and to a second claim that finds nothing more. No other taker tries."""
     served = []
 
     def attempts() -> None:
@@ -110,7 +110,7 @@ def test_a_post_is_claimed_once_for_any_number_of_waiting_takers(counted: Counte
 
 
 def test_one_read_serves_any_number_of_streams(counted: Counted) -> None:
-    """All of them get the message of a post by one read."""
+    """One read serves all streams with the message of a post."""
     streams = {}
     for _ in range(WAITING):
         waiter = counted.join(Kind.READER)

@@ -75,7 +75,7 @@ def test_a_trial_process_that_dies_stops_the_start(monkeypatch: pytest.MonkeyPat
         ("[transport]\nmax_message_ttl = 60\n", "{}", "[transport] default_message_ttl"),
     ],
 )
-def test_a_bad_configuration_stops_a_reload(
+def test_a_bad_configuration_or_policy_stops_a_reload(
     state_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

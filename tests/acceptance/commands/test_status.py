@@ -46,7 +46,7 @@ def test_all_checks_succeed_on_a_good_configuration(state_dir: Path, capsys: pyt
         ("[drivers:transport:websocket]\nbind = 0.0.0.0\n", "Access", Result.WARNING),
     ],
 )
-def test_each_fault_fails_its_check(state_dir: Path, text: str, check: str, result: Result) -> None:
+def test_each_fault_is_found_by_its_check(state_dir: Path, text: str, check: str, result: Result) -> None:
     code, found = run(state_dir, text)
     assert code == result
     assert {name for name, its in found.items() if its is not Result.SUCCESS} == {check}
@@ -66,7 +66,7 @@ project_name = service
 """
 
 
-def test_a_keystone_that_does_not_answer_fails_the_check_of_access(state_dir: Path) -> None:
+def test_a_keystone_that_does_not_answer_is_a_warning(state_dir: Path) -> None:
     code, found = run(state_dir, KEYSTONE.format(port=free_port()))
     assert (code, found["Access"]) == (1, Result.WARNING)
 
@@ -82,7 +82,7 @@ def test_a_broken_policy_file_fails_the_check_of_the_policy(state_dir: Path) -> 
     assert (code, found["Policy"]) == (2, Result.FAILURE)
 
 
-def test_an_old_schema_fails_the_check_of_stores(state_dir: Path) -> None:
+def test_a_schema_that_has_to_be_upgraded_fails_the_check_of_stores(state_dir: Path) -> None:
     code, found = run(state_dir, f"[drivers:message_store:sqlalchemy]\nuri = sqlite:///{state_dir}/own.db\n")
     assert (code, found["Stores"]) == (2, Result.FAILURE)
 
