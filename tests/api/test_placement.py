@@ -383,7 +383,7 @@ def test_dead_letters_wait_until_their_pool_is_back(admin: Admin, cut: Callable[
     assert admin.api.claim("q") == ("", [])
     back()
     lazy = admin.api.parts.placement._stores["two"][1]  # type: ignore[attr-defined]
-    lazy._open_after = lazy._away_until = 0.0
+    lazy._open_after = lazy._failed_until = 0.0
     assert admin.api.claim("q") == ("", [])
     assert admin.api.bodies("dead") == [1, 2]
     assert admin.api.counts("q")[0] == 0
