@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which test modules show which promise, and what became of the tests of an earlier revision.
+"""The table of promises and the test modules that show them, and a list of tests that were removed since a revision.
 
 ``python -m tests.promises`` prints the table with the number of test functions of each promise. If it is called with a
 revision, it also prints the test functions of that revision that this tree has under no name. A test in tests/budgets
@@ -159,7 +159,7 @@ def functions_at(revision: str) -> dict[str, set[str]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table, and what a revision had that is gone."""
+    """Print the table, and the tests of a revision that are gone."""
     now = functions_now()
     for promise, modules in PROMISES.items():
         print(f"{sum(len(now[module]) for module in modules):4}  {promise}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The change stream tells of what other clients of the store do, and ends when it is closed or its server is lost."""
+"""The change stream reports changes by other clients of the store, and ends when it is closed or its server is lost."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def name_of(orders: QueueClient) -> str:
 
 
 def received(wakeups: Wakeups, last: QueueClient) -> list[str]:
-    """The uids that are told before a post to ``last``, which is made now."""
+    """The uids that are reported before a post to ``last``, which is made now."""
     last.post("the last")
     uids: list[str] = []
     end = time.monotonic() + PATIENCE
@@ -209,7 +209,7 @@ def test_dropping_the_database_ends_the_stream(store: MongoMessageStore, wakeups
 
 
 def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
-    """Open cursors of the store on the primary that no command uses at the moment."""
+    """The store's open cursors on the primary that no command uses at the moment."""
     idle = {"type": "idleCursor", "ns": {"$regex": f"^{store.core.replica_set.name}[.]"}}
     with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
         return len(list(client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": idle}])))
@@ -220,7 +220,7 @@ def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[servers.MongoSet]:
-    """A set that these tests may hurt."""
+    """A replica set that these tests may kill."""
     members = servers.own(lambda: servers.MongoSet(1, "--setParameter", "enableTestCommands=1"))
     yield members
     members.stop()

@@ -40,7 +40,7 @@ def refusal(uri: str) -> str:
 
 
 def cause(uri: str) -> str:
-    """The reason that the registration of a pool would find."""
+    """The reason that the registration of a pool would report."""
     with soon():
         store = MongoMessageStore.from_settings({"uri": uri})
         with pytest.raises(StoreUnavailable) as caught:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes on MongoDB. A node and each note of a subscription are separate documents, so a crash may come in between."""
+"""Nodes on MongoDB. A node and each note of a subscription are separate documents, so a crash may leave one of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
         raise Killed
 
     with monkeypatch.context() as dying:
-        # The node was removed while it noted; it is killed before it takes the note back.
+        # The node was removed while it wrote the note, and its process is killed before it removes the note.
         dying.setattr(Collection, "delete_one", kill)
         with pytest.raises(Killed):
             nodes.note(node_id=ids["gone"], subscription=left)
@@ -62,7 +62,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
     assert nodes.condemn(node_id=ids["gone"], now=0.0)
     assert not nodes.renew(node_id=ids["gone"], expires=NOW + 20)
     assert not nodes.note(node_id=ids["gone"], subscription=new_note())
-    # Other nodes are as before.
+    # Other nodes are unchanged.
     found = nodes.get(node_id=ids["live"])
     assert found is not None
     assert found.expires == NOW

@@ -103,7 +103,7 @@ def test_a_post_is_taken_after_a_notifier_was_killed_while_it_expanded(
 
 
 def test_a_number_that_was_not_given_out_is_held(store: MongoMessageStore) -> None:
-    """A member that is behind may show a moment before the number was given out."""
+    """A secondary that lags may show a moment before the number was given out."""
     notifier = NotifierClient(store)
     orders = notifier.open_queue()
     backlog = SubscriptionBacklog(notifier, orders.queue.uid)
@@ -182,7 +182,7 @@ def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, lat
         assert is_held(backlog, 4 * size, soon)
         notifier.drain()
         orders.drop()
-    # One document, the fence, and the one whose time is compared; of the others the index says enough.
+    # The fence, and the document whose time is compared. For the others the index is enough.
     most = (5, 1) if soon is None else (7 + MOST_PASSED, 2)
     assert all(keys <= most[0] and documents <= most[1] for each in seen for keys, documents in each), seen
 
@@ -216,7 +216,7 @@ def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
 
 
 def left(meter: Meter) -> int:
-    """Documents of posts, deliveries and tombstones."""
+    """The documents of posts, deliveries and tombstones."""
     database = meter.client["zaqar"]
     notifier = database[MESSAGES].count_documents({"queue": {"$exists": True}})
     return notifier + database[DELIVERIES].count_documents({}) + database[TOMBSTONES].count_documents({})
@@ -294,7 +294,7 @@ def test_deliveries_stored_at_the_moment_of_a_drop_are_not_taken_and_are_swept(m
     """A transaction that began before the drop may commit after it, and after the first look of a sweep."""
     notifier = NotifierClient(meter.store)
     notifier.drain()
-    # Other tests leave something in the same database.
+    # Other tests leave documents in the same database.
     sweep_clean(meter.store, notifier.now + 10 * TOMBSTONE_LIFETIME)
     before = left(meter)
     orders = notifier.open_queue()
@@ -328,7 +328,7 @@ def test_deliveries_of_a_queue_that_was_dropped_without_a_tombstone_are_swept(me
 
 @pytest.mark.parametrize("killed", ["drop", "sweep", "expansion"])
 def test_a_transaction_of_a_killed_process_does_not_hold_up_a_drop(meter: Meter, killed: str) -> None:
-    """The drop ends the transaction, and a sweep finishes the rest."""
+    """The drop ends the transaction, and a sweep removes the rest."""
     notifier = NotifierClient(meter.store)
     notifier.drain()
     orders = notifier.open_queue()

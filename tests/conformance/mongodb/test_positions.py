@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Positions of many queues in one command, also beside messages that have expired and were not removed yet."""
+"""Positions of many queues in one command, and beside messages that have expired and were not removed yet."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The round trips of each operation, and transactions that conflict with those of others."""
+"""The round trips of each operation, and transactions that conflict with transactions of other processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Commands(monitoring.CommandListener):
 
 @contextmanager
 def recorded() -> Iterator[Commands]:
-    """The commands of stores that are opened inside of the block."""
+    """The commands of stores that are opened inside the block."""
     commands = Commands()
     monitoring.register(commands)
     try:
@@ -76,7 +76,7 @@ LIMITS: dict[str, tuple[int, Callable[[QueueClient], object]]] = {
     "get": (1, lambda orders: orders.get(5, 6)),
     "stats": (1, lambda orders: orders.stats()),
     "delete a free one": (2, lambda orders: orders.delete(9)),
-    # A read of what is free, a change of several documents, a commit: before MongoDB 8.0 no command is all of them.
+    # A read of free messages, a change of several documents, a commit: before MongoDB 8.0 no one command does all.
     "claim": (3, lambda orders: orders.claim(2)),
     "pop": (3, lambda orders: orders.pop(1)),
 }
@@ -226,7 +226,7 @@ def test_a_process_remembers_a_bounded_number_of_queues(
 def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
     store: MongoMessageStore, orders: QueueClient
 ) -> None:
-    """There are more requests than messages. Some get messages in an attempt that conflicts, and must not keep them."""
+    """There are more requests than messages. Some attempts get messages and then conflict, and must not keep them."""
     orders.post(*(f"{n:03}" for n in range(60)))
     others = [
         QueueClient(store, queue=orders.queue),
@@ -248,7 +248,7 @@ def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
 
 
 def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers.MongoSet, orders: QueueClient) -> None:
-    """In a queue with many posts they would conflict with each of them."""
+    """In a queue with many posts they would conflict with each post."""
     import pymongo
 
     orders.post(*"abc")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to reach a server: a unix socket, TLS, a user of the ACL with no more rights than the documentation asks for."""
+"""Ways to reach a server: a unix socket, TLS, a user of the ACL with only the documented rights."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The durability report and its warnings, for each way a server can be set up."""
+"""The durability report and its warnings, for each setting of a server that they cover."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.conformance.queue_client import QueueClient
 from tests.conformance.redis.conftest import OpenStore
 
 FEW, MANY = 128, 20_480
-"""Multiples of 64, where posts tidy up, so that the next ones do not."""
+"""Multiples of 64: a post with such a number tidies up, so the next posts do not."""
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_an_operation_runs_the_same_commands_whatever_the_size_of_the_queue(
         orders = QueueClient(store)
         fill(orders, state, size)
         for _, operation in a_round(orders):
-            operation()  # loads the scripts, and lowers the bounds of timers where that is due
+            operation()  # loads the scripts, and lowers the bounds of timers that are due
         seen.append({name: commands_of(client, operation) for name, operation in a_round(orders)})
         assert all(counts["evalsha"] == 1 for counts in seen[-1].values())
         orders.drop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead records are removed completely, in bounded batches, and no reader ever sees them."""
+"""Expired and deleted records are removed completely, in bounded batches, and no reader ever sees them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sweep(orders: QueueClient) -> int:
 
 
 def fill(orders: QueueClient) -> None:
-    """Many expired messages, and a few of every other kind between them."""
+    """Post many expired messages, and a few of every other kind between them."""
     orders.post("claimed", "living", ttl=3600)
     orders.claim(1, ttl=600)
     for n in range(0, MANY, 500):

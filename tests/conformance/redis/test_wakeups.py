@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that wait are woken by what Redis publishes, and only while somebody waits is anything published."""
+"""Messages that Redis publishes wake waiting clients, and it publishes only while a client waits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from zaqar.storage.redis.queues import WAITED_SECONDS
 from zaqar.storage.redis.store import CHANNEL, RedisMessageStore
 
 LONG = 20.0
-"""Seconds in which something comes for sure."""
+"""Seconds in which a wake-up certainly comes."""
 
 KINDS = ["redis", "redis-cluster"]
 
@@ -51,7 +51,7 @@ def orders(kind: str, open_store: OpenStore) -> Iterator[QueueClient]:
 
 
 def ask(*queue_clients: QueueClient) -> None:
-    """Ask for positions as a process does in which clients wait for the queues."""
+    """Call positions for the queues, as a process does while clients wait for them."""
     uids, first = [each.queue.uid for each in queue_clients], queue_clients[0]
     found = first.store.queues.positions(uids=uids, now=first.now)
     assert len(found) == len(queue_clients)
@@ -76,7 +76,7 @@ def receive_until_lost(wakeups: Wakeups) -> None:
 
 
 def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
-    """Everything that was published until now, also at other nodes, whose messages come later."""
+    """Everything that was published until now, at other nodes too, whose messages arrive later."""
     ends = set()
     for number, node in enumerate(nodes):
         node.publish(CHANNEL, f"end-{number}")
@@ -90,7 +90,7 @@ def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
 def makes_available(
     orders: QueueClient, letters: QueueClient
 ) -> Iterator[tuple[str, QueueClient, Callable[[], object]]]:
-    """Everything that makes messages available, and in which queue."""
+    """Each operation that makes messages available, with its queue."""
     yield "post", orders, lambda: orders.post("a")
     yield "post many", orders, lambda: orders.post(*"bcde")
     yield "post a delayed one", orders, lambda: orders.post("late", delay=60)
@@ -352,7 +352,7 @@ def test_a_restart_ends_the_subscription_and_a_new_one_works(open_store: OpenSto
 
 
 def wakes(orders: QueueClient) -> None:
-    """A new subscription, when the server is back, is told of a post."""
+    """Assert that a new subscription, after the server is back, gets a wake-up from a post."""
     subscribed: list[Wakeups] = []
     when_back(lambda: subscribed.append(subscribe(orders.store)))
     when_back(lambda: ask(orders))
@@ -364,7 +364,7 @@ def wakes(orders: QueueClient) -> None:
 def test_a_server_that_hangs_is_noticed(
     open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing ends such a connection, so the process asks now and then whether the server is there."""
+    """Nothing ends such a connection, so the process checks at intervals whether the server answers."""
     monkeypatch.setattr(redis_wakeups, "_QUIET_SECONDS", 0.1)
     orders = QueueClient(open_store(f"{own_redis.uri}?socket_timeout=1"))
     wakeups = subscribe(orders.store)

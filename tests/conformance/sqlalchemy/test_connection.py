@@ -92,7 +92,7 @@ def test_opening_a_file_that_is_not_a_database_does_not_change_its_mode(tmp_path
 
 
 def as_nobody(work: Callable[[], None]) -> int:
-    """Run it in a child process without the rights of root, for whom no file is read-only. Return its exit status."""
+    """Run it in a child process without the rights of root, for whom no file is read-only. Returns its exit status."""
     pid = os.fork()
     if pid == 0:
         status = 1

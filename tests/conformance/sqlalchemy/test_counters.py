@@ -51,7 +51,7 @@ def recount(database: Database, now: float) -> None:
 
 
 def step(random: Random, queue_clients: list[QueueClient], models: list[QueueClient]) -> None:
-    """One operation on the store and on the memory driver. Both must return the same."""
+    """Run one operation on the store and on the memory driver. Both must return the same."""
     side = random.randrange(2)
     here, model, limit = queue_clients[side], models[side], random.randint(1, 9)
     texts = [str(random.random()) for _ in range(random.randint(1, 9))]

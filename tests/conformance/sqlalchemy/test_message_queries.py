@@ -28,7 +28,7 @@ FILES = (
 ROWS = 3000
 
 READS_ALL = {"sweep.count_store", "sweep.ping", "sweep.first_garbage", "fences.wake_waiting"}
-"""These look at a table as a whole, which is what they are for, at any one row of it, or at none."""
+"""These queries read a whole table on purpose, or any one row of it, or no row."""
 
 SQLITE, POSTGRESQL = queries_on("sqlite", FILES), queries_on("postgresql", FILES)
 
@@ -73,7 +73,7 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """With fresh statistics. On small tables the planner may use any index."""
+    """A database with many rows and fresh statistics. On small tables the planner may use any index."""
     pytest.importorskip("psycopg")
     address = DRIVERS["postgresql"].prepare(tmp_path_factory.mktemp("postgresql"))
     database = Database.open(address, embedded=True)
@@ -89,10 +89,10 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 # -- SQLite -----------------------------------------------------------------------------------------------------------
 
 BOUNDED = {"SCAN met", "SCAN expired", "SCAN queue", "SCAN subscriber", "SCAN first_ones", "SCAN CONSTANT ROW"}
-"""Scans of what another step found, which is a bounded number of rows, and steps from one backlog to the next one."""
+"""Scans of the bounded number of rows that another step found, and steps from one backlog to the next."""
 
 SORTS_ON_SQLITE = {"messages.get_messages", "delivery_log.list_waiting"}
-"""Messages that were asked for by number; and what waits for one subscriber, whose index is in the order of time."""
+"""Sorts of messages requested by number, and of a subscription's waiting deliveries, whose index is by time."""
 
 
 @pytest.mark.parametrize("name", searches(SQLITE))
@@ -166,7 +166,7 @@ def test_sqlite_searches_the_index_for_the_query(sqlite: Database, name: str, in
 
 
 def test_a_question_about_the_order_is_two_searches_on_sqlite(sqlite: Database) -> None:
-    """Each ends at the first row: the index has the order, and of the rows before it only the few of other queues."""
+    """Each search ends at the first row: the index is sorted, and only a few rows of other queues come before it."""
     plan = plan_on_sqlite(sqlite, SQLITE["deliveries.has_undelivered_before"])
     assert [step for step in plan if not step.startswith("SCALAR SUBQUERY")] == [
         "SCAN CONSTANT ROW",
@@ -179,7 +179,7 @@ def test_a_question_about_the_order_is_two_searches_on_sqlite(sqlite: Database) 
 
 
 def test_the_position_of_a_queue_is_five_searches_on_sqlite(sqlite: Database) -> None:
-    """Each in an order that an index has. Beside the first message nothing is read but what has expired, up to 200."""
+    """Each search uses a sorted index. Before the first message only expired messages are read, up to 200."""
     plan = plan_on_sqlite(sqlite, SQLITE["queues.positions"])
     assert [step for step in plan if step.startswith("SEARCH")] == [
         "SEARCH fences USING PRIMARY KEY (uid=?)",
@@ -223,7 +223,7 @@ SORTS_ON_POSTGRESQL = {
     "queues.full_stats",
     "queues.stats",
 }
-"""Of a bounded number of rows: those that were asked for by number, a page, and the ends of a queue."""
+"""Sorts of a bounded number of rows: rows requested by number, a page, and the ends of a queue."""
 
 INDEXES = {
     "claims.get_claim": {"ix_messages_due", "pk_claims", "pk_fences"},

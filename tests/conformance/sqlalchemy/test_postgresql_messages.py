@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL only: locks of other sessions, counters in two tables, connections that end, forks."""
+"""Tests of PostgreSQL only: locks of other sessions, counters in two tables, lost connections, forks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def orders(address: str) -> Iterator[QueueClient]:
 
 @pytest.fixture
 def other(address: str) -> Iterator[Any]:
-    """Another session, of no store."""
+    """A session that belongs to no store."""
     with psycopg.connect(address.replace("+psycopg", "")) as connection:
         yield connection
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wake-ups over LISTEN: told of what frees messages and of nothing else, and a connection that ends as it should."""
+"""Wake-ups over LISTEN: they come for operations that make messages available and for no others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ psycopg = pytest.importorskip("psycopg")
 RUNS_WITH = "postgresql"
 
 SOON = 30.0
-"""Seconds that no wake-up takes."""
+"""Seconds in which a wake-up certainly comes."""
 
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = current_database()"
 
@@ -68,7 +68,7 @@ def orders(store: MessageStore) -> Iterator[QueueClient]:
 
 @pytest.fixture
 def wakeups(address: str) -> Iterator[Wakeups]:
-    """Those of another process, as its store has connections of its own."""
+    """The wake-ups of another process, whose store has connections of its own."""
     other = open_store(address, listen=True)
     wakeups = other.wakeups()
     assert wakeups is not None
@@ -84,7 +84,7 @@ def admin(address: str) -> Iterator[Any]:
 
 
 def all_told(wakeups: Wakeups, last: QueueClient) -> list[str]:
-    """The uids that were told before a post to ``last``, which comes after whatever was told until now."""
+    """The uids that came before that of a post to ``last``, which follows all earlier wake-ups."""
     last.post("the last one")
     told: list[str] = []
     deadline = time.monotonic() + SOON

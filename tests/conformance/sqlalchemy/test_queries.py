@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQL files are read into named statements, and a name that does not fit fails when the module is imported."""
+"""SQL files are read into named statements. A name that does not fit fails when the module is imported."""
 
 from __future__ import annotations
 

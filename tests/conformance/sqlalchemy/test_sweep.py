@@ -102,7 +102,7 @@ def test_a_sweep_continues_where_the_last_one_stopped(
 def test_a_segment_that_was_purged_meanwhile_is_left_alone(
     database: Database, store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is purged after the sweep found it and before the sweep can write. Then the counters are of a new segment."""
+    """It is purged after the sweep found it and before the sweep writes. Then the counters belong to a new segment."""
     orders = QueueClient(store)
     orders.post(*["x"] * 10, ttl=60)
     orders.clock.advance(60)
