@@ -3,26 +3,27 @@
 #
 #   ZAQAR_CONFIG_FILE=/etc/zaqar/zaqar.conf gunicorn -c gunicorn.conf.py zaqar.wsgi:application
 #
-# The sweeper has to be run beside it: zaqar-gc --every 60
+# Also run the sweeper: zaqar-gc --every 60
 
 bind = "127.0.0.1:8888"
 workers = 2
 
-# gevent's worker, with an end to bodies that trickle in and answers that are not read. A worker that waits for one slow
-# client goes on serving the others, so no proxy has to stand in front for that.
+# gunicorn's gevent worker, with time limits for clients that send a body slowly or do not read an answer. A worker
+# serves other clients while it waits for a slow one, so no proxy is needed against slow clients.
 worker_class = "zaqar.cmd.server.gunicorn_worker.BoundedWorker"
 
 # Connections of a worker. 0: as many as [transport] max_waiting_clients and max_streams need.
 worker_connections = 0
 
-# Seconds. How long a client may take to send the headers, and may leave a connection unused.
+# Seconds that a client may take to send the headers, and that a connection may be idle.
 keepalive = 30
-# How long running requests have to end after SIGTERM.
+# Seconds for running requests to end after SIGTERM.
 graceful_timeout = 8
-# A worker that does not come round for so long is killed.
+# A worker that does not respond for so many seconds is killed.
 timeout = 60
 
-# What a client says about a proxy. See [oslo_middleware] enable_proxy_headers_parsing instead.
+# gunicorn ignores headers about a proxy, because a client may set them. See [oslo_middleware]
+# enable_proxy_headers_parsing instead.
 forwarder_headers = ""
 secure_scheme_headers = {}
 

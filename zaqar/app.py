@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the service from its configuration. This is the only module that names concrete drivers and parts.
 
-The transports, the notifier and the commands call :func:`build`; the notifier then calls :func:`build_dispatcher`.
+The transports, the notifier and the commands call :func:`build`; the notifier then calls :func:`build_notifier`.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Parts:
         return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
+        """Close all stores."""
         self.placement.close()
         self.management.close()
 
@@ -246,7 +247,7 @@ def _make_extra_specs() -> ExtraSpecs:
 def _check(conf: cfg.ConfigOpts) -> None:
     check_strategy(conf)
     if conf.notification.require_confirmation and not conf.signed_url.secret_key:
-        raise StartupError("[signed_url] secret_key: must be set where [notification] require_confirmation is on.")
+        raise StartupError("[signed_url] secret_key: must be set if [notification] require_confirmation is on.")
 
 
 def _make_placement(

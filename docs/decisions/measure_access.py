@@ -23,8 +23,7 @@ from typing import Any
 from zaqar import app, conf
 from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import key_of
-from zaqar.storage.memory.management import MemoryManagementStore
-from zaqar.storage.memory.messages import MemoryMessageStore
+from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.wsgi.app import make_app
 
 PROJECT = "measured"

@@ -37,7 +37,7 @@ TOKEN_SECONDS = 3600
 ROUNDED_SECONDS = 2
 """Keystone rounds down to whole seconds twice: when it makes a token, and when it says when the token expires."""
 
-READ_ANEW = "The configuration and the policy have been read anew."
+READ_AGAIN = "The configuration and the policy have been read again."
 
 NOT_AUTHENTICATED = 4401
 EXPIRED = 4003
@@ -92,12 +92,12 @@ class Service:
 
     def set_authentication_timeout(self, seconds: float) -> None:
         """Set the time-out for connections that are opened from now on."""
-        config, seen = self.folder / "zaqar.conf", self.log().count(READ_ANEW)
+        config, seen = self.folder / "zaqar.conf", self.log().count(READ_AGAIN)
         config.write_text(
             re.sub(r"authentication_timeout = .*", f"authentication_timeout = {seconds}", config.read_text())
         )
         self.server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: self.log().count(READ_ANEW) > seen)
+        wait_until(lambda: self.log().count(READ_AGAIN) > seen)
 
 
 @contextmanager

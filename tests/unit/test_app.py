@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where the parts meet: what it is built from, and what stops the start."""
+"""Building the service: the parts, and the configurations that stop the start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build(**options: Any) -> app.Parts:
     )
 
 
-def test_the_parts_know_each_other() -> None:
+def test_build_connects_the_parts() -> None:
     clock, management, store = FakeClock(), MemoryManagementStore(), MemoryMessageStore()
     parts = app.build(configured(transport__default_message_ttl=77), clock=clock, management=management, messages=store)
     assert parts.limits.default_message_ttl == 77
@@ -100,7 +100,7 @@ def test_the_default_is_one_file_in_the_state_directory(tmp_path: Path) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_served_is_one_sentence(options: dict[str, Any], words: list[str]) -> None:
+def test_an_unusable_configuration_gives_one_sentence(options: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(StartupError) as caught:
         build(**options)
     assert all(word in str(caught.value) for word in words), caught.value
@@ -109,7 +109,7 @@ def test_what_cannot_be_served_is_one_sentence(options: dict[str, Any], words: l
 
 @pytest.mark.parametrize("which", ["management_store", "message_store"])
 @pytest.mark.parametrize("name", ["mongo", "none such", ""])
-def test_a_driver_that_is_not_installed(which: str, name: str) -> None:
+def test_a_driver_that_is_not_installed_stops_the_start(which: str, name: str) -> None:
     passed_in: dict[str, Any] = (
         {"messages": MemoryMessageStore()} if which == "management_store" else {"management": MemoryManagementStore()}
     )
@@ -145,7 +145,7 @@ class Alike:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, str]], None]:
-    """Puts a package with a module and entry points of a group on the path, as pip would."""
+    """Install a package with a module and entry points of a group on sys.path, like pip."""
 
     def install(source: str, stages: dict[str, str]) -> None:
         info = tmp_path / "acme-1.0.dist-info"
@@ -155,7 +155,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, d
         (info / "entry_points.txt").write_text("\n".join(["[zaqar.storage.stages]", *lines, ""]))
         (tmp_path / "acme_stages.py").write_text(textwrap.dedent(source))
         monkeypatch.syspath_prepend(str(tmp_path))
-        # What stevedore remembers of this process and of others is of another path.
+        # The caches of stevedore are for another path.
         monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
         monkeypatch.setattr(stevedore_cache._c, "_disable_caching", True)
         monkeypatch.delitem(sys.modules, "acme_stages", raising=False)
@@ -172,7 +172,9 @@ def test_stages_act_in_the_order_of_the_option(install: Callable[[str, dict[str,
 
 
 @pytest.mark.parametrize("target", ["function", "Alike"])
-def test_a_plug_in_that_is_no_stage(install: Callable[[str, dict[str, str]], None], target: str) -> None:
+def test_a_plug_in_that_is_no_stage_stops_the_start(
+    install: Callable[[str, dict[str, str]], None], target: str
+) -> None:
     install(PLUGINS, {"acme": target})
     with pytest.raises(StartupError, match=r"^\[storage\] message_pipeline: 'acme' is neither a subclass of"):
         build(storage__message_pipeline=["acme"])
@@ -181,7 +183,7 @@ def test_a_plug_in_that_is_no_stage(install: Callable[[str, dict[str, str]], Non
 @pytest.mark.parametrize(
     ("source", "words"), [("import absent_module", "absent_module"), ("", "One"), ("1/0", "ZeroDivision")]
 )
-def test_a_plug_in_that_cannot_be_imported(
+def test_a_plug_in_that_cannot_be_imported_stops_the_start(
     install: Callable[[str, dict[str, str]], None], source: str, words: str
 ) -> None:
     install(source, {"acme": "One"})

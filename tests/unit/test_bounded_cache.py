@@ -10,15 +10,15 @@ import pytest
 from zaqar.bounded_cache import OVERHEAD, BoundedCache, size_of
 
 
-def full(most: int, *sizes: int) -> BoundedCache[int, str]:
+def filled_cache(most: int, *sizes: int) -> BoundedCache[int, str]:
     cache: BoundedCache[int, str] = BoundedCache(most)
     for key, size in enumerate(sizes):
         cache.put(key, str(key), size)
     return cache
 
 
-def test_what_was_put_is_found_until_it_is_forgotten() -> None:
-    cache = full(10_000, 1, 1)
+def test_a_value_is_found_until_it_is_forgotten() -> None:
+    cache = filled_cache(10_000, 1, 1)
     assert (cache.get(0), cache.get(1), cache.get(2)) == ("0", "1", None)
     cache.forget(0)
     cache.forget(0)
@@ -27,8 +27,8 @@ def test_what_was_put_is_found_until_it_is_forgotten() -> None:
     assert cache.size == 1 + OVERHEAD
 
 
-def test_the_oldest_make_room() -> None:
-    cache = full(4 * OVERHEAD, 100, 100, 100)
+def test_the_oldest_entries_are_removed_first() -> None:
+    cache = filled_cache(4 * OVERHEAD, 100, 100, 100)
     assert list(cache) == [0, 1, 2]
     cache.put(3, "3", 100)
     assert list(cache) == [1, 2, 3]
@@ -37,22 +37,22 @@ def test_the_oldest_make_room() -> None:
     assert cache.size <= 4 * OVERHEAD
 
 
-def test_one_that_is_put_again_is_the_newest_and_counts_once() -> None:
-    cache = full(10_000, 100, 100)
+def test_an_entry_that_is_put_again_is_the_newest_and_counts_once() -> None:
+    cache = filled_cache(10_000, 100, 100)
     cache.put(0, "new", 200)
     assert list(cache) == [1, 0]
     assert cache.get(0) == "new"
     assert cache.size == 300 + 2 * OVERHEAD
 
 
-def test_one_that_is_too_large_is_not_kept_and_pushes_nobody_out() -> None:
-    cache = full(10_000, 100, 100)
+def test_a_value_that_is_too_large_is_not_stored_and_removes_no_other() -> None:
+    cache = filled_cache(10_000, 100, 100)
     cache.put(0, "huge", 10_000)
     assert cache.get(0) is None
     assert list(cache) == [1]
 
 
-def test_it_is_safe_for_threads() -> None:
+def test_threads_may_share_a_cache() -> None:
     cache: BoundedCache[int, int] = BoundedCache(20 * OVERHEAD)
 
     def churn(seed: int) -> None:
@@ -82,11 +82,11 @@ def test_it_is_safe_for_threads() -> None:
         (None, 1),
     ],
 )
-def test_a_size_counts_what_is_inside(value: Any, least: int) -> None:
+def test_a_size_includes_nested_values(value: Any, least: int) -> None:
     assert least <= size_of(value) <= 3 * least + 1000
 
 
-def test_the_depth_does_not_matter() -> None:
+def test_a_size_of_deeply_nested_values() -> None:
     value: list[Any] = []
     for _ in range(50_000):
         value = [value]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that existing configuration files use, with their types and defaults; and where values come from."""
+"""The options of existing configuration files, with their types and defaults, and the sources of values."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ CATALOGUE = {
 
 
 def describe(opt: cfg.Opt) -> str:
-    """An option in the notation of the catalogue."""
+    """Describe an option in the notation of the list above."""
     fields = [type(opt).__name__.removesuffix("Opt")]
     if isinstance(opt.default, list):
         fields.append(f"[{' '.join(opt.default)}]")
@@ -141,7 +141,7 @@ def test_options(group: str) -> None:
     assert {describe(opt) for opt in dict(list_opts())[group]} == expected
 
 
-def test_email_templates_are_whole() -> None:
+def test_email_templates_have_all_fields() -> None:
     notification = conf.load().notification
     for template in (
         notification.subscription_confirmation_email_template,
@@ -151,7 +151,7 @@ def test_email_templates_are_whole() -> None:
         assert template["body"].format("queue", "project", "link").count("link") == 1
 
 
-def test_every_option_has_a_help_that_ends() -> None:
+def test_every_option_has_a_help_text_that_ends_with_a_full_stop() -> None:
     assert [opt.name for _, opts in list_opts() for opt in opts if not (opt.help or "").endswith(".")] == []
 
 
@@ -166,7 +166,7 @@ def test_durations_name_their_unit() -> None:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def test_without_anything_the_defaults_hold() -> None:
+def test_without_a_configuration_the_defaults_apply() -> None:
     loaded = conf.load(default_config_files=[])
     assert (loaded.transport.max_message_ttl, loaded.drivers.message_store) == (1_209_600, "sqlalchemy")
 
@@ -177,7 +177,7 @@ def test_each_load_is_independent() -> None:
     assert (one.admin_mode, two.admin_mode) == (True, False)
 
 
-def test_later_files_win(tmp_path: Path) -> None:
+def test_later_files_override_earlier_ones(tmp_path: Path) -> None:
     first = _write(tmp_path / "1.conf", "[transport]\nmax_message_ttl = 100\nmax_claim_ttl = 100\n")
     second = _write(tmp_path / "2.conf", "[transport]\nmax_claim_ttl = 200\n")
     loaded = conf.load(["--config-file", first, "--config-file", second])
@@ -219,7 +219,7 @@ def test_bad_values_stop_the_start_in_one_line(tmp_path: Path, text: str, compla
 
 
 @pytest.mark.parametrize("name", ["absent.conf", "."])
-def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, name: str) -> None:
     with pytest.raises(StartupError, match=re.escape(str(tmp_path))):
         conf.load(["--config-file", f"{tmp_path}/{name}"])
 
@@ -251,7 +251,7 @@ def test_state_dir(environment: dict[str, str], expected: str, monkeypatch: pyte
     assert conf.state_dir(conf.load(default_config_files=[])) == Path(expected)
 
 
-def test_state_dir_of_a_file_yields_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_state_dir_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _write(tmp_path / "zaqar.conf", "[DEFAULT]\nstate_dir = /from/file\n")
     assert conf.state_dir(conf.load(["--config-file", path])) == Path("/from/file")
     monkeypatch.setenv("ZAQAR_STATE_DIR", "/from/environment")
@@ -294,7 +294,7 @@ def test_a_state_dir_that_exists_is_closed_to_others(tmp_path: Path, content: st
 
 
 @pytest.mark.parametrize(("content", "mode"), [("passwd", 0o755), (None, 0o1777), ("zaqar.db", 0o1777)])
-def test_a_folder_of_others_is_no_state_dir(tmp_path: Path, content: str | None, mode: int) -> None:
+def test_a_folder_with_other_files_is_refused_as_state_dir(tmp_path: Path, content: str | None, mode: int) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     if content is not None:
@@ -305,7 +305,7 @@ def test_a_folder_of_others_is_no_state_dir(tmp_path: Path, content: str | None,
     assert stat.S_IMODE(folder.stat().st_mode) == mode
 
 
-def test_a_state_dir_of_another_user_is_left_alone(
+def test_a_state_dir_of_another_user_is_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "state"
@@ -320,7 +320,7 @@ def test_a_state_dir_of_another_user_is_left_alone(
     ]
 
 
-def test_an_option_that_a_file_spells_with_a_hyphen_is_told(tmp_path: Path) -> None:
+def test_an_option_with_a_hyphen_in_a_file_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "zaqar.conf.d"
     folder.mkdir()
     _write(tmp_path / "zaqar.conf", "[drivers:transport:websocket]\nnotification-bind = 192.0.2.1\nport = 9001\n")
@@ -333,7 +333,7 @@ def test_an_option_that_a_file_spells_with_a_hyphen_is_told(tmp_path: Path) -> N
     assert second.startswith("[DEFAULT] admin-mode is not read")
 
 
-def test_a_state_dir_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_state_dir_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
     _write(tmp_path / "file", "")
     for folder in (tmp_path / "file" / "below", tmp_path / "file"):
         for mode in (0o600, 0o644):
@@ -356,7 +356,7 @@ def test_uri_that_an_operator_set(tmp_path: Path, store: str, uri: str) -> None:
     assert conf.sqlalchemy_uri(loaded, store) == (uri, False)
 
 
-def test_an_empty_uri_is_none(tmp_path: Path) -> None:
+def test_an_empty_uri_counts_as_not_set(tmp_path: Path) -> None:
     path = _write(
         tmp_path / "zaqar.conf", f"[DEFAULT]\nstate_dir={tmp_path}\n[drivers:message_store:sqlalchemy]\nuri =\n"
     )
@@ -372,7 +372,7 @@ def test_a_state_dir_that_no_uri_can_name(tmp_path: Path) -> None:
 
 
 def test_the_sample_file_is_fresh() -> None:
-    """Our own options, that is: those of libraries change with the libraries."""
+    """Only our own options are compared: those of libraries change with the libraries."""
     sample = (ROOT / "etc" / "zaqar.conf.sample").read_text()
     assert _own_parts(sample) == _own_parts(_generate()), "run tox -e genconfig"
 
@@ -387,7 +387,7 @@ def _generate() -> str:
 
 
 def _own_parts(sample: str) -> dict[str, str]:
-    """Section -> what stands there below "From zaqar", up to the next origin."""
+    """Section -> its text from "From zaqar" to the next origin."""
     found: dict[str, Any] = {}
     for section in re.split(r"^\[", sample, flags=re.MULTILINE)[1:]:
         name, _, text = section.partition("]")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls in threads of their own."""
+"""Blocking calls in daemon threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from zaqar import daemon_threads
 
 
-def test_the_result_or_the_error_comes_back() -> None:
+def test_run_returns_the_result_or_raises_the_error() -> None:
     def fail() -> None:
         raise LookupError("x")
 
@@ -23,11 +23,11 @@ def test_the_result_or_the_error_comes_back() -> None:
     assert asyncio.run(run()) == "t"
 
 
-def test_nobody_waits_for_one_that_hangs() -> None:
+def test_hanging_calls_delay_neither_other_calls_nor_the_end_of_the_loop() -> None:
     release = threading.Event()
 
     async def run() -> None:
-        # Far more than a pool would have threads.
+        # Far more calls than a thread pool would have threads.
         hanging = [
             asyncio.create_task(daemon_threads.run(lambda: release.wait(60), name="hanging")) for _ in range(100)
         ]
@@ -38,7 +38,7 @@ def test_nobody_waits_for_one_that_hangs() -> None:
             isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*hanging, return_exceptions=True)
         )
 
-    # The loop is closed while they hang, and they end without a word.
+    # The loop is closed while the calls hang. They end without an error.
     asyncio.run(run())
     left = [thread for thread in threading.enumerate() if thread.name == "hanging"]
     assert len(left) == 100

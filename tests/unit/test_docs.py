@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation says what the code does: its commands work, and what it names is there."""
+"""The documentation fits the code: its commands work, and the files and members that it names exist."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ class Terminal:
 
 
 def commands(page: str) -> Iterator[str]:
-    """The commands of a page, without those that open a stream, which needs a server."""
+    """Return the commands of a page, without those that open a stream, because a stream needs a server."""
     for line in page.splitlines():
         text = line.strip().removeprefix("$ ")
         if (text.startswith("curl ") and "text/event-stream" not in text) or re.match(r"[A-Z]=", text):
             yield text
 
 
-def test_the_tour_with_curl_works() -> None:
+def test_the_curl_commands_of_the_readme_work() -> None:
     terminal = Terminal()
     results = [result for command in commands(README) if (result := terminal.run(command)) is not None]
     assert [result.status_code for result in results] == [201, 201, 200, 201, 204, 200, 201, 201]
@@ -107,7 +107,7 @@ def test_the_tour_with_curl_works() -> None:
     assert [message["body"]["to"] for message in results[7].json["messages"]] == ["bob"]
 
 
-def test_the_readme_has_the_tour_with_openstacksdk() -> None:
+def test_the_readme_has_the_example_with_openstacksdk() -> None:
     code = TOUR.split('"""', 2)[2].strip()
     assert textwrap.indent(code, "   ") in README
 
@@ -120,19 +120,19 @@ def test_the_post_of_the_guides_to_browsers_works(guide: str) -> None:
     assert posted is not None and posted.status_code == 201
 
 
-def test_the_readme_has_the_program_that_is_pushed_messages() -> None:
+def test_the_readme_has_the_program_that_receives_notifications() -> None:
     code = SUBSCRIBE.split('"""', 2)[2].strip()
     assert textwrap.indent(code, "   ") in README
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in that language, in their order."""
+    """Return the code blocks of a page in this language, in order."""
     found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:   .*\n|\n)+)", page, re.MULTILINE)
     return [textwrap.dedent(block) for block in found]
 
 
-def test_what_the_page_on_notifications_asks_with_curl_works() -> None:
-    """In the order of the page, with the ids that a reader puts in: those that were given."""
+def test_the_curl_commands_on_the_page_on_notifications_work() -> None:
+    """The commands run in the order of the page, with the ids of earlier answers."""
     terminal = Terminal()
     answers: list[testing.Result] = []
     for command in commands(NOTIFICATIONS):
@@ -140,13 +140,13 @@ def test_what_the_page_on_notifications_asks_with_curl_works() -> None:
             command = command.replace("5f1c9a7b0e2d4c6f8a1b3d5e", answers[0].json["subscription_id"])
         if (result := terminal.run(command)) is not None:
             answers.append(result)
-    # No notifier runs here, so that there is no delivery to be sent again.
+    # No notifier runs here, so there is no delivery to send again.
     assert [result.status_code for result in answers] == [201, 201, 204, 200, 200, 404, 200]
     assert [answer.json["secret"][:6] for answer in (answers[0], answers[3])] == ["whsec_"] * 2
     assert answers[4].json["deliveries"] == []
 
 
-def test_what_the_page_on_signed_urls_asks_with_curl_works() -> None:
+def test_the_curl_commands_on_the_page_on_signed_urls_work() -> None:
     terminal = Terminal(secret_key="k" * 32)
     answers: list[testing.Result] = []
     for command in commands(SIGNED_URLS):
@@ -162,7 +162,7 @@ def test_what_the_page_on_signed_urls_asks_with_curl_works() -> None:
     assert refused.text in SIGNED_URLS
 
 
-def test_the_page_on_signed_urls_tells_how_to_sign() -> None:
+def test_the_code_on_the_page_on_signed_urls_signs() -> None:
     names: dict[str, Any] = {}
     exec(blocks(SIGNED_URLS, "python")[1], names)
     paths, project = ["/v2/queues/alarms/messages"], "9b0c4b8a6e8b4d0f9b1d3f5a7c9e1b2d"
@@ -171,7 +171,7 @@ def test_the_page_on_signed_urls_tells_how_to_sign() -> None:
 
 
 @pytest.mark.parametrize("block", range(2))
-def test_the_page_on_notifications_tells_how_to_verify_a_signature(block: int) -> None:
+def test_the_code_on_the_page_on_notifications_verifies_a_signature(block: int) -> None:
     names: dict[str, Any] = {}
     exec(blocks(NOTIFICATIONS, "python")[block], names)
     check = names.get("verified") or names["is_genuine"]
@@ -198,7 +198,7 @@ def test_the_page_on_notifications_tells_how_to_verify_a_signature(block: int) -
     assert not accepts(signed(now - 3600, new), body)
 
 
-def test_the_filter_on_the_page_on_notifications_does_what_it_says() -> None:
+def test_the_filter_on_the_page_on_notifications_matches_as_described() -> None:
     (text,) = (block for block in blocks(NOTIFICATIONS, "json") if "prefix" in block)
     wants = compile_filter(json.loads(text), field="filter").matches
     wanted = {"to": "ann", "size": 100, "lang": "en"}
@@ -208,7 +208,7 @@ def test_the_filter_on_the_page_on_notifications_does_what_it_says() -> None:
         assert not wants(wanted | other)
 
 
-def test_the_conditions_on_the_page_on_notifications_are_some() -> None:
+def test_the_conditions_on_the_page_on_notifications_are_valid() -> None:
     table = NOTIFICATIONS[NOTIFICATIONS.index("list-table:: Conditions") :]
     conditions = [
         text for row in re.findall(r"^   \* - (``.*)$", table, re.MULTILINE) for text in row[2:-2].split("``, ``")
@@ -219,7 +219,7 @@ def test_the_conditions_on_the_page_on_notifications_are_some() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_files_that_are_named_are_there(page: Path) -> None:
+def test_files_that_a_page_names_exist(page: Path) -> None:
     missing = [name for name in FILES.findall(page.read_text()) if not (ROOT / name).is_file()]
     assert not missing
 
@@ -228,7 +228,7 @@ SOURCES = [path.read_text() for path in sorted((ROOT / "zaqar").rglob("*.py"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_members_of_classes_that_are_named_are_there(page: Path) -> None:
+def test_members_of_classes_that_a_page_names_exist(page: Path) -> None:
     def is_there(owner: str, member: str) -> bool:
         definition = re.compile(rf"^class {owner}\b", re.MULTILINE)
         sources = [source for source in SOURCES if definition.search(source)]
@@ -237,7 +237,7 @@ def test_members_of_classes_that_are_named_are_there(page: Path) -> None:
     assert [".".join(pair) for pair in MEMBERS.findall(page.read_text()) if not is_there(*pair)] == []
 
 
-def test_the_proxy_of_the_sample_lets_go_of_idle_connections_before_the_service_does() -> None:
+def test_the_sample_proxy_closes_idle_connections_before_the_service() -> None:
     nginx = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
     upstream = re.search(r"^upstream zaqar {.*?^}", nginx, flags=re.MULTILINE | re.DOTALL)
     assert upstream is not None
@@ -247,7 +247,7 @@ def test_the_proxy_of_the_sample_lets_go_of_idle_connections_before_the_service_
     assert int(proxy_seconds) < min(gunicorn_settings.keepalive, int(sample[1]))
 
 
-def test_the_proxy_of_the_sample_waits_longer_than_the_service() -> None:
+def test_the_sample_proxy_waits_longer_than_the_service() -> None:
     nginx = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
     locations = re.findall(r"^    location (.*?) {$(.*?)^    }$", nginx, flags=re.MULTILINE | re.DOTALL)
     seconds = {path: re.findall(r"^ *proxy_read_timeout (\d+)s;", text, flags=re.MULTILINE) for path, text in locations}

@@ -50,19 +50,19 @@ def test_every_entry_point_of_ours_can_be_loaded(group: str) -> None:
         assert callable(entry_points.load(group, name))
 
 
-def test_what_is_missing_is_told_with_what_is_there() -> None:
+def test_the_error_of_a_missing_entry_point_lists_the_installed_ones() -> None:
     with pytest.raises(StartupError) as caught:
         entry_points.load("zaqar.data.storage", "nosuch")
     assert str(caught.value).startswith("[drivers] message_store: there is no driver 'nosuch'; installed: ")
     assert "sqlalchemy" in str(caught.value)
 
 
-def test_an_unknown_group_has_nothing() -> None:
+def test_an_unknown_group_has_no_entry_points() -> None:
     with pytest.raises(StartupError, match=r"^zaqar\.nosuch: there is no plug-in 'x'; installed: none"):
         entry_points.load("zaqar.nosuch", "x")
 
 
-def test_what_is_installed_and_removed_meanwhile_is_seen(install: Install, tmp_path: Path) -> None:
+def test_packages_installed_or_removed_meanwhile_are_noticed(install: Install, tmp_path: Path) -> None:
     before = entry_points.installed(GROUP)
     install("pack_late", "late")
     assert entry_points.installed(GROUP) == sorted([*before, "late"])
@@ -70,7 +70,7 @@ def test_what_is_installed_and_removed_meanwhile_is_seen(install: Install, tmp_p
     assert entry_points.installed(GROUP) == before
 
 
-def test_a_plugin_of_another_package(install: Install) -> None:
+def test_a_plugin_of_another_package_is_loaded(install: Install) -> None:
     install("pack_fine", "shout", "plugin = 'the plug-in'\n")
     assert entry_points.load(GROUP, "shout") == "the plug-in"
 
@@ -89,7 +89,7 @@ def test_a_broken_plugin_stops_the_start(install: Install, package: str, source:
         entry_points.load(GROUP, "shout")
 
 
-def test_two_packages_with_one_name(install: Install) -> None:
+def test_two_packages_with_the_same_entry_point_stop_the_start(install: Install) -> None:
     install("pack_one", "shout")
     install("pack_two", "shout")
     with pytest.raises(StartupError, match="several installed packages have a stage 'shout'"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of errors: what its drawing says is what the classes are."""
+"""The tree of errors: the drawing in the module fits the classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def subclasses(cls: type) -> set[type]:
     return {cls}.union(*(subclasses(child) for child in cls.__subclasses__() if child.__module__ == "zaqar.errors"))
 
 
-def drawn() -> dict[str, tuple[int, str | None]]:
+def classes_in_the_drawing() -> dict[str, tuple[int, str | None]]:
     """Name -> (level, status) of each line of the drawing at the top of the module."""
     tree = {}
     for line in (errors.__doc__ or "").splitlines():
@@ -33,7 +33,7 @@ def drawn() -> dict[str, tuple[int, str | None]]:
 
 
 def test_the_drawing_is_complete() -> None:
-    tree = drawn()
+    tree = classes_in_the_drawing()
     assert set(tree) == {cls.__name__ for cls in subclasses(ZaqarError)}
     for name, (level, status) in tree.items():
         cls = getattr(errors, name)
@@ -54,7 +54,7 @@ def test_status_and_title(cls: type[ZaqarError]) -> None:
         assert cls.status == 500
 
 
-def test_what_they_carry() -> None:
+def test_the_fields_and_texts_of_errors() -> None:
     invalid = InvalidInput("messages[0].ttl", "must be more")
     assert (invalid.field, invalid.reason, str(invalid)) == (
         "messages[0].ttl",

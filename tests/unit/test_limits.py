@@ -65,7 +65,7 @@ def test_contradictions_stop_the_start(options: dict[str, int], complaint: str) 
         read(**options)
 
 
-def test_bounds_themselves_are_fine() -> None:
+def test_values_at_the_bounds_are_accepted() -> None:
     read(
         default_message_ttl=60,
         max_message_ttl=60,

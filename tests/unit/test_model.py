@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nouns: ids and their order, ages and ends."""
+"""The model objects: ids and their order, ages and ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sequences = st.integers(0, 16**12 - 1)
 
 
 @given(uid=uids, sequence=sequences)
-def test_an_id_leads_back(uid: str, sequence: int) -> None:
+def test_the_sequence_number_can_be_read_from_an_id(uid: str, sequence: int) -> None:
     text = message_id(uid, sequence)
     assert is_message_id(text)
     assert sequence_of(uid, text) == sequence
@@ -30,7 +30,7 @@ def test_ids_sort_as_their_messages_do(uid: str, one: int, other: int) -> None:
 
 
 @given(own=uids, foreign=uids, sequence=sequences)
-def test_an_id_of_another_queue_leads_nowhere(own: str, foreign: str, sequence: int) -> None:
+def test_an_id_of_another_queue_has_no_sequence_number(own: str, foreign: str, sequence: int) -> None:
     assert (sequence_of(own, message_id(foreign, sequence)) is None) == (own != foreign)
 
 
@@ -57,7 +57,7 @@ def test_text_of_another_form_is_no_id(text: str) -> None:
 
 
 @given(text=st.text(max_size=40) | st.text("0123456789abcdefABCDEF", min_size=36, max_size=36))
-def test_any_text_is_looked_at(text: str) -> None:
+def test_any_text_can_be_checked_as_an_id(text: str) -> None:
     if (sequence := sequence_of(text[:UID_LENGTH], text)) is not None:
         assert message_id(text[:UID_LENGTH], sequence) == text
 
@@ -88,7 +88,7 @@ def test_free_and_claimed_are_the_total() -> None:
     assert Stats(free=3, claimed=2).total == 5
 
 
-def test_nouns_do_not_change() -> None:
+def test_model_objects_are_frozen() -> None:
     nouns = [noun for _, noun in inspect.getmembers(model, dataclasses.is_dataclass)]
     assert len(nouns) > 5
     for noun in nouns:

@@ -82,7 +82,7 @@ MakeAuthorizer = Callable[[str], Authorizer]
 
 @pytest.fixture
 def make_authorizer(tmp_path: Path) -> MakeAuthorizer:
-    """An authorizer by the rules of a policy file, with none where the text is empty."""
+    """Make an authorizer with the rules of a policy file; without a file if the text is empty."""
 
     def make(policy: str = "") -> Authorizer:
         (tmp_path / "zaqar.conf").write_text("")
@@ -107,13 +107,13 @@ def test_the_rules_and_their_defaults() -> None:
     assert rules == dict.fromkeys(ADMIN, "role:admin") | dict.fromkeys(ANYBODY, "") | owner
 
 
-def test_what_anybody_may(make_authorizer: MakeAuthorizer) -> None:
+def test_rules_that_admit_every_caller(make_authorizer: MakeAuthorizer) -> None:
     authorizer = make_authorizer("")
     assert [rule for rule in ANYBODY if not allowed(authorizer, rule, Context("p", "c"))] == []
 
 
 @pytest.mark.parametrize("rule", ADMIN)
-def test_what_only_an_admin_may(make_authorizer: MakeAuthorizer, rule: str) -> None:
+def test_rules_that_admit_only_an_admin(make_authorizer: MakeAuthorizer, rule: str) -> None:
     authorizer = make_authorizer("")
     assert not allowed(authorizer, rule)
     assert allowed(authorizer, rule, Context("p", "c", frozenset({"admin", "member"})))
@@ -135,7 +135,9 @@ def test_the_error_names_the_rule(make_authorizer: MakeAuthorizer) -> None:
         ("is_admin:True", Context("p", "c", frozenset({"admin"})), Context("p", "c")),
     ],
 )
-def test_the_policy_file_wins(make_authorizer: MakeAuthorizer, rule: str, admitted: Context, refused: Context) -> None:
+def test_the_policy_file_overrides_the_defaults(
+    make_authorizer: MakeAuthorizer, rule: str, admitted: Context, refused: Context
+) -> None:
     authorizer = make_authorizer(f'"queues:create": "{rule}"\n')
     for _ in range(2):  # the second time from memory
         assert allowed(authorizer, "queues:create", admitted)
@@ -143,17 +145,19 @@ def test_the_policy_file_wins(make_authorizer: MakeAuthorizer, rule: str, admitt
         assert allowed(authorizer, "queues:get", refused)
 
 
-def test_the_owner_may(make_authorizer: MakeAuthorizer) -> None:
+def test_a_rule_may_admit_the_owner(make_authorizer: MakeAuthorizer) -> None:
     assert allowed(make_authorizer('"queues:delete": "rule:admin_or_owner"\n'), "queues:delete")
 
 
-def test_an_operator_may_say_who_is_admin(make_authorizer: MakeAuthorizer) -> None:
+def test_an_operator_may_define_the_admin(make_authorizer: MakeAuthorizer) -> None:
     authorizer = make_authorizer('"context_is_admin": "role:boss"\n"health:get": "is_admin:True"\n')
     assert allowed(authorizer, "health:get", Context("p", "c", frozenset({"boss"})))
     assert not allowed(authorizer, "health:get", Context("p", "c", frozenset({"admin"})))
 
 
-def test_more_callers_than_are_remembered(make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decisions_are_right_for_more_callers_than_the_cache_holds(
+    make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zaqar.policies.loaded._DECISIONS_BYTES", 3000)
     authorizer = make_authorizer('"queues:create": "project_id:p7"\n')
     for _ in range(2):
@@ -171,7 +175,7 @@ def test_more_callers_than_are_remembered(make_authorizer: MakeAuthorizer, monke
     ],
     ids=["many roles", "a long role", "a long user id", "long project ids"],
 )
-def test_what_callers_send_takes_no_more_memory_than_the_bound(
+def test_cached_decisions_take_no_more_memory_than_the_bound(
     make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch, caller: Callable[[int], Context], callers: int
 ) -> None:
     bound = 500_000
@@ -196,7 +200,7 @@ def test_what_callers_send_takes_no_more_memory_than_the_bound(
 
 
 @pytest.mark.parametrize("policy", ['"queues:create": "role:', "- 1\n- 2\n"])
-def test_a_policy_file_that_is_none_stops_the_start(make_authorizer: MakeAuthorizer, policy: str) -> None:
+def test_an_invalid_policy_file_stops_the_start(make_authorizer: MakeAuthorizer, policy: str) -> None:
     with pytest.raises(StartupError, match=r"^\[oslo_policy\] policy_file: "):
         make_authorizer(policy)
 
@@ -217,7 +221,7 @@ MEMBER, READER = Context("p", "c", frozenset({"member"})), Context("p", "c", fro
 @pytest.mark.parametrize("name", ["policy.yaml", "policy.d/strict.yaml"])
 @pytest.mark.parametrize("content", [None, b"", b'"queues:cre', b"\xff\xfe", b"- 1\n", b'"queues:create": ""\n'])
 def test_a_decision_reads_no_file(tmp_path: Path, name: str, content: bytes | None) -> None:
-    """A policy that is gone, half written or of another content changes nothing until the configuration is reloaded."""
+    """A policy file that is deleted, half written or changed has no effect until the configuration is reloaded."""
     (tmp_path / "zaqar.conf").write_text("")
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -252,7 +256,7 @@ def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, name: str, c
         ('"queues:create": "role:member or ("\n', "'queues:create' cannot be parsed"),
     ],
 )
-def test_rules_that_mean_nothing_stop_the_start(make_authorizer: MakeAuthorizer, policy: str, message: str) -> None:
+def test_meaningless_rules_stop_the_start(make_authorizer: MakeAuthorizer, policy: str, message: str) -> None:
     with pytest.raises(StartupError, match=message):
         make_authorizer(policy)
 

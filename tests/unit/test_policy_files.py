@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy files: how they are found and read, what is refused, and the snapshot of them that workers read."""
+"""Policy files: how they are found and read, which ones are refused, and the snapshot that workers read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def loaded(tmp_path: Path) -> cfg.ConfigOpts:
     return conf.load(["--config-file", str(tmp_path / "zaqar.conf")])
 
 
-def test_later_files_win(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
+def test_later_files_override_earlier_ones(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
     (tmp_path / "policy.d" / "folder").mkdir(parents=True)
     (tmp_path / "policy.yaml").write_text('"queues:get": "role:a"\n"queues:create": "role:a"\n"mine": [["role:a"]]\n')
     (tmp_path / "policy.d" / "2.yaml").write_text('"queues:get": "role:c"\n')
@@ -55,7 +55,7 @@ def test_a_file_may_have_no_rules(tmp_path: Path, loaded: cfg.ConfigOpts, text: 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        # Whoever wrote these meant "nobody"; oslo.policy admits everybody.
+        # An operator who writes these means "no caller"; oslo.policy would admit every caller.
         ('"queues:get": !', "the rule 'queues:get' is not a text; put it in quotes."),
         ('"queues:get": no', "the rule 'queues:get' is not a text; put it in quotes."),
         ('"queues:get":', "the rule 'queues:get' is not a text; put it in quotes."),
@@ -73,7 +73,7 @@ def test_a_file_may_have_no_rules(tmp_path: Path, loaded: cfg.ConfigOpts, text: 
     ],
 )
 @pytest.mark.parametrize("name", ["policy.yaml", "policy.d/one.yaml"])
-def test_a_file_that_cannot_be_used(
+def test_a_file_that_cannot_be_used_stops_the_start(
     tmp_path: Path, loaded: cfg.ConfigOpts, name: str, text: str, complaint: str
 ) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -87,13 +87,13 @@ def test_a_file_that_cannot_be_used(
     assert "\n" not in said
 
 
-def test_a_file_that_cannot_be_opened(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
+def test_a_file_that_cannot_be_opened_stops_the_start(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
     (tmp_path / "policy.yaml").mkdir()
     with pytest.raises(StartupError, match=r"policy\.yaml cannot be read: Is a directory\.$"):
         files.read(loaded)
 
 
-def test_a_folder_that_is_none(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
+def test_a_policy_dir_that_is_no_folder_stops_the_start(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
     (tmp_path / "policy.d").write_text("")
     with pytest.raises(StartupError, match=r"policy\.d, which policy_dirs names, cannot be read: Not a directory\.$"):
         files.read(loaded)
@@ -106,14 +106,16 @@ def test_a_folder_that_is_none(tmp_path: Path, loaded: cfg.ConfigOpts) -> None:
         ({}, {"a": True}, None),
         ({"a": True}, {"a": True, "b": False}, None),
         ({"a": False}, {"a": False}, None),
-        # It is there, and the configuration names another one.
+        # The file exists, but the configuration names another one.
         ({"there": True}, {"a": True}, None),
         ({"a": True}, {}, "a is gone."),
         ({"a": True, "b": False}, {"a": True}, "b is gone."),
         ({"a": True}, {"a": False}, "a is empty; a file without rules has to hold '{}'."),
     ],
 )
-def test_what_must_not_be_lost(tmp_path: Path, used: dict[str, bool], found: dict[str, bool], loss: str | None) -> None:
+def test_a_used_file_that_is_gone_or_empty_is_reported(
+    tmp_path: Path, used: dict[str, bool], found: dict[str, bool], loss: str | None
+) -> None:
     def at(sources: dict[str, bool]) -> PolicyFiles:
         return PolicyFiles({}, {f"{tmp_path}/{name}": has_content for name, has_content in sources.items()})
 
@@ -137,7 +139,7 @@ def test_a_snapshot_is_read_instead_of_the_files(
     monkeypatch.setenv("ZAQAR_POLICY_SNAPSHOT", str(snapshot))
     with pytest.raises(Forbidden):
         Authorizer(loaded).check(READER, "queues:create")
-    assert caplog.messages == []  # what is doubtful was said when the files were read
+    assert caplog.messages == []  # the warnings were logged when the files were read
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"rules": {}}'])
@@ -152,6 +154,6 @@ def test_a_worker_without_its_snapshot_does_not_start(
         Authorizer(loaded)
 
 
-def test_a_snapshot_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_snapshot_that_cannot_be_written_raises_startup_error(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"The policy in use cannot be written to .*: No such file or directory\.$"):
         files.write_snapshot(tmp_path / "nowhere" / "policy.json", PolicyFiles({}, {}))

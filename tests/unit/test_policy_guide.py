@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of the guide and the strict sample do what they say."""
+"""The examples of the guide and the strict sample decide as described."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_strict_sample(
     assert expected <= rules
 
 
-def test_every_example_of_the_guide_is_tried() -> None:
+def test_every_example_of_the_guide_has_a_test() -> None:
     source = Path(__file__).read_text()
     found = re.findall(r"code-block:: yaml\n(?:   :name: (\S+)\n)?", GUIDE)
     assert found == [name for name in found if name and f'["{name}"]' in source]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules after they were loaded: which cannot be used, which are doubtful, and what a remembered decision depends on."""
+"""Loaded rules: which cannot be used, which give a warning, and the key of a cached decision."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_rules_that_cannot_be_used_stop_the_start(make_authorizer: MakeAuthorize
     assert complaint in str(raised.value)
 
 
-def test_two_ways_to_one_rule_are_no_circle(make_authorizer: MakeAuthorizer) -> None:
+def test_two_references_to_one_rule_are_no_circle(make_authorizer: MakeAuthorizer) -> None:
     many = "".join(f'"r{n}": "rule:r{n + 1} or rule:r{n + 1}"\n' for n in range(60))
     authorizer = make_authorizer(f'{many}"r60": "role:member"\n"queues:create": "role:x or role:y or rule:r59"\n')
     assert allowed(authorizer, "queues:create", MEMBER)
@@ -102,7 +102,7 @@ def test_doubtful_rules_are_warned_of(
         '"queues:get": "\'x\':y or None:%(user_id)s or system_scope:all or tenant_id:%(tenant_id)s"',
     ],
 )
-def test_no_warning_without_doubt(
+def test_good_rules_give_no_warning(
     make_authorizer: MakeAuthorizer, caplog: pytest.LogCaptureFixture, rules: str
 ) -> None:
     make_authorizer(rules + "\n")
@@ -145,7 +145,7 @@ RULES = st.recursive(
     ),
     max_leaves=5,
 )
-# What the others refer to refers to nothing.
+# Rules that others refer to, without references.
 ENDS = RULES.filter(lambda rule: "rule:" not in rule and "is_admin" not in rule)
 CALLERS = st.builds(
     Context,
@@ -162,7 +162,7 @@ TARGETS = st.tuples(
 
 
 def decide(enforcer: policy.Enforcer, context: Context, address: QueueName | None, attributes: dict[str, str]) -> bool:
-    """The library's own answer, by everything that a rule may see."""
+    """Return the decision of the library, with all attributes that a rule may read."""
     both = {"project_id": context.project, "tenant_id": context.project}
     if context.user_id is not None:
         both["user_id"] = context.user_id
@@ -196,10 +196,10 @@ EVERY_TARGET = [
     [("{}", "!", "!"), ("not rule:shared", "{}", "!"), ("is_admin:True", "!", "not {}")],
     ids=["direct", "by reference", "of admins"],
 )
-def test_a_decision_is_remembered_for_nobody_else(
+def test_a_cached_decision_is_not_used_for_another_caller(
     make_authorizer: MakeAuthorizer, rule: str, shared: str, admin: str, leaf: str
 ) -> None:
-    """Each check alone, by every caller about every target: callers and targets that differ in one thing only."""
+    """Each check alone, for all pairs of callers and targets that differ in one attribute only."""
     rules = {"subscription:create": rule, "shared": shared, "context_is_admin": admin}
     compare(make_authorizer, {name: text.format(leaf) for name, text in rules.items()}, EVERY_CALLER, EVERY_TARGET)
 
@@ -230,7 +230,7 @@ def compare(
     callers=st.lists(CALLERS, min_size=1, max_size=6),
     targets=st.lists(TARGETS, min_size=1, max_size=6),
 )
-def test_a_remembered_decision_is_the_one_that_would_be_made(
+def test_a_cached_decision_equals_a_new_decision(
     make_authorizer: MakeAuthorizer,
     rule: str,
     shared: str,
@@ -254,7 +254,7 @@ def test_a_remembered_decision_is_the_one_that_would_be_made(
         ("not 'q':%(queue_name)s and not user_id:u", 20),
     ],
 )
-def test_a_decision_is_remembered_by_what_the_rule_looks_at(
+def test_a_decision_is_cached_by_the_inputs_of_its_rule(
     make_authorizer: MakeAuthorizer, rule: str, remembered: int
 ) -> None:
     authorizer = make_authorizer(f'"messages:create": "{rule}"\n')
@@ -269,7 +269,7 @@ def allowed_or_not(authorizer: Authorizer, caller: Context, address: QueueName) 
         authorizer.check(caller, "messages:create", address)
 
 
-def test_a_decision_looks_at_no_file(make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decision_reads_no_file(make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch) -> None:
     authorizer = make_authorizer('"queues:create": "role:member or is_admin:True"\n"queues:get": "not role:x"\n')
 
     def fail(*arguments: object, **options: object) -> None:
@@ -289,15 +289,15 @@ def test_a_decision_looks_at_no_file(make_authorizer: MakeAuthorizer, monkeypatc
 
 
 @pytest.fixture
-def judge() -> Iterator[ThreadingHTTPServer]:
-    """Answers what its attribute ``answer`` says, and counts."""
+def rule_server() -> Iterator[ThreadingHTTPServer]:
+    """A server that answers with its attribute ``answer``, and records the requests."""
 
     class Judge(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             server.asked.append(self.path)
             server.may_answer.wait(10)
-            # The one that asked may be gone.
+            # The client may be gone.
             with contextlib.suppress(OSError):
                 self.send_response(200)
                 self.end_headers()
@@ -320,52 +320,52 @@ def judge() -> Iterator[ThreadingHTTPServer]:
     thread.join()
 
 
-def test_what_another_service_says_is_not_remembered(make_authorizer: MakeAuthorizer, judge: Any) -> None:
-    url = f"http://127.0.0.1:{judge.server_port}/%(queue_name)s"
+def test_the_answer_of_another_service_is_not_cached(make_authorizer: MakeAuthorizer, rule_server: Any) -> None:
+    url = f"http://127.0.0.1:{rule_server.server_port}/%(queue_name)s"
     authorizer = make_authorizer(f'"judged": "{url}"\n"messages:create": "not role:x and rule:judged"\n')
     for answer in (b"True", b"False", b'"True"', b"no"):
-        judge.answer = answer
+        rule_server.answer = answer
         address = QueueName("p", QUEUE, "q1")
         if b"True" in answer:
             authorizer.check(MEMBER, "messages:create", address)
         else:
             with pytest.raises(Forbidden):
                 authorizer.check(MEMBER, "messages:create", address)
-    assert judge.asked == ["/q1"] * 4
-    judge.answer = b"True"
+    assert rule_server.asked == ["/q1"] * 4
+    rule_server.answer = b"True"
     with pytest.raises(Forbidden):
-        # There is no such URL.
+        # No URL can be made for this target.
         authorizer.check(MEMBER, "messages:create", QueueName("p", TOPIC, "q1"))
-    assert len(judge.asked) == 4
-    # A rule that does not ask it is decided without it.
+    assert len(rule_server.asked) == 4
+    # A rule without an http check does not ask the server.
     assert allowed(authorizer, "queues:create", MEMBER)
-    assert len(judge.asked) == 4
+    assert len(rule_server.asked) == 4
 
 
-def test_who_is_admin_may_be_asked_elsewhere(make_authorizer: MakeAuthorizer, judge: Any) -> None:
-    url = f"http://127.0.0.1:{judge.server_port}/"
+def test_another_service_may_decide_who_is_admin(make_authorizer: MakeAuthorizer, rule_server: Any) -> None:
+    url = f"http://127.0.0.1:{rule_server.server_port}/"
     authorizer = make_authorizer(
         f'"context_is_admin": "{url}"\n"queues:get": "is_admin:True"\n"queues:create": "role:x"\n'
     )
     assert not allowed(authorizer, "queues:create", MEMBER)
-    assert judge.asked == []
+    assert rule_server.asked == []
     assert allowed(authorizer, "queues:get", MEMBER)
-    judge.answer = b"False"
+    rule_server.answer = b"False"
     assert not allowed(authorizer, "queues:get", MEMBER)
-    assert judge.asked == ["/"] * 2
+    assert rule_server.asked == ["/"] * 2
 
 
-def test_a_service_that_does_not_answer_is_a_503(tmp_path: Path, judge: Any) -> None:
+def test_a_service_that_does_not_answer_is_a_503(tmp_path: Path, rule_server: Any) -> None:
     (tmp_path / "zaqar.conf").write_text("[oslo_policy]\nremote_timeout = 0.2\n")
-    (tmp_path / "policy.yaml").write_text(f'"queues:create": "http://127.0.0.1:{judge.server_port}/"\n')
+    (tmp_path / "policy.yaml").write_text(f'"queues:create": "http://127.0.0.1:{rule_server.server_port}/"\n')
     authorizer = Authorizer(conf.load(["--config-file", str(tmp_path / "zaqar.conf")]))
-    judge.may_answer.clear()
+    rule_server.may_answer.clear()
     with pytest.raises(PolicyUnavailable) as raised:
         authorizer.check(MEMBER, "queues:create")
     assert (raised.value.status, raised.value.retry_after) == (503, 5)
-    judge.may_answer.set()
-    judge.shutdown()
-    judge.server_close()
+    rule_server.may_answer.set()
+    rule_server.shutdown()
+    rule_server.server_close()
     with pytest.raises(PolicyUnavailable):
         authorizer.check(MEMBER, "queues:create")
 
@@ -404,10 +404,10 @@ def test_targets_of_all_rules() -> None:
 
 
 def test_no_rule_replaces_a_deprecated_one() -> None:
-    """LoadedPolicy would have to do for these what Enforcer.load_rules() does."""
+    """LoadedPolicy would have to handle them like Enforcer.load_rules()."""
     assert [rule.name for rule in list_rules() if rule.deprecated_rule or rule.deprecated_for_removal] == []
 
 
 def test_no_rule_is_for_tokens_of_one_scope() -> None:
-    """What system-scoped tokens may do is decided by there being no project."""
+    """System-scoped tokens are recognised by their missing project."""
     assert [rule.name for rule in list_rules() if rule.scope_types] == []

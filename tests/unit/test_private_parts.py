@@ -35,7 +35,7 @@ BOUNDED = {"granian", "gunicorn", "oslo.config", "psycopg", "pymongo", "redis", 
 
 
 def own_names(trees: list[ast.Module]) -> Iterator[str]:
-    """Private names that zaqar's own modules, classes and objects have."""
+    """Yield the private names of zaqar's own modules, classes and objects."""
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the tests find the programs of the servers that they start."""
+"""Finding the programs of the servers that tests start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import servers
 def test_a_program_on_path_is_called_by_the_name_it_was_found_under(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As Debian's redis-server, which is a link to redis-check-rdb and looks at the name it is called by.
+    # Like redis-server on Debian: a link to redis-check-rdb, which behaves according to the name it is called by.
     program = tmp_path / "check-tool"
     program.write_text('#!/bin/sh\nbasename "$0"\n')
     program.chmod(0o755)
@@ -25,6 +25,6 @@ def test_a_program_on_path_is_called_by_the_name_it_was_found_under(
     assert subprocess.run([found], capture_output=True, text=True, check=True).stdout == "some-server\n"
 
 
-def test_a_program_that_is_missing() -> None:
+def test_a_missing_program_is_reported() -> None:
     with pytest.raises(servers.ServerMissing, match="nosuch-server is neither on PATH nor in the wheel nosuch"):
         servers.find("nosuch-server", wheel="nosuch", inside="nosuch")

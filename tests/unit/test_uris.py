@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No secret of a URI is shown, however it is spelt."""
+"""Masking of secrets in URIs, in all spellings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECRET = "s3cr3t"
         ("", ""),
     ],
 )  # fmt: skip
-def test_what_is_masked(uri: str, masked: str) -> None:
+def test_passwords_are_masked(uri: str, masked: str) -> None:
     assert uris.mask(uri) == masked
     assert uris.mask(masked) == masked
     assert SECRET not in masked
@@ -49,12 +49,12 @@ def test_what_is_masked(uri: str, masked: str) -> None:
         ("cannot log in with a b", "redis://host?password=a+b"),
     ],
 )
-def test_what_reveals_a_secret(text: str, uri: str) -> None:
+def test_a_text_with_a_password_reveals_it(text: str, uri: str) -> None:
     assert uris.reveals(text, uri)
     assert not uris.reveals("host refuses the connection", uri)
 
 
-def test_a_pool_in_a_log() -> None:
+def test_repr_of_a_pool_shows_no_password() -> None:
     text = repr(Pool("one", "redis://:s3cr3t@host?password=s3cr3t", 1))
     assert "s3cr3t" not in text
     assert "'one'" in text
@@ -74,7 +74,7 @@ def test_a_pool_in_a_log() -> None:
         ("a\0b", False),
     ],
 )
-def test_what_can_be_looked_up_as_a_host(text: str, is_one: bool) -> None:
+def test_texts_that_can_be_looked_up_as_a_host(text: str, is_one: bool) -> None:
     assert uris.is_host(text) is is_one
 
 
@@ -87,5 +87,5 @@ def test_what_can_be_looked_up_as_a_host(text: str, is_one: bool) -> None:
         ("no scheme", "no scheme"),
     ],
 )
-def test_a_scheme_has_no_case(uri: str, compared: str) -> None:
+def test_the_case_of_a_scheme_is_ignored(uri: str, compared: str) -> None:
     assert uris.lower_scheme(uri) == compared

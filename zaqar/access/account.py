@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options by which the service itself logs in to Keystone, in ``[keystone_authtoken]`` and in ``[trustee]``.
+"""The options of the account with which the service logs in to Keystone: ``[keystone_authtoken]`` and ``[trustee]``.
 
-Only modules that are imported once Keystone is in use import this one, as it loads keystoneauth.
+:mod:`~zaqar.access.auth_token` and :mod:`~zaqar.access.trustee` use it. They are imported only if Keystone is in use,
+because this module loads keystoneauth.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from zaqar.errors import StartupError
 
 
 def register_account(conf: cfg.ConfigOpts, group: str, *, purpose: str) -> str:
-    """Register the options of the account of ``group`` as keystoneauth has them, and check them.
+    """Register the account options of keystoneauth in ``group``, and check them. Returns the group with the account.
 
-    The other options of the group must be registered. The result is the group that has the account, which
-    ``auth_section`` may name. ``purpose`` is what the account is needed for, as a StartupError says it.
+    That is another group if ``auth_section`` names one. The other options of ``group`` must be registered already.
+    ``purpose`` completes the sentence of a StartupError: it says why the account is needed. Raises StartupError.
     """
     configuration.check_values(conf, group)
     section: str = conf[group].auth_section or group
@@ -31,7 +32,7 @@ def register_account(conf: cfg.ConfigOpts, group: str, *, purpose: str) -> str:
         conf.register_opts(loading.get_auth_plugin_conf_options(auth_type), section)
     except exceptions.NoMatchingPlugin as exc:
         raise StartupError(f"[{section}] auth_type: there is no plug-in '{auth_type}'.") from exc
-    # Before the library meets a value, whose error may show a part of a password.
+    # Check here first, because an error of the library may show a part of a password.
     configuration.check_values(conf, section)
     for name in ("cafile", "certfile", "keyfile"):
         path = conf[group][name]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""keystonemiddleware's ``auth_token``, asked about one token at a time instead of standing before the application.
+"""Validates one token with keystonemiddleware's ``auth_token``, which is not used as a middleware here.
 
-All rules of what a valid token is stay those of the library, and its options keep their names and meaning. Only
-:mod:`zaqar.access.keystone` imports this module, and only once a transport starts: it loads half a second of
-libraries, which other commands do not need.
+The library decides whether a token is valid, and its options keep their names and meaning. Only
+:mod:`zaqar.access.keystone` imports this module, and only when a transport starts: loading the libraries takes half a
+second, and other commands do not need them.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from zaqar.errors import KeystoneUnavailable, StartupError
 _log = logging.getLogger(__name__)
 
 _SHARED_CACHE_SECONDS = 60.0
-"""Most seconds that a token counts as valid here if memcached says so, as it does not say since when it knows that."""
+"""Limit in seconds for caching a token that memcached says is valid: it does not say when Keystone was asked."""
 
 _DETAILS_BYTES = 8 * 1024 * 1024
-"""Memory of what Keystone said of tokens about which the library is asked at each request."""
+"""Memory for the answers of Keystone about tokens that the library has to check at each request."""
 
 _LONGEST_USUAL = 1024
-"""Characters. A server before Keystone may drop the connection if the token is longer: it says nothing of Keystone."""
+"""Characters. If a token is longer, a proxy may drop the connection. That does not show that Keystone is down."""
 
 _CACHE_VARIABLE = "zaqar.token_cache"
 
 
 class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
-    """Answers whose a token is. Safe for threads. Raises StartupError if the options cannot be used."""
+    """Finds the identity of a token. Threads may share it. Raises StartupError if the options cannot be used."""
 
     def __init__(self, conf: cfg.ConfigOpts, clock: Clock) -> None:
         self._section = section = _register(conf)
@@ -58,14 +58,14 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         self.cache_seconds = self._seconds = float(max(0, options.token_cache_time))
         """``[keystone_authtoken] token_cache_time``, in seconds."""
         self._is_shared = bool(options.memcached_servers)
-        # What Keystone said of a token, and when. Instead of the library's cache, which has no bound and is searched
-        # through at each request.
+        # The answer of Keystone about a token, and its time. It replaces the cache of the library, which has no bound
+        # and is searched as a list at each request.
         self._details: BoundedCache[Key, tuple[float, Any]] = BoundedCache(_DETAILS_BYTES)
-        # What is found out on the way of one call, which the library has no place for.
+        # Results of one call, which the library cannot return.
         self._call = threading.local()
         settings: dict[str, Any] = {
             "oslo_config_config": conf,
-            # Nothing in the API works without a caller.
+            # A request without a valid token is refused at once.
             "delay_auth_decision": False,
         }
         if not self._is_shared:
@@ -74,15 +74,15 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
             super().__init__(_accept, settings)
         except (ksa_exceptions.ClientException, ConfigurationError, cfg.Error) as exc:
             raise StartupError(f"[{KEYSTONE_GROUP}]: {' '.join(str(exc).split())}") from exc
-        # The property of the library may ask Keystone, and nobody may wait for that to be refused.
+        # The property of the library may ask Keystone. A request that is refused must not wait for that.
         uri = options.www_authenticate_uri or conf[section].get("auth_url") or ""
         self.challenge = f'Keystone uri="{uri}"'
         """The value of WWW-Authenticate."""
 
     def ask(self, token: str, *, service_token: str | None, method: str | None, path: str | None) -> Answer:
-        """The answer of Keystone about a token. Access rules are checked only if ``method`` and ``path`` are given.
+        """Ask Keystone about a token. Access rules are checked only if ``method`` and ``path`` are given.
 
-        Raises KeystoneUnavailable.
+        Raises KeystoneUnavailable if Keystone did not say whether the token is valid.
         """
         statuses: list[str] = []
         env = _make_environ(token, service_token, method or "GET", path or "/")
@@ -95,19 +95,20 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
             _log.error("Keystone cannot be asked about a token: %s", exc)
             raise KeystoneUnavailable(is_outage=not is_long) from exc
         except Exception as exc:
-            # The library lets errors of files, of memcached and of answers that are not Keystone's through.
+            # The library does not handle errors of files, of memcached, and of answers that are not from Keystone.
             _log.exception("a token cannot be validated")
             raise KeystoneUnavailable(is_outage=False) from exc
         if statuses == [_ACCEPTED]:
             return self._answer(env, token, service_token)
         if not statuses[0].startswith("401"):
             raise KeystoneUnavailable(is_outage=not self._call.failed_alone)
-        # Otherwise it was refused for what it was used for, or for the service token beside it.
+        # If Keystone knows the token, it was refused for this request or because of the service token. Do not cache
+        # that.
         unknown = self._call.rejected and not service_token
         return Answer(None, REJECTED_SECONDS if unknown and self._seconds else 0.0)
 
     def fetch_token(self, token: str, allow_expired: bool = False) -> Any:
-        """What Keystone says of a token: the library's own method, which the library calls, with a cache of ours."""
+        """Get the data of a token from Keystone or the cache. The library calls this method of its own."""
         key, now = key_of(token), self._clock()
         known = self._details.get(key)
         if known is not None and known[0] <= now < known[0] + self._seconds:
@@ -129,7 +130,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         return data
 
     def validate_allowed_request(self, request: Any, token: Any) -> None:
-        """Whether an application credential is for this request: the library's own method, which the library calls."""
+        """Check the access rules of an application credential. The library calls this method of its own."""
         if not self._call.is_for_a_request:
             return
         if _access_rules(token) is not None and "catalog" not in token:
@@ -141,7 +142,7 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
         super().validate_allowed_request(request, token)
 
     def check(self) -> str | None:
-        """Log in to Keystone anew as the service user; None if that works, otherwise a sentence for the operator.
+        """Log in to Keystone again as the service user. Returns None, or a sentence for the operator if that fails.
 
         Raises KeystoneUnavailable if Keystone does not answer.
         """
@@ -173,7 +174,8 @@ class AuthToken(auth_token.AuthProtocol):  # type: ignore[misc]
             return Answer(identity, min(self._seconds, _SHARED_CACHE_SECONDS))
         key = key_of(token)
         known = self._details.get(key)
-        # It was said before if the token came beside a service token as well. The identity is all that is needed now.
+        # The data may be older than this call if the token came with a service token before. From now on the identity
+        # is cached by TokenCache instead.
         self._details.forget(key)
         return Answer(identity, 0.0 if known is None else known[0] + self._seconds - self._clock())
 
@@ -183,7 +185,7 @@ def _access_rules(details: Any) -> Any:
 
 
 class _NoCache:
-    """A cache in the way of Swift's, which the library takes instead of its own; it keeps nothing."""
+    """A cache with the interface of Swift's, which the library accepts instead of its own. It stores nothing."""
 
     def get(self, key: str) -> None:
         return None
@@ -196,13 +198,13 @@ _ACCEPTED = "204 No Content"
 
 
 def _accept(env: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """The application behind the library: it is reached if the token is valid."""
+    """The WSGI application behind the library. The library calls it if the token is valid."""
     start_response(_ACCEPTED, [])
     return []
 
 
 def _make_environ(token: str, service_token: str | None, method: str, path: str) -> dict[str, Any]:
-    """A request with nothing in it but what the library judges by."""
+    """Make a WSGI environment with only the values that the library uses."""
     env = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
@@ -228,7 +230,7 @@ def _make_environ(token: str, service_token: str | None, method: str, path: str)
 
 
 class _Failure(enum.Enum):
-    """Why Keystone did not say whose a token is."""
+    """Why Keystone did not return the identity of a token: because of the token, the request or Keystone itself."""
 
     OF_TOKEN = enum.auto()
     OF_QUESTION = enum.auto()
@@ -239,10 +241,10 @@ _BUSY_OR_AWAY = frozenset({408, 429, 502, 503, 504})
 
 
 def _judge(error: BaseException) -> _Failure:
-    """Why the library answers 503, by what it met last on the way to Keystone.
+    """Find out why the library answers 503, by the last error of its request to Keystone.
 
-    Nobody may be able to make Keystone count as away with a token that is made for it, such as one that is too long for
-    the server before Keystone.
+    A client must not be able to make Keystone count as unavailable by a special token, such as one that is too long for
+    a proxy before Keystone.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ksa_exceptions.ClientException):
@@ -250,16 +252,16 @@ def _judge(error: BaseException) -> _Failure:
     if not isinstance(cause, ksa_exceptions.HttpError):
         return _Failure.OF_KEYSTONE
     status = cause.http_status
-    # The account of the service is refused, or may not ask about other tokens.
+    # Keystone refuses the service user, or does not allow it to validate other tokens.
     ours = status == 401 or (status == 403 and "identity:validate_token" in str(cause))
     if ours or status in _BUSY_OR_AWAY:
         return _Failure.OF_KEYSTONE
-    # Also 403: the token is one of a trust whose trustor is disabled or lost the role.
+    # 403 too: the token may be of a trust whose trustor is disabled or has lost the role.
     return _Failure.OF_TOKEN if 400 <= status < 500 else _Failure.OF_QUESTION
 
 
 def _register(conf: cfg.ConfigOpts) -> str:
-    """Register the options, and check those that the library looks at late; the group of the service user's."""
+    """Register the options, and check those that the library reads late. Returns the group with the service user."""
     for group, options in auth_token.list_opts():
         conf.register_opts(options, group)
     for option, value in KEYSTONE_DEFAULTS.items():
@@ -274,7 +276,7 @@ def _register(conf: cfg.ConfigOpts) -> str:
 
 
 def _check_memcached_client(options: cfg.ConfigOpts.GroupAttr) -> None:
-    # The library imports it when the first token comes.
+    # The library imports the client at the first token. Check it at start.
     binary = options.memcache_sasl_enabled or (options.memcache_use_advanced_pool and options.memcache_tls_enabled)
     module, package = ("bmemcached", "python-binary-memcached") if binary else ("memcache", "python-memcached")
     if importlib.util.find_spec(module) is None:

@@ -23,17 +23,17 @@ _log = logging.getLogger(__name__)
 
 
 class ExtraSpecs:
-    """The plug-ins by scheme. Every transport calls :meth:`check` once it knows who the caller is."""
+    """The plug-ins by scheme. Every transport calls :meth:`check` after it has authenticated the caller."""
 
     def __init__(self, plugins: Mapping[str, object]) -> None:
-        """Make each plug-in, without arguments. StartupError if one cannot be made or has no ``execute``."""
+        """Make each plug-in, without arguments. Raises StartupError if one cannot be made or has no ``execute``."""
         self._execute = {scheme: _executor(scheme, plugin) for scheme, plugin in plugins.items()}
 
     def check(self, value: object) -> None:
         """Return if the plug-in of the header's scheme accepts it.
 
-        Raises InvalidInput if the header is empty, too long, or has a scheme that is not installed; the ClientError
-        that the plug-in raises; and Forbidden, without more, for every other exception of the plug-in.
+        Raises InvalidInput if the header is empty, too long, or has a scheme that is not installed; the ClientError or
+        StoreUnavailable of the plug-in; and Forbidden, without details, for every other exception of the plug-in.
         """
         if not isinstance(value, str) or not value.strip():
             raise InvalidInput(HEADER, "must be 'scheme:value'")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which HTTP server this process is a worker of, what it holds a request with, and whether the client is still there.
+"""Finds out which HTTP server runs this process, how many requests it serves at a time, and if a client has gone.
 
-It decides how many requests may wait at a time: :mod:`zaqar.access.keystone` and :mod:`zaqar.access.trusts` set their
-bounds by it for requests that wait for Keystone, and the WSGI transport for those that wait for messages.
+:mod:`zaqar.access.keystone` and :mod:`zaqar.access.trusts` use it to bound the requests that wait for Keystone, and the
+WSGI transport to bound those that wait for messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class HttpServer(enum.Enum):
-    """What holds a waiting request: a greenlet under gevent, a thread of the server otherwise."""
+    """The kinds of servers. A waiting request occupies a greenlet under gevent, and a thread under the others."""
 
     GEVENT = enum.auto()
     UWSGI = enum.auto()
@@ -27,7 +27,7 @@ class HttpServer(enum.Enum):
 
 
 def find_http_server() -> HttpServer:
-    """The server of this process; OTHER if it is none of those that are known, or no server at all."""
+    """Return the server of this process; OTHER for an unknown server or none."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("threading"):
         return HttpServer.GEVENT
@@ -37,15 +37,15 @@ def find_http_server() -> HttpServer:
 
 
 def count_uwsgi_threads() -> int:
-    """How many requests a worker of uWSGI serves at a time. Only for a process that uWSGI runs."""
+    """Return how many requests a worker of uWSGI serves at a time. Only for a process that uWSGI runs."""
     return int(sys.modules["uwsgi"].opt.get("threads", 1))
 
 
 def count_threads() -> int | None:
-    """How many requests this worker serves at a time if each holds a thread of it; None if it holds a greenlet.
+    """Return how many requests this worker serves at a time, by its threads; None if it uses greenlets.
 
-    1 for a server that does not say. Ask in the process that serves: a gunicorn with ``preload_app`` loads the
-    application in another one.
+    1 for an unknown server. Call it in the process that serves requests: a gunicorn with ``preload_app`` loads the
+    application in another process.
     """
     match find_http_server():
         case HttpServer.GEVENT:
@@ -60,19 +60,19 @@ def count_threads() -> int | None:
 
 
 def is_loaded_before_fork() -> bool:
-    """Whether this is a gunicorn's master, which loads the application if ``preload_app`` is set."""
+    """Whether this process is the master of gunicorn, which loads the application if ``preload_app`` is set."""
     return find_http_server() is HttpServer.OTHER and "gunicorn.arbiter" in sys.modules and not _find_gunicorn_worker()
 
 
 def _find_gunicorn_worker() -> Any:
-    """The worker of gunicorn that this process is, or None. It handles SIGTERM with a method of its own."""
+    """Return the gunicorn worker object of this process, or None. Its handler of SIGTERM is one of its methods."""
     base = sys.modules.get("gunicorn.workers.base")
     owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return owner if base is not None and isinstance(owner, base.Worker) else None
 
 
 def _count_granian_threads() -> int:
-    """The argument ``blocking_threads`` that granian has started this worker with; 1 if it has no such argument."""
+    """Return the argument ``blocking_threads`` with which granian started this worker; 1 if there is none."""
     process: Any = multiprocessing.current_process()
     target, given = getattr(process, "_target", None), getattr(process, "_args", ())
     names = [] if target is None else list(inspect.signature(target).parameters)
@@ -84,10 +84,10 @@ def _count_granian_threads() -> int:
 
 
 def is_client_gone(environ: Mapping[str, Any]) -> bool:
-    """Whether the client of this request has closed the connection, or at least its direction of it.
+    """Whether the client of this request has closed the connection, or its sending direction.
 
-    To be called in the thread or greenlet of the request. It does not block, and it reads nothing: a next request that
-    is there already, or the end of a TLS session, stays to be read. False with a server that shows no socket, such as
+    Call it in the thread or greenlet of the request. It does not block and reads no data, so that a pipelined request
+    or the end of a TLS session can still be read. False for a server that gives no access to the socket, such as
     granian.
     """
     fd = client_fd(environ)
@@ -101,7 +101,7 @@ def is_client_gone(environ: Mapping[str, Any]) -> bool:
 
 
 def client_fd(environ: Mapping[str, Any]) -> int | None:
-    """The socket of the client of this request; None if the server does not show it, negative if it is closed."""
+    """Return the socket of the client of this request; None if the server hides it, negative if it is closed."""
     sock = environ.get("gunicorn.socket")
     if sock is not None:
         return int(sock.fileno())
@@ -110,7 +110,7 @@ def client_fd(environ: Mapping[str, Any]) -> int | None:
 
 
 def make_poll() -> Any:
-    """A poll object of the system, also in a process that gevent has patched."""
-    # gevent's own poll() knows no POLLRDHUP, and would turn to other greenlets.
+    """Make a poll object of the system, even in a process that gevent has patched."""
+    # The poll() of gevent has no POLLRDHUP and would switch to other greenlets.
     monkey = sys.modules.get("gevent.monkey")
     return select.poll() if monkey is None else monkey.get_original("select", "poll")()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a caller is, once a token has been found valid. Transports turn it into a :class:`~zaqar.context.Context`."""
+"""The identity of a caller with a valid token. Transports make a :class:`~zaqar.context.Context` of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The user, and what the user's token is for. It does not hold the token.
+    """The user and the scope of a valid token, without the token itself.
 
-    ``project`` is None for a token without a project: an unscoped one, one of a domain, or one of the whole
+    ``project`` is None for a token without a project: an unscoped token, a token for a domain, or a token for the whole
     deployment, for which ``system_scope`` is ``all``. ``roles`` are lower-case. ``expires`` is the end of the token in
     seconds since the epoch.
     """
@@ -24,9 +24,9 @@ class Identity:
 
 
 class Answer(NamedTuple):
-    """What was found out about a token: ``identity`` is None if it was refused.
+    """The result of validating a token. ``identity`` is None if the token was refused.
 
-    For ``seconds`` the same is true of the token whatever it is used for; 0 means that it is true of one request only.
+    The result is valid for ``seconds`` for all requests with the token. 0: it is valid for one request only.
     """
 
     identity: Identity | None

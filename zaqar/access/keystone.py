@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a token is, as Keystone says: one validator for each process, which every transport asks.
+"""Validates tokens with Keystone: one validator for each process, which every transport calls.
 
-A token that was found valid counts as such for ``[keystone_authtoken] token_cache_time``, so that most requests take a
-look into a cache of this process. All else is the library's (:mod:`zaqar.access.auth_token`), behind a bound on how
-many callers may wait for Keystone (:mod:`zaqar.access.validations`).
+A valid token is cached for ``[keystone_authtoken] token_cache_time``, so most requests only read a cache of this
+process. For other tokens the library keystonemiddleware is asked (:mod:`zaqar.access.auth_token`), with a bound on the
+number of callers that may wait for Keystone (:mod:`zaqar.access.validations`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 STRATEGY = "keystone"
 
 _TOKEN = re.compile(r"[!-~]{1,8192}")
-"""Of anything else Keystone cannot even be asked: it is no value of a header, or one that servers refuse.
+"""The form of a token. Keystone is not asked about other texts: they are not valid in a header, or too long.
 
-Keystone's tokens have some hundred characters.
+Tokens of Keystone have some hundred characters.
 """
 
 
 def check_strategy(conf: cfg.ConfigOpts) -> None:
-    """Raise StartupError if ``auth_strategy`` is not one that can be served."""
+    """Raise StartupError if ``auth_strategy`` is unknown, or if its package is not installed."""
     if conf.auth_strategy not in ("", None, STRATEGY):
         raise StartupError(f"[DEFAULT] auth_strategy: must be 'keystone' or empty, not '{conf.auth_strategy}'.")
     if conf.auth_strategy and importlib.util.find_spec("keystonemiddleware") is None:
@@ -49,7 +49,7 @@ def check_strategy(conf: cfg.ConfigOpts) -> None:
 
 
 class TokenValidator:
-    """Finds out whose a token is. Safe for threads; a call may block for as long as Keystone takes, or some seconds."""
+    """Finds the identity of a token. Threads may share it. A call may block for some seconds."""
 
     def __init__(self, conf: cfg.ConfigOpts, clock: Clock) -> None:
         self._conf = conf
@@ -61,25 +61,25 @@ class TokenValidator:
         self._library: AuthToken | None = None
 
     def start(self) -> None:
-        """Load the library with the options of ``[keystone_authtoken]``, once; raises StartupError if they are wrong.
+        """Load the library with the options of ``[keystone_authtoken]``. Later calls do nothing.
 
-        Nobody is asked yet: a service may start before Keystone.
+        Keystone is not asked yet, so that the service can start before Keystone. Raises StartupError for wrong options.
         """
-        # Half a second of imports, which only a process with a transport has to pay.
+        # The imports take half a second. Only a process with a transport needs them.
         from zaqar.access.auth_token import AuthToken
 
         if self._library is None:
             self._library = AuthToken(self._conf, self._clock)
 
     def check(self) -> str | None:
-        """Whether Keystone lets the service itself in; None if it does, otherwise a sentence for the operator.
+        """Log in to Keystone as the service user. Returns None, or a sentence for the operator if that fails.
 
-        It is asked anew each time. Raises KeystoneUnavailable if it does not answer.
+        Keystone is asked at each call. Raises KeystoneUnavailable if it does not answer.
         """
         return self._started.check()
 
     def check_in_background(self) -> None:
-        """The same, in a thread: the log says what is wrong, and the start waits for nobody."""
+        """Call :meth:`check` in a thread and log a problem, so that the start does not wait for Keystone."""
         threading.Thread(target=self._check_and_log, name="keystone-check", daemon=True).start()
 
     def _check_and_log(self) -> None:
@@ -92,12 +92,12 @@ class TokenValidator:
 
     @property
     def challenge(self) -> str:
-        """What a caller without a valid token is told, as the value of WWW-Authenticate."""
+        """The value of WWW-Authenticate for a caller without a valid token."""
         return self._started.challenge
 
     @property
     def cache_seconds(self) -> float:
-        """Seconds for which the answer about a valid token is kept."""
+        """Seconds for which a valid token is cached."""
         return self._started.cache_seconds
 
     def validate(
@@ -108,14 +108,14 @@ class TokenValidator:
         method: str | None = None,
         path: str | None = None,
     ) -> Identity:
-        """Whose the token is.
+        """Return the identity of a token.
 
-        ``method`` and ``path``, the whole path as clients see it, are what the token is to be used for: application
-        credentials may be limited to some. Without them access rules are not checked. ``service_token`` is that of a
-        service which passes on its user's token.
+        ``method`` and ``path``, the whole path as clients see it, are those of the request: the access rules of an
+        application credential may allow only some requests. Without them access rules are not checked.
+        ``service_token`` is the token of a service that passes on the token of its user.
 
-        Raises Unauthorized if the token, or the service token, is absent or not valid (any more), and
-        KeystoneUnavailable, with the time to wait, if that cannot be found out.
+        Raises Unauthorized if the token or the service token is absent, invalid or expired. Raises KeystoneUnavailable,
+        with the time until a retry, if Keystone does not answer.
         """
         if not service_token and token:
             key = key_of(token)
@@ -125,7 +125,7 @@ class TokenValidator:
         return self._ask(token, service_token, method, path)
 
     def remembers(self, token: str) -> bool:
-        """Whether the cache has the token as valid for every request. Keystone is not asked."""
+        """Whether the token is in the cache and so valid for every request. Keystone is not asked."""
         return self._cache.find(key_of(token)) is not None
 
     def _ask(self, token: str | None, service_token: str | None, method: str | None, path: str | None) -> Identity:
@@ -135,7 +135,7 @@ class TokenValidator:
         if _TOKEN.fullmatch(token) is None or (service_token and _TOKEN.fullmatch(service_token.strip()) is None):
             raise Unauthorized(library.challenge)
         if service_token:
-            # The answer depends on both, and may differ for a token that has ended, so it is true of this request only.
+            # The answer depends on both tokens (a service token may make an expired token valid), so it is not cached.
             answer = self._validations.run(
                 None, lambda: library.ask(token, service_token=service_token, method=method, path=path)
             )
@@ -167,10 +167,10 @@ class TokenValidator:
 
 
 def _bounds_of_server() -> tuple[int, float]:
-    """How many requests may wait in this process, and for how many seconds, so that others still find a thread."""
+    """Return how many requests may wait for Keystone, and for how many seconds, so that others still get a thread."""
     match find_http_server():
         case HttpServer.GEVENT:
-            # A request that waits takes some kilobytes and no thread.
+            # A waiting request takes some kilobytes and no thread.
             return 256, 5.0
         case HttpServer.UWSGI:
             return max(1, count_uwsgi_threads() * 3 // 4), 1.0

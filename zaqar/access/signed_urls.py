@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Pre-signed access: a signature opens a few paths to a few methods, for one project and until one time.
+r"""Pre-signed access: a signature allows some methods on some paths, for one project and until a given time.
 
-``POST .../share`` makes such grants; transports check them with :class:`SignedUrls`. The signature is that of the
-reference implementation, so URLs that were made there stay valid: HMAC with SHA-256, in hexadecimal digits, over ::
+``POST .../share`` makes such grants, and transports check them with :class:`SignedUrls`. The signature is the same as
+in OpenStack Zaqar, so URLs from there stay valid: HMAC with SHA-256, in hexadecimal digits, over ::
 
     <paths>\n<methods>\n<project>\n<expires>
 
@@ -33,7 +33,7 @@ from zaqar.errors import SignatureRefused, StartupError
 _log = logging.getLogger(__name__)
 
 SHORTEST_KEY = 32
-"""Characters of a key below which a warning is logged."""
+"""A warning is logged for a key with fewer characters."""
 
 _SEPARATOR = r"\n"
 _FORM = "%Y-%m-%dT%H:%M:%S"
@@ -53,22 +53,22 @@ _MEMBER = re.compile(r"[A-Za-z0-9_\-]{1,128}")
 _CONFIRMATION = re.compile(rf"(/v2/(?:queues|topics)/{_NAME}/subscriptions)/[0-9a-f]{{24}}/confirm")
 
 _DERIVED = b"zaqar subscription confirmation\n"
-"""What a derived key is made from begins with this. The text of a share begins with '/', so no share is such a key."""
+"""Prefix of the text from which a derived key is made. The text of a share begins with '/', so the two never match."""
 
 _CACHE_BYTES = 2 * 1024 * 1024
-"""About 1,000 verified grants. Whoever has a URL can spell it in many ways, so their number needs a bound."""
+"""About 1,000 verified grants. A client can spell the same grant in many ways, so the cache needs a bound."""
 
 
 def format_time(at: float) -> str:
-    """A time as it is signed: UTC, to the second."""
+    """Format a time as it is signed: UTC, to the second."""
     return datetime.fromtimestamp(int(at), UTC).strftime(_FORM)
 
 
 def parse_time(text: str) -> float | None:
-    """Seconds since the epoch of a time in ISO 8601, a fraction of a second cut off; None if it is none.
+    """Parse a time in ISO 8601 into whole seconds since the epoch; None if it is not valid.
 
-    Accepted are ``T`` or a space before the hours, a fraction, ``Z`` or an offset (without either it is UTC), and a
-    date alone.
+    Accepted are ``T`` or a space before the hours, a fraction of a second (which is cut off), ``Z`` or an offset (the
+    default is UTC), and a date without a time.
     """
     if _TIME.fullmatch(text) is None:
         return None
@@ -80,7 +80,7 @@ def parse_time(text: str) -> float | None:
 
 
 def is_project(text: str) -> bool:
-    """Whether a signature can be about this project."""
+    """Whether the project can be part of a signature."""
     return _PROJECT.fullmatch(text) is not None
 
 
@@ -93,9 +93,10 @@ def sign(
     expires: str,
     bound_to: Sequence[str] = (),
 ) -> str:
-    """The signature that opens ``paths`` to ``methods`` until ``expires``, a text of :func:`format_time`.
+    """Make the signature that allows ``methods`` on ``paths`` until ``expires``, a text of :func:`format_time`.
 
-    ``bound_to`` makes it that of a confirmation: ``Subscription.grant_terms``, which are the same when it is verified.
+    ``bound_to`` makes it the signature of a confirmation: it has ``Subscription.grant_terms``. The signature is valid
+    only while the subscription has the same terms.
     """
     return _sign(key.encode(), _text(project, paths, methods, expires), bound_to)
 
@@ -106,13 +107,13 @@ def _text(project: str, paths: Iterable[str], methods: Iterable[str], expires: s
 
 def _sign(key: bytes, text: bytes, bound_to: Sequence[str]) -> str:
     if bound_to:
-        # JSON, so that no two lists of terms make the same key, whatever characters a subscriber has.
+        # JSON, so that different terms always make different keys, whatever characters a subscriber has.
         key = hmac.digest(key, _DERIVED + json.dumps(list(bound_to)).encode(), "sha256")
     return hmac.digest(key, text, "sha256").hex()
 
 
 class Claim(NamedTuple):
-    """What a request claims that it may do: the headers ``URL-*`` and ``X-Project-ID`` as they came, "" if absent."""
+    """The grant that a request claims: the headers ``URL-*`` and ``X-Project-ID`` as received, "" if absent."""
 
     signature: str
     paths: str
@@ -121,12 +122,12 @@ class Claim(NamedTuple):
     project: str
 
     def __repr__(self) -> str:
-        # The signature is a permission, which no log and no traceback may show.
+        # The signature gives access, so it must not be in logs and tracebacks.
         return f"Claim({self.paths!r}, {self.methods!r}, {self.expires!r}, {self.project!r})"
 
 
 class _Grant(NamedTuple):
-    """A claim that was read. ``collections`` are the signed paths that open their members too."""
+    """A parsed claim. ``collections`` are the signed paths that allow access to their members too."""
 
     signature: str
     text: bytes
@@ -151,7 +152,7 @@ class _Grant(NamedTuple):
 
 
 def _read(claim: Claim) -> _Grant:
-    """Raise SignatureRefused unless the claim has the form of a grant; whether it is one, a key has to say."""
+    """Parse a claim without checking its signature. Raises SignatureRefused if it does not have the form of a grant."""
     if not all(claim):
         raise SignatureRefused("a header is missing or empty")
     if _DIGITS.fullmatch(claim.signature) is None:
@@ -175,18 +176,18 @@ def _read(claim: Claim) -> _Grant:
 
 
 class SignedUrls:
-    """The keys of the service: signs with one, verifies with that one and the ones before it. Safe for threads."""
+    """Signs with the current key, and verifies with the current and the previous keys. Threads may share it."""
 
     def __init__(self, secret_key: str | None = None, previous: Sequence[str] = ()) -> None:
         self._key = secret_key or ""
-        # Never an empty one, with which everybody could sign.
+        # Never an empty key, because every client could sign with it.
         self._keys = tuple(key.encode() for key in (secret_key, *previous) if key)
-        # A grant that was verified stays verified: the keys are those of this object. Its end is checked each time.
+        # The keys of this object never change, so a verified grant stays verified. Its end is checked each time.
         self._verified: BoundedCache[Claim, _Grant] = BoundedCache(_CACHE_BYTES)
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> SignedUrls:
-        """The keys of ``[signed_url]``; logs a warning for each short one. Raises StartupError if one is empty."""
+        """Read the keys of ``[signed_url]``. Logs a warning for a short key. Raises StartupError for an empty key."""
         options = conf.signed_url
         if not all(options.previous_secret_keys):
             raise StartupError("[signed_url] previous_secret_keys: a key is empty.")
@@ -200,17 +201,19 @@ class SignedUrls:
 
     @property
     def can_sign(self) -> bool:
+        """Whether there is a current key."""
         return bool(self._key)
 
     def sign(self, *, project: str, paths: Iterable[str], methods: Iterable[str], expires: str) -> str:
-        """The signature of a share; see :func:`sign`."""
+        """Make the signature of a share; see :func:`sign`."""
         return sign(self._key, project=project, paths=paths, methods=methods, expires=expires)
 
     def open(self, claim: Claim, *, method: str, path: str, now: float) -> Callable[[Sequence[str]], bool] | None:
-        """Return if the claim opens ``path`` to ``method``; raise SignatureRefused if it does not.
+        """Check that the claim allows ``method`` on ``path``. Raises SignatureRefused if it does not.
 
-        A confirmation can be verified only with the subscription that it is about. For one, a function is returned that
-        says of the subscription's ``grant_terms`` whether it is valid; the caller must ask it before anything is done.
+        Returns None for a share. A confirmation can be verified only with its subscription: then the result is a
+        function that takes the subscription's ``grant_terms`` and returns whether the signature is valid. The caller
+        must call it before it does anything else.
         """
         if not self._keys:
             raise SignatureRefused("there is no key")
@@ -218,7 +221,8 @@ class SignedUrls:
         confirms = False
         if grant is None:
             grant = _read(claim)
-            # The service signs no share of such a path. One below a shared collection is the caller's to confirm.
+            # A signed path of this form is a confirmation, because the service signs no share of such a path. A share
+            # of the collection above it does not list the path, and is checked as a share below.
             confirms = path in grant.paths and _CONFIRMATION.fullmatch(path) is not None
             if not confirms:
                 if not self._verify(grant, ()):
@@ -235,6 +239,6 @@ class SignedUrls:
     def _verify(self, grant: _Grant, bound_to: Sequence[str]) -> bool:
         given, valid = grant.signature.encode(), False
         for key in self._keys:
-            # Every key is tried, so the time tells nobody which one it was.
+            # Every key is tried, so that the time does not reveal which key it was.
             valid |= hmac.compare_digest(_sign(key, grant.text, bound_to).encode(), given)
         return valid

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a trust after Keystone was asked: shared by those who make trusts and those who use them."""
+"""The answers of Keystone about trusts: shared by the API, which makes trusts, and the notifier, which uses them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from zaqar.errors import ZaqarError
 
 
 class TrustGone(ZaqarError):
-    """Keystone has no such trust: it was deleted, or it ended. No new token of it will ever be given."""
+    """Keystone has no such trust: it was deleted or has expired. There will never be a new token of it."""
 
 
 class TrustRefused(ZaqarError):
-    """Keystone has the trust and gives no token of it now; the text says why. That may change."""
+    """Keystone has the trust but gives no token of it now. The text says why. A retry may succeed."""
 
 
 class MadeTrust(NamedTuple):
-    """A trust that was made: its id, the user who trusts, and when it ends, in seconds since the epoch."""
+    """A new trust: its id, the user who made it (the trustor), and its end in seconds since the epoch."""
 
     id: str
     user_id: str
@@ -29,8 +29,8 @@ class MadeTrust(NamedTuple):
 class TrustToken:
     """A token of a trust.
 
-    ``user_id`` is the user whom the token stands for, and ``trustor`` the one who made the trust: the same user if the
-    trust impersonates. ``roles`` are lower-case. ``expires`` is in seconds since the epoch.
+    ``user_id`` is the user of the token, and ``trustor`` the user who made the trust: the same user if the trust
+    impersonates. ``roles`` are lower-case. ``expires`` is in seconds since the epoch.
     """
 
     value: str = field(repr=False)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service asks of Keystone as the user whom others trust, and what Keystone's answers mean.
+"""Makes, uses and deletes Keystone trusts as the service user (the trustee), and translates Keystone's answers.
 
-Only :mod:`zaqar.access.trusts` imports this module, and only if trusts are configured, as it loads keystoneauth1.
+Only :mod:`zaqar.access.trusts` imports this module, and only if trusts are configured, because it loads keystoneauth1.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from zaqar.errors import Forbidden, KeystoneUnavailable, StartupError
 _log = logging.getLogger(__name__)
 
 _AUTH_INTERFACE: Any = plugin.AUTH_INTERFACE
-"""What the library takes for the URL that tokens are made at. It is no text, though its annotations say so."""
+"""The library's marker for the URL at which tokens are made. It is not a str, although its annotations say so."""
 
 _LAST_END = 253_402_300_799
-"""The last second that Keystone can write down as the end of a trust: that of the year 9999."""
+"""The last second that Keystone can store as the end of a trust: the end of the year 9999."""
 
-# A trust is a scope of its own. A section that is shared with others may have one, which must not be used beside it.
+# A trust is itself a scope. A configuration section that is shared may have another scope, which must not be used with
+# it.
 _SCOPES = (
     *("project_id", "project_name", "project_domain_id", "project_domain_name", "tenant_id", "tenant_name"),
     *("domain_id", "domain_name", "system_scope"),
 )
 
 _MOST_ENDS = 3
-"""How many moments are tried as the end of a trust."""
+"""How many different ends are tried for a new trust; see ``_end_of``."""
 
 _SILENT_SECONDS = 5.0
-"""At least so long lie between two lines in the log about a Keystone that does not answer as it should."""
+"""The shortest time between two log lines about a Keystone that does not answer as expected."""
 
 _WITH_RULES = {"OpenStack-Identity-Access-Rules": "1.0"}
-"""Without this header Keystone says of a token with access rules that there is none."""
+"""Without this header Keystone answers that a token with access rules does not exist."""
 
 _DELEGATED = (
     "A token that is itself a delegation, of an application credential or of a trust, cannot make a trust, which a "
@@ -62,15 +63,15 @@ class _Response(Protocol):
 
 
 class Trustee:
-    """The service user of ``[trustee]``. Safe for threads; each call blocks for as long as Keystone takes.
+    """The service user of ``[trustee]``. Threads may share it. Each call blocks while Keystone answers.
 
-    Every request ends after ``[trustee] timeout`` seconds without a byte from Keystone. If Keystone does not answer, or
-    does not accept the service user itself, a call raises KeystoneUnavailable.
+    A request ends after ``[trustee] timeout`` seconds without a byte from Keystone. A call raises KeystoneUnavailable
+    if Keystone does not answer or does not accept the service user.
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._conf = conf
-        # A plug-in registers its options again each time that one is loaded.
+        # Loading a plug-in registers its options again, which is not safe for threads.
         self._loading = threading.Lock()
         self._silent_until = float("-inf")
         section = _register(conf)
@@ -89,8 +90,8 @@ class Trustee:
     def create(self, token: str, *, project: str, expires: float) -> MadeTrust:
         """Make a trust from the user of a token to the service user, with the roles of the token in its project.
 
-        ``expires`` is when it ends, in seconds since the epoch. Forbidden, with a sentence for the user, if the token
-        cannot make one.
+        ``expires`` is its end in seconds since the epoch. Raises Forbidden, with a sentence for the user, if the token
+        cannot make a trust.
         """
         with self._as_trustee():
             trustee = self._own.get_user_id(self._session)
@@ -98,7 +99,7 @@ class Trustee:
         if about.status_code in (401, 404):
             raise Forbidden("Keystone does not accept your token any more.")
         if about.status_code == 403:
-            # A token of a trust may not even be asked about by its holder.
+            # Keystone does not allow a token of a trust to validate itself.
             raise Forbidden(_DELEGATED)
         caller = _read(about, 200, "token")
         if "application_credential" in caller or "OS-TRUST:trust" in caller:
@@ -129,7 +130,7 @@ class Trustee:
     def _as_caller(
         self, token: str, method: str, path: str, *, headers: Mapping[str, str] | None = None, json: Any = None
     ) -> _Response:
-        """A request in the name of a caller, whose token goes to Keystone only: redirects are not followed."""
+        """Send a request in the name of a caller. It follows no redirect, so that the token goes to Keystone only."""
         with self._translated():
             answer: _Response = self._session.request(
                 self._url(path),
@@ -146,11 +147,11 @@ class Trustee:
     # -- for subscriptions --------------------------------------------------------------------------------------------
 
     def token_of(self, trust_id: str) -> TrustToken:
-        """A new token of a trust. Raises TrustGone and TrustRefused."""
+        """Get a new token of a trust. Raises TrustGone and TrustRefused."""
         access = self._access(trust_id)
         if access.trust_id != trust_id or not access.project_id or not access.auth_token or not access.expires:
             raise TrustRefused("Keystone gives a token that is not one of the trust")
-        # Keystone puts the trustor into the place of the user only if the trust says that it impersonates.
+        # Only if the trust impersonates, Keystone returns the trustor as the user of the token.
         return TrustToken(
             value=access.auth_token,
             expires=access.expires.timestamp(),
@@ -161,9 +162,9 @@ class Trustee:
         )
 
     def delete(self, trust_id: str) -> None:
-        """Delete a trust; one that is gone is fine. Raises TrustRefused.
+        """Delete a trust. A missing trust is no error. Raises TrustRefused.
 
-        A plain trustee may not delete a trust, but whoever has a token of it may.
+        Keystone does not allow the trustee to delete a trust with its own token, but with a token of the trust.
         """
         auth = self._load(trust_id)
         try:
@@ -189,15 +190,15 @@ class Trustee:
     def _check_there(self, trust_id: str) -> None:
         """Raise TrustGone if Keystone says that there is no such trust.
 
-        That no token of it is given may have other causes: the project is disabled, or our own password is wrong. So
-        the service user authenticates first, anew, and asks for the trust itself.
+        Keystone may refuse a token for other reasons: the project is disabled, or the password of the service user is
+        wrong. So the service user authenticates again first, and then asks for the trust itself.
         """
         self._own.invalidate()
         if self._request(self._own, "GET", f"/OS-TRUST/trusts/{trust_id}") == 404:
             raise TrustGone
 
     def _request(self, auth: BaseIdentityPlugin, method: str, path: str) -> int:
-        """The status of an answer that Keystone itself has given."""
+        """Send a request and return the status. Raises KeystoneUnavailable for the status of an overloaded server."""
         with self._as_trustee():
             url = self._url(path)
             answer = self._session.request(url, method, auth=auth, redirect=False, raise_exc=False, log=False)
@@ -223,7 +224,7 @@ class Trustee:
 
     @contextmanager
     def _as_trustee(self) -> Iterator[None]:
-        """What the service user does in its own name: if that is refused, it is a mistake of the operator."""
+        """Requests of the service user in its own name. If Keystone refuses them, the configuration is wrong."""
         try:
             with self._translated():
                 yield
@@ -244,7 +245,7 @@ class Trustee:
             raise KeystoneUnavailable from exc
 
     def _log_rarely(self, level: int, sentence: str) -> None:
-        """Log it, unless something was logged a moment ago: callers can cause it as often as they like."""
+        """Log a sentence, unless one was logged a moment ago, because clients can cause it at any rate."""
         now = time.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + _SILENT_SECONDS
@@ -252,7 +253,7 @@ class Trustee:
 
 
 class _Unauthorized(KeystoneUnavailable):
-    """Keystone refuses to authenticate us: 401, or 404 of an older one. Where nobody looks closer, it is our fault."""
+    """Keystone refuses to authenticate us: 401, or 404 from an old version. Without a handler it is an outage."""
 
 
 class _Forbidden(KeystoneUnavailable):
@@ -260,9 +261,9 @@ class _Forbidden(KeystoneUnavailable):
 
 
 def _end_of(expires: float) -> datetime:
-    """A moment in the second after ``expires``, another one each time.
+    """Return a random time in the second after ``expires``.
 
-    Keystone has one trust only that ends at a moment, between the same two users for the same project; and somebody may
+    Keystone allows only one trust with the same end between the same users for the same project, and a user may
     subscribe many times in a second.
     """
     whole = datetime.fromtimestamp(min(math.ceil(expires), _LAST_END), UTC)
@@ -270,7 +271,7 @@ def _end_of(expires: float) -> datetime:
 
 
 def _read(answer: _Response, status: int, name: str) -> dict[str, Any]:
-    """The object of this name in an answer with that status; KeystoneUnavailable if it is another answer."""
+    """Return the object ``name`` in an answer with this status. Raises KeystoneUnavailable for any other answer."""
     try:
         found = answer.json()[name] if answer.status_code == status else None
     except (ValueError, KeyError, TypeError):
@@ -282,7 +283,7 @@ def _read(answer: _Response, status: int, name: str) -> dict[str, Any]:
 
 
 def _register(conf: cfg.ConfigOpts) -> str:
-    """Register the options as the library has them, and check them; the group of the service user's."""
+    """Register the options of the library, and check them. Returns the group with the service user."""
     loading.register_auth_conf_options(conf, TRUSTEE_GROUP)
     loading.register_session_conf_options(conf, TRUSTEE_GROUP)
     conf.set_default("timeout", TRUSTEE_TIMEOUT, TRUSTEE_GROUP)
@@ -290,7 +291,7 @@ def _register(conf: cfg.ConfigOpts) -> str:
 
 
 def is_configured(conf: cfg.ConfigOpts) -> bool:
-    """Whether ``[trustee]`` names a way to authenticate."""
+    """Whether ``[trustee]`` has the options for authentication."""
     loading.register_auth_conf_options(conf, TRUSTEE_GROUP)
-    # With a section of another name, the library registers the type there.
+    # If auth_section names another group, the library registers auth_type there.
     return bool(conf[TRUSTEE_GROUP].auth_section or conf[TRUSTEE_GROUP].auth_type)

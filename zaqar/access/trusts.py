@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trusts in Keystone: how the parts of the service come by them.
+"""Keystone trusts for the API and the notifier.
 
-The API makes and checks them while a request runs (:class:`RequestTrusts`). The notifier gets tokens of them and
-deletes them, off its event loop (:mod:`zaqar.notification.senders.trust_tokens` and ``trust_removal``), with the
-:class:`Trustee` that :func:`open_trustee` gives it.
+The API makes and checks trusts in the thread of a request (:class:`RequestTrusts`). The notifier gets tokens of trusts
+and deletes trusts in threads (:mod:`zaqar.notification.senders.trust_tokens` and ``trust_removal``), with the
+:class:`Trustee` of :func:`open_trustee`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from zaqar.context import Context
 from zaqar.errors import Forbidden, InvalidInput, KeystoneUnavailable
 
 PATIENCE_SECONDS = 5.0
-"""How long a request waits for a place."""
+"""How long a request waits for its turn to ask Keystone."""
 
 SILENCE_SECONDS = 2.0
-"""If a request to Keystone has been under way for so long, nobody waits behind it."""
+"""If a request to Keystone has been running for this time, other requests do not wait for their turn."""
 
 
 class Trustee(Protocol):
@@ -39,22 +39,22 @@ class Trustee(Protocol):
 
 
 def open_trustee(conf: cfg.ConfigOpts) -> Trustee | None:
-    """The service user of ``[trustee]``; None if Keystone or the group is not in use.
+    """Open the service user of ``[trustee]``; None if Keystone or the group is not in use.
 
     Raises StartupError if its options cannot be used. Keystone is not asked yet.
     """
     if conf.auth_strategy != STRATEGY:
         return None
-    # A quarter of a second of imports, which nobody without Keystone has to pay.
+    # The imports take a quarter of a second. A service without Keystone does not need them.
     from zaqar.access import trustee
 
     return trustee.Trustee(conf) if trustee.is_configured(conf) else None
 
 
 class Bounds(NamedTuple):
-    """How many requests of one process may ask Keystone for trusts at a time, and how many more may wait for that.
+    """How many requests of a process may ask Keystone about trusts at a time, and how many more may wait to ask.
 
-    One project has half of each, or one.
+    One project may use half of each number, at least one.
     """
 
     asking: int
@@ -62,7 +62,7 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of_server(cls) -> Bounds:
-        """Those of this process, so that whatever Keystone does, most requests find a thread of the server."""
+        """The bounds for this process. They leave most threads of the server free even if Keystone does not answer."""
         match find_http_server():
             case HttpServer.GEVENT:
                 return cls(8, 32)
@@ -75,11 +75,11 @@ class Bounds(NamedTuple):
 
 
 class RequestTrusts:
-    """Makes and checks trusts for callers of the API. Safe for threads.
+    """Makes and checks trusts for callers of the API. Threads may share it.
 
-    A call holds the thread of its request for as long as Keystone takes. So few may be under way in a process, and
-    fewer of one project. Some more wait, unless Keystone is silent; beyond that a call raises KeystoneUnavailable at
-    once.
+    A call blocks the thread of its request while Keystone answers. So only a few calls may run in a process, and fewer
+    of one project. Some more calls wait for their turn, unless Keystone does not answer. Every further call raises
+    KeystoneUnavailable at once.
     """
 
     def __init__(
@@ -98,18 +98,19 @@ class RequestTrusts:
         self._asking: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
         self._begun: dict[object, float] = {}
-        """When each request to Keystone began that is not over; the oldest is the first."""
+        """The start time of each running request to Keystone, the oldest first."""
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> RequestTrusts | None:
-        """None if trusts are not configured. Raises StartupError."""
+        """Make it from the configuration; None if trusts are not configured. Raises StartupError."""
         trustee = open_trustee(conf)
         return None if trustee is None else cls(trustee, Bounds.of_server())
 
     def create(self, context: Context, *, expires: float) -> MadeTrust:
-        """A new trust of the caller's, with the roles of the token, that ends at ``expires`` (seconds, epoch).
+        """Make a trust of the caller to this service, with the roles of the token. It ends at ``expires``.
 
-        Raises Forbidden if the caller cannot make one, and KeystoneUnavailable.
+        ``expires`` is in seconds since the epoch. Raises Forbidden if the caller cannot make a trust, and
+        KeystoneUnavailable.
         """
         if context.token is None:
             raise Forbidden("A trust+http subscriber needs a trust, which takes a token; a signed URL has none.")
@@ -119,9 +120,9 @@ class RequestTrusts:
     def check(self, context: Context, trust_id: str) -> None:
         """Raise InvalidInput unless the trust is the caller's, to this service, for the project and roles of the token.
 
-        Anybody may know the id of a trust. If the service used one because a caller names it, the caller could act as
-        somebody else who trusts the service, or in roles that the caller's token was not given: one of an application
-        credential may have fewer than its user.
+        The id of a trust is no secret. Without this check a caller could name a trust of another user and act in that
+        user's name, or act with roles that the caller's token does not have: the token of an application credential
+        may have fewer roles than its user.
         """
         try:
             with self._slot(context.project):
@@ -130,7 +131,7 @@ class RequestTrusts:
             token = None
         own = token is not None and token.project == context.project and token.roles <= context.roles
         if token is None or not own or not token.trustor == token.user_id == context.user_id:
-            # The same for an unknown one, so that nobody can find out which trusts there are.
+            # The same answer for an unknown trust, so that a caller cannot find out which trusts exist.
             raise InvalidInput(
                 "options.trust_id",
                 "must be your own trust to this service, that impersonates, for the project and roles of your token",
@@ -153,7 +154,7 @@ class RequestTrusts:
                 self._changed.notify_all()
 
     def _wait(self, project: str) -> None:
-        """Return when there is a place. The lock is held before and afterwards, and not in between."""
+        """Wait for a free slot. The caller holds the lock; it is released while this call waits."""
         if self._is_full(self._waiting, self._bounds.waiting, project):
             raise KeystoneUnavailable
         end = self._monotonic() + self._patience
@@ -161,7 +162,7 @@ class RequestTrusts:
         try:
             while self._is_full(self._asking, self._bounds.asking, project):
                 now = self._monotonic()
-                # It may become silent while others wait.
+                # Computed in each round, because Keystone may stop answering while this call waits.
                 silent = min(self._begun.values(), default=now) + SILENCE_SECONDS
                 if now >= min(end, silent):
                     raise KeystoneUnavailable

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many callers may wait for Keystone at a time, and for how long, so that a silent Keystone holds up nobody else.
+"""Bounds how many callers wait for Keystone, and for how long, so that an outage of Keystone blocks no other request.
 
-:class:`~zaqar.access.keystone.TokenValidator` runs each question to Keystone through a :class:`Validations`.
+:class:`~zaqar.access.keystone.TokenValidator` sends each question to Keystone through a :class:`Validations`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from zaqar.access.token_cache import Key
 from zaqar.errors import KeystoneUnavailable
 
 _RETRY_INTERVAL = 1.0
-"""Seconds. After an outage one caller in each of these intervals tries Keystone again; the others are refused."""
+"""Seconds. After an outage one caller per interval tries Keystone again. The other callers are refused."""
 
 _MOST_QUESTIONS = 10
-"""Open at a time; as many connections keystoneauth keeps for the next ones."""
+"""Questions that run at a time. keystoneauth keeps the same number of connections open."""
 
 _SILENCE_SECONDS = 2.0
-"""Seconds. If no question was answered for so long while some are open, nobody queues up behind them."""
+"""If questions are running and none was answered for this time, further callers do not wait."""
 
 
 _SHORT_SILENCE_SECONDS = 0.5
 _SHORT_WAIT = 0.1
-"""Seconds. Who is one too many waits for the latter, unless no question was answered for the former."""
+"""Seconds. A caller beyond ``most_callers`` waits for _SHORT_WAIT, but not if no question was answered for
+_SHORT_SILENCE_SECONDS."""
 
 
 class _Question:
-    """A question under way, and those who wait for its answer."""
+    """A running question about one token, and its answer, for which other callers with the same token wait."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -38,11 +39,12 @@ class _Question:
 
 
 class Validations:
-    """Questions to Keystone: one at a time for each token, a bounded number in all.
+    """Sends questions to Keystone: one at a time for each token, and a bounded number in all.
 
-    ``most_callers`` may be held at a time: those that ask, those that wait for the answer to the same question, and
-    those that wait for their turn to ask. The latter two wait for ``patience`` seconds at most, and not at all while
-    Keystone is silent. Everybody else gets KeystoneUnavailable: at once, or after a moment if Keystone answers others.
+    At most ``most_callers`` are in a call of ``run``: callers that ask, callers that wait for the answer to the same
+    question, and callers that wait for their turn to ask. A caller waits for ``patience`` seconds at most, and not at
+    all if Keystone does not answer. Every further caller gets KeystoneUnavailable: at once, or after a short wait if
+    Keystone answers others.
     """
 
     def __init__(self, *, most_callers: int, patience: float, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -52,16 +54,17 @@ class Validations:
         self._callers = threading.Semaphore(most_callers)
         self._lock = threading.Lock()
         self._questions: dict[Key, _Question] = {}
-        self._open: list[float] = []  # when each open question began, the oldest first
+        self._open: list[float] = []  # start time of each running question, the oldest first
         self._answered_at = monotonic()
-        self._try_again_at: float | None = None  # None unless the last question met an outage
+        self._try_again_at: float | None = None  # None unless the last question failed by an outage
 
     def run(self, key: Key | None, ask: Callable[[], Answer]) -> Answer:
-        """The answer of ``ask``, or of somebody else who is asking it under the same key if that is true for all.
+        """Return the answer of ``ask``, or of another caller's running question with the same key.
 
-        Raises what ``ask`` raises, and KeystoneUnavailable if the caller would have to wait too long.
+        Such an answer is used only if it is valid for all requests with the token. Without a key the answer is not
+        shared. Raises the errors of ``ask``, and KeystoneUnavailable if the caller would have to wait too long.
         """
-        # A moment is enough for a burst of new tokens, and few threads are held that are not to be held.
+        # A short wait is enough to get over a burst of new tokens, and blocks few threads beyond the bound.
         answers = self._try_again_at is None and self._silent_seconds() < _SHORT_SILENCE_SECONDS
         if not self._callers.acquire(timeout=_SHORT_WAIT if answers else 0.0):
             raise KeystoneUnavailable
@@ -82,7 +85,7 @@ class Validations:
             question.answer = self._ask(ask)
             return question.answer
         finally:
-            # Out of the table first: whoever comes later finds the answer in the cache, or asks anew.
+            # Remove the question before waking the others: a later caller finds the answer in the cache, or asks again.
             with self._lock:
                 del self._questions[key]
             question.done.set()
@@ -90,7 +93,7 @@ class Validations:
     def _await_answer(self, question: _Question, ask: Callable[[], Answer]) -> Answer:
         if not question.done.wait(self._wait_seconds()) or question.answer is None:
             raise KeystoneUnavailable
-        # The answer may be about the request of the other caller, so that it must not let this one in.
+        # With seconds == 0 the answer is valid only for the request of the other caller. It must not admit this one.
         return question.answer if question.answer.seconds > 0 else self._ask(ask)
 
     def _ask(self, ask: Callable[[], Answer]) -> Answer:
@@ -122,13 +125,13 @@ class Validations:
             now = self._monotonic()
             if now < self._try_again_at:
                 raise KeystoneUnavailable
-            # This caller tries. The next one may in a while, whether this one has an answer by then or not.
+            # This caller tries. The next caller may try after the interval, even if this one has no answer by then.
             self._try_again_at = now + _RETRY_INTERVAL
 
     def _wait_seconds(self) -> float:
         return 0.0 if self._silent_seconds() > _SILENCE_SECONDS else self._patience
 
     def _silent_seconds(self) -> float:
-        """For how long no question was answered while some are open."""
+        """Return for how long no question was answered while some are running; 0 if none is running."""
         with self._lock:
             return self._monotonic() - max(self._answered_at, self._open[0]) if self._open else 0.0

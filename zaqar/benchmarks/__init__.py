@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``zaqar-bench`` measures and how. It knows a server by its API only, so it measures any that speaks it."""
+"""``zaqar-bench``: measures servers from outside, by their API only. So it can measure any server with that API.
+
+:mod:`zaqar.benchmarks.main` is the command; the service imports nothing from here.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From single exchanges to figures."""
+"""Computes the figures of a report (rates, latencies, CPU per request) from the durations of single requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(slots=True)
 class Tally:
-    """The exchanges of one kind: how long each good one took, in seconds, and what went wrong how often."""
+    """The exchanges of one kind: the duration of each successful one, in seconds, and the number of each error."""
 
     latencies: array[float] = field(default_factory=lambda: array("d"))
     errors: Counter[str] = field(default_factory=Counter)
@@ -34,7 +34,7 @@ class Tally:
         self.errors.update(other.errors)
 
     def exchange(self, connection: Connection, request: bytes, good: Collection[int]) -> Answer | None:
-        """One exchange, counted; None if it failed. An empty ``good`` takes every status for good."""
+        """Make one exchange and count it. Returns None if it failed. An empty ``good`` accepts every status."""
         begin = time.perf_counter()
         try:
             answer = connection.exchange(request)
@@ -50,7 +50,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is said about a number of exchanges. Times in microseconds; CPU is per request, None if unseen."""
+    """The figures of a number of exchanges. Times are in microseconds; CPU is per request, None if not measured."""
 
     requests: int
     rate: float
@@ -62,12 +62,12 @@ class Figures:
 
     @property
     def total_cpu(self) -> float | None:
-        """Of the server and its store together, for some servers have their store inside and others have not."""
+        """CPU of the server and its store together, because some servers have their store in the same process."""
         return None if self.cpu is None else self.cpu + (self.store_cpu or 0.0)
 
 
 def figures(tally: Tally, seconds: float, *, cpu: float | None = None, store_cpu: float | None = None) -> Figures:
-    """Of exchanges that went on for ``seconds``; ``cpu`` and ``store_cpu`` are the seconds that the processes used."""
+    """The figures of exchanges made in ``seconds``. ``cpu`` and ``store_cpu`` are the CPU seconds of the processes."""
     ordered = sorted(tally.latencies)
     done = len(ordered)
     per_request = MICROSECONDS / done if done else 0.0
@@ -99,7 +99,7 @@ def middle(rounds: Sequence[Figures]) -> Figures:
 
 
 def ratio(ours: Iterable[float | None], theirs: Iterable[float | None]) -> float | None:
-    """The median of the ratios of each round; rounds are pairs, so what disturbs both sides of one cancels out."""
+    """The median of the ratios of all rounds. A disturbance of the machine affects both values of a round alike."""
     return _median(one / other for one, other in zip(ours, theirs, strict=True) if one is not None and other)
 
 

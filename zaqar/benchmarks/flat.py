@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-bench flat``: what an operation costs beside many messages, against what it costs beside few.
+"""``zaqar-bench flat``: the cost of each operation on a queue with many messages, relative to a queue with few.
 
-Two queues for each state a message can be in, one filled with few and one with many messages of that state. Then each
-operation is measured on both in turn. All states are made before the first is measured, so that the expiry of
-messages, which takes the shortest TTL the API allows, is waited for once. A server removes expired messages as it meets
-them, so for these each round has queues of its own.
+There are two queues for each state of a message, one filled with few and one with many messages of that state. Each
+operation is measured on both in turn. All queues are filled before the first measurement, so that the shortest TTL that
+the API allows has to be waited for only once. A server removes expired messages when it finds them, so each round has
+queues of its own for this state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLAIM_LIMIT = 20
 _POST_BYTES = 200_000
 
 STATES = ("expired", "claimed", "ready", "delayed")
-"""In the order they are made: what has to wait comes first, what runs out comes last."""
+"""In the order in which they are made: first messages that have to expire, last delays that must not run out."""
 
 Report = Callable[[str], None]
 Pair = tuple[Scene, Scene]
@@ -33,7 +33,7 @@ Pair = tuple[Scene, Scene]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation beside few and beside many messages; each ratio is many to few."""
+    """The figures of one operation with few and with many messages. Each ratio is many to few."""
 
     state: str
     operation: str
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured. ``fill_bytes`` is the size of the bodies that fill the queues."""
+    """The extent of a measurement. ``fill_bytes`` is the size of the bodies that fill the queues."""
 
     few: int = 100
     many: int = 100_000
@@ -63,7 +63,7 @@ def measure(
     report: Report = print,
     sleep: Callable[[float], object] = time.sleep,
 ) -> list[Step]:
-    """Every operation in every state; takes a minute and more, and leaves nothing behind."""
+    """Measure every operation in every state. Takes more than a minute, and deletes its queues in the end."""
     pairs = {state: _pairs(subject, state, extent, project, token) for state in STATES}
     expired_at = 0.0
     for state, rounds in pairs.items():
@@ -85,7 +85,7 @@ def measure(
 
 
 def _pairs(subject: Subject, state: str, extent: Extent, project: str, token: str | None) -> list[Pair]:
-    """For each round the scene with few and the one with many messages."""
+    """For each round, the scene with few and the scene with many messages."""
 
     def pair() -> Pair:
         return Scene(subject, project, token), Scene(subject, project, token)
@@ -94,8 +94,8 @@ def _pairs(subject: Subject, state: str, extent: Extent, project: str, token: st
 
 
 def fill(scene: Scene, state: str, size: int, body_bytes: int) -> None:
-    """Put ``size`` messages of a state into the queue of a scene; those of ``expired`` are so a minute later."""
-    # Some servers heed a message's own delay only if the queue has a default one.
+    """Put ``size`` messages of a state into the queue of a scene. For ``expired`` they expire a minute later."""
+    # Some servers use the delay of a message only if the queue has a default delay.
     scene.prepare([scene.author.create(scene.queue, {"_default_message_delay": 1} if state == "delayed" else {})])
     draft: Draft = {
         "body": make_body(body_bytes),
@@ -157,4 +157,4 @@ OPERATIONS = (
     ("claim 1", _claim, 201),
     ("delete claimed 1", _delete, 204),
 )
-"""Each round leaves a queue as it was: it posts, claims and deletes the same number of messages."""
+"""A round posts, claims and deletes the same number of messages, so a queue keeps its size."""

@@ -18,14 +18,14 @@ from zaqar.benchmarks.subject import Reading, Subject
 from zaqar.benchmarks.wire import Connection
 
 _PAUSE = 0.01
-"""Seconds a worker rests if there is nothing to do, or after an error."""
+"""Seconds that a worker rests if it has nothing to do, or after an error."""
 
 _START_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """How many work in one role: processes, and workers (threads) in each."""
+    """The number of processes in one role, and of workers (threads) in each process."""
 
     processes: int
     workers: int
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Work:
-    """What one worker, and in the end all of them, did: exchanges by operation, and messages handled."""
+    """The work of one worker, or of all of them: exchanges by operation, and the number of messages."""
 
     tallies: dict[str, Tally] = field(default_factory=dict)
     messages: Counter[str] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The figures of each operation, and CPU of the server and its store per request of any kind."""
+    """The figures of each operation, and the CPU of the server and of its store per request of any kind."""
 
     operations: dict[str, Figures]
     messages: dict[str, int]
@@ -74,7 +74,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What a worker's loop needs. ``number`` tells workers of a role apart, so that they begin at different queues."""
+    """The state of a worker's loop. ``number`` differs among workers of a role, so they begin at different queues."""
 
     plan: Plan
     number: int
@@ -150,7 +150,7 @@ def run(plan: Plan) -> Outcome:
 
     Raises RuntimeError if one of the processes dies.
     """
-    # Spawned, not forked: it works the same on every platform and version of Python.
+    # Spawn, because the default method differs among platforms and versions of Python.
     context = multiprocessing.get_context("spawn")
     working = {role: crew for role, crew in plan.crews.items() if crew.workers}
     members = [(role, crew, index) for role, crew in working.items() for index in range(crew.processes)]
@@ -191,7 +191,7 @@ def _outcome(plan: Plan, total: Work, seconds: float, server: float | None, stor
 
 
 def _work(plan: Plan, role: str, crew: Crew, index: int, barrier: Barrier, pipe: Pipe) -> None:
-    """The whole life of one process of a role."""
+    """The main function of one process of a role."""
     barrier.wait(_START_TIMEOUT)
     deadline = time.monotonic() + plan.seconds
     works = [Work() for _ in range(crew.workers)]

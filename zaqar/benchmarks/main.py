@@ -5,9 +5,9 @@
 
     zaqar-bench [options]         load: producers, consumers and observers at the same time
     zaqar-bench rows [options]    single operations one after the other, on one server or on several in turn
-    zaqar-bench flat [options]    each operation beside few and beside many messages of each state
+    zaqar-bench flat [options]    each operation on queues with few and with many messages of each state
 
-Give the process ids of the server with --pid, right after its --url, to see what a request costs in CPU time.
+Give the process ids of the server with --pid, right after its --url, to see the CPU time of a request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 if something was measured and nothing failed, 1 otherwise."""
+    """Run the command. Returns exit status 0 if at least one request was measured and none failed, otherwise 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     modes: dict[str, tuple[Callable[[], argparse.ArgumentParser], Command]] = {
         "load": (_load_parser, _run_load),
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _AddSubject(argparse.Action):
-    """``--url`` and ``--plain-url`` name one more server to be measured."""
+    """Makes ``--url`` and ``--plain-url`` add one more server to be measured."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         try:
@@ -66,7 +66,7 @@ class _AddSubject(argparse.Action):
 
 
 class _DescribeSubject(argparse.Action):
-    """An option about the server named last, or about the default one."""
+    """Makes an option apply to the server that was named last, or to the default server."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         subjects = namespace.subjects or [_subject(DEFAULT_URL)]
@@ -90,15 +90,15 @@ def _parser(description: str) -> argparse.ArgumentParser:
     suppress = argparse.SUPPRESS
     add("--url", action=_AddSubject, default=suppress, help=f"a server that speaks the API (default {DEFAULT_URL})")
     add("--pid", dest="pids", type=int, nargs="+", action=_DescribeSubject, default=suppress, metavar="N",
-        help="processes of that server; all that descend from them count too")  # fmt: skip
+        help="processes of that server; their descendants count too")  # fmt: skip
     add("--store-pid", dest="store_pids", type=int, nargs="+", action=_DescribeSubject, default=suppress, metavar="N",
-        help="processes of the store that it uses, counted apart")  # fmt: skip
-    add("--name", action=_DescribeSubject, default=suppress, help="what to call that server in the report")
+        help="processes of the store that it uses, counted separately")  # fmt: skip
+    add("--name", action=_DescribeSubject, default=suppress, help="the name of that server in the report")
     add("--project", default="bench", help="the X-Project-ID (default bench)")
     add("--token", help="an X-Auth-Token")
     add("--json", action="store_true", help="print JSON instead of tables")
     add("-m", "--messages", type=_read_drafts, default=_default_drafts(), metavar="FILE",
-        help="JSON array of what to post: objects with a 'body' and perhaps 'ttl' and 'delay', or bodies as such "
+        help="JSON array of messages to post: objects with a 'body' and perhaps 'ttl' and 'delay', or only bodies "
         "(default: one object of 1 KiB)")  # fmt: skip
     return parser
 
@@ -115,7 +115,7 @@ def _load_parser() -> argparse.ArgumentParser:
         "-q", "--queues", type=_read_queues, metavar="FILE", help="JSON array of the names of queues to use and to keep"
     )
     add("-qno", "--num-queues", type=_positive, default=4, metavar="N",
-        help="how many queues to make up, and to delete in the end (default 4)")  # fmt: skip
+        help="number of queues to create, and to delete in the end (default 4)")  # fmt: skip
     add("-cl", "--claim-limit", type=_positive, default=10, metavar="N", help="messages per claim (default 10)")
     add("--noverbose", action="store_true", help="print the report only")
     return parser
@@ -124,20 +124,22 @@ def _load_parser() -> argparse.ArgumentParser:
 def _rows_parser() -> argparse.ArgumentParser:
     parser = _parser("Single operations one after the other; with several servers each round takes them in turn.")
     parser.add_argument("--plain-url", action=_AddSubject, default=argparse.SUPPRESS, metavar="URL",
-                        help="a server to compare with that may answer anything, a bare one for example")  # fmt: skip
-    parser.add_argument("--rounds", type=_positive, default=5, help="how often; medians are shown (default 5)")
+                        help="a server to compare with that may answer anything, such as a bare one")  # fmt: skip
+    parser.add_argument("--rounds", type=_positive, default=5, help="number of rounds; shows medians (default 5)")
     parser.add_argument("--count", type=_positive, default=200, help="requests per row and round (default 200)")
     return parser
 
 
 def _flat_parser() -> argparse.ArgumentParser:
-    parser = _parser("Each operation beside few and beside many messages that are ready, claimed, delayed or expired.")
+    parser = _parser(
+        "Each operation on queues with few and with many messages that are ready, claimed, delayed or expired."
+    )
     extent = flat.Extent()
     for name, text in (
         ("few", "messages in the small queues"),
         ("many", "messages in the large queues"),
-        ("fill-bytes", "size of their bodies"),
-        ("rounds", "how often; medians are shown"),
+        ("fill-bytes", "bytes of the body of each of these messages"),
+        ("rounds", "number of rounds; medians are shown"),
         ("count", "requests per operation and round"),
     ):
         default = getattr(extent, name.replace("-", "_"))
@@ -253,7 +255,7 @@ def _progress(text: str) -> None:
 
 
 def _silent(text: str) -> None:
-    """Where progress goes that nobody wants to see."""
+    """Drop a line of progress, for ``--noverbose``."""
 
 
 def _print(options: argparse.Namespace, found: object, lines: Iterator[str]) -> None:
@@ -266,7 +268,7 @@ def _print(options: argparse.Namespace, found: object, lines: Iterator[str]) -> 
 
 
 def machine() -> dict[str, str | int | None]:
-    """What a figure has to be read with."""
+    """The machine on which the figures were measured, for the report."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"date": today, "python": platform.python_version(), "cores": os.cpu_count()}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures as text. Times are in microseconds in here as everywhere; a table shows latencies in milliseconds."""
+"""Figures as text. Times are in microseconds, as in all modules here; a table shows latencies in milliseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEAD = ("requests/s", "p50 ms", "p99 ms", "CPU us", "store us", "errors")
 def load_lines(outcome: Outcome) -> Iterator[str]:
     rows = [[name, *_cells(figures)] for name, figures in outcome.operations.items()]
     head = ["operation", *_HEAD]
-    # CPU cannot be told apart by operation while all of them run at once.
+    # The CPU time is of all operations together, because they run at the same time.
     for row in [head, *rows]:
         del row[4:6]
     yield from _table([head, *rows])
@@ -96,7 +96,7 @@ def _complaints(named: Iterator[tuple[str, Figures]]) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Sequence[str]], texts: int = 1) -> Iterator[str]:
-    """Columns in line, the first ``texts`` of them to the left, numbers to the right."""
+    """The lines of a table with aligned columns: the first ``texts`` columns to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:texts], widths[:texts], strict=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-bench rows``: single operations, one kind after the other, on one or several servers in turn."""
+"""``zaqar-bench rows``: measures single operations, one kind after the other, on one or several servers in turn."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from zaqar.benchmarks.subject import Scene, Subject
 _BATCH = 10
 
 Prepare = Callable[[Scene, Sequence[Draft], int], list[bytes]]
-"""Makes the requests of a row: the scene, the messages to post, how many requests."""
+"""Makes the requests of a row. Its arguments are the scene, the messages to post, and the number of requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of operation. Rows build on each other: a delete takes the messages that the claim before it holds."""
+    """One kind of operation. Rows build on each other: a delete takes the messages that the row before has claimed."""
 
     name: str
     prepare: Prepare
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One row on each of the subjects, in their order; ``ratios``: the first one's figures to each other's."""
+    """The figures of one row for each subject, in order. ``ratios``: figures of the first one to each other one's."""
 
     name: str
     figures: list[Figures]
@@ -47,12 +47,12 @@ def _post(each: int) -> Prepare:
 
 
 def _list(scene: Scene, _drafts: Sequence[Draft], count: int) -> list[bytes]:
-    """The pages of the queue from its start on, at most 20 different ones."""
+    """The pages of the queue from its start, at most 20 different ones."""
     pages = [scene.reader.page(scene.queue, limit=_BATCH)]
     while len(pages) < 20 and not scene.subject.plain:
         following = next_page(scene.prepare(pages[-1:])[0])
         if following is None:
-            # A page without a successor is empty, and is none that a row of full pages should hold.
+            # A page without a ``next`` link is empty. Leave it out, because the row measures full pages.
             pages.pop()
             break
         pages.append(scene.reader.get(following))
@@ -107,7 +107,7 @@ def measure(
     project: str,
     token: str | None = None,
 ) -> list[Measured]:
-    """Every row ``rounds`` times, ``count`` requests each; within a row the subjects take turns, forth and back."""
+    """Measure each row ``rounds`` times with ``count`` requests. Every other round takes the subjects in reverse."""
     collected: dict[str, list[list[Figures]]] = {row.name: [[] for _ in subjects] for row in ROWS}
     for number in range(rounds):
         scenes = [Scene(subject, project, token) for subject in subjects]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The requests of the Messaging API v2 as bytes, and the few things read out of its answers."""
+"""Encodes requests of the Messaging API v2 as bytes, and reads ids and links from its answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encode(value: object) -> bytes:
 
 
 def make_body(size: int = BODY_BYTES) -> dict[str, Any]:
-    """An object like an event, whose compact JSON has ``size`` bytes (as many as it needs if that is more)."""
+    """A body that resembles an event. Its compact JSON has ``size`` bytes, or more if the fields need more."""
     body: dict[str, Any] = {
         "event": "object.created",
         "number": 7,
@@ -38,12 +38,12 @@ def make_body(size: int = BODY_BYTES) -> dict[str, Any]:
 
 
 def make_name() -> str:
-    """A queue name that nobody else uses."""
+    """A random queue name, which no other client uses."""
     return f"bench-{secrets.token_hex(6)}"
 
 
 def next_page(page: Answer) -> str | None:
-    """The path of the ``next`` link, None if there is none."""
+    """The path of the ``next`` link; None if the page has none."""
     links = json.loads(page.body)["links"]
     return next((link["href"] for link in links if link["rel"] == "next"), None)
 
@@ -60,7 +60,7 @@ def resources(posted: Answer) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How one client of one project spells its requests to one server."""
+    """Encodes the requests of one client of one project to one server."""
 
     endpoint: Endpoint
     project: str
@@ -91,7 +91,7 @@ class Spelling:
         return self.request("POST", f"/v2/queues/{queue}/messages", encode({"messages": drafts}))
 
     def page(self, queue: str, *, limit: int) -> bytes:
-        """The first page of a listing; those after it are at :func:`next_page`."""
+        """The request for the first page of a listing. :func:`next_page` gives the path of the page after it."""
         return self.get(f"/v2/queues/{queue}/messages?limit={limit}")
 
     def get(self, path: str) -> bytes:
@@ -101,11 +101,11 @@ class Spelling:
         return self.request("POST", f"/v2/queues/{queue}/claims?limit={limit}", encode({"ttl": ttl, "grace": grace}))
 
     def delete(self, href: str) -> bytes:
-        """One message, by its path; the href of a claimed one carries the id of the claim."""
+        """The request to delete a message by its path. The href of a claimed message has the id of the claim."""
         return self.request("DELETE", href)
 
     def delete_claimed(self, queue: str, claimed: Sequence[str]) -> bytes:
-        """The messages of one claim in one request, by their hrefs."""
+        """The request to delete the messages of one claim, by their hrefs."""
         ids, claim_ids = [], set()
         for href in claimed:
             path, _, query = href.partition("?claim_id=")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server under measurement, and one batch of requests to it."""
+"""A server that is measured, and one batch of requests to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_URL = "http://127.0.0.1:8888"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server. One that is ``plain`` does not know the API: it is sent the same requests and may answer anything."""
+    """A server. A ``plain`` server does not know the API: it gets the same requests and may answer anything."""
 
     endpoint: Endpoint
     name: str
@@ -29,7 +29,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """CPU used so far by the processes of a subject and of its store, None where they are not known."""
+    """CPU used so far by the processes of a subject and of its store; None if the processes are not known."""
 
     server: cpu.Usage | None
     store: cpu.Usage | None
@@ -51,9 +51,9 @@ def _spent(before: cpu.Usage | None, after: cpu.Usage | None) -> float | None:
 
 
 class Scene:
-    """A queue of its own on one server, with the answers of the batch that was measured there last.
+    """A queue on one server that nothing else uses, with the answers of the batch that was measured last.
 
-    It has two clients, as a listing leaves out what its own caller posted.
+    It has two clients, because a listing leaves out messages that its own caller posted.
     """
 
     def __init__(self, subject: Subject, project: str, token: str | None = None) -> None:
@@ -64,11 +64,11 @@ class Scene:
         self.answers: list[Answer] = []
 
     def measure(self, requests: Sequence[bytes], good: Collection[int]) -> Figures:
-        """Send the requests one after the other over a connection of their own."""
+        """Send the requests one after the other over a new connection, and return the figures."""
         tally, answers = Tally(), []
         good = () if self.subject.plain else good
         connection = Connection(self.subject.endpoint)
-        # Opens the connection, which is kept alive from here on: what is measured is requests, not connections.
+        # Open the connection before the measurement, because only the requests are measured.
         self._must(connection, self.reader.page(self.queue, limit=1))
         before, begin = Reading.of(self.subject), time.perf_counter()
         for request in requests:
@@ -82,7 +82,7 @@ class Scene:
         return figures(tally, seconds, cpu=server, store_cpu=store)
 
     def prepare(self, requests: Sequence[bytes]) -> list[Answer]:
-        """Send requests that are not measured; raises RuntimeError if one is refused."""
+        """Send requests that are not measured. Raises RuntimeError if one is refused."""
         connection = Connection(self.subject.endpoint)
         answers = [self._must(connection, request) for request in requests]
         connection.close()
@@ -92,14 +92,14 @@ class Scene:
         self.prepare([self.reader.drop(self.queue)])
 
     def hrefs(self, answers: Sequence[Answer], each: int) -> list[list[str]]:
-        """The messages of each claim or listing; made up if the server is plain, ``each`` at a time."""
+        """The paths of the messages in each claim or listing. For a plain server, ``each`` invented paths."""
         if not self.subject.plain:
             return [hrefs(answer) for answer in answers]
         claim = f"?claim_id={secrets.token_hex(12)}"
         return [[path + claim for path in self._made_up(each)] for _ in answers]
 
     def resources(self, answers: Sequence[Answer], each: int) -> list[str]:
-        """The messages that these POSTs stored; made up if the server is plain."""
+        """The paths of the messages that these POSTs stored. For a plain server, ``each`` invented paths."""
         if not self.subject.plain:
             return [path for answer in answers for path in resources(answer)]
         return [path for _ in answers for path in self._made_up(each)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 as cheap as can be: requests are bytes made beforehand, sent over one plain connection.
+"""A minimal HTTP/1.1 client: requests are bytes that were encoded before, and are sent over one plain connection.
 
-What the load generator costs is taken from the machine that the server is measured on, hence no library.
+It uses no library, because the load generator shares the machine with the server that is measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 TIMEOUT = 60.0
-"""Seconds an answer may take. A server that needs longer is not slow, it hangs."""
+"""Seconds that an answer may take. A server that needs longer counts as hanging, not as slow."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked")
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server listens."""
+    """The host and port of a server."""
 
     scheme: str
     host: str
@@ -37,7 +37,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
-        """From ``http://host[:port]``. ValueError for anything else; hrefs of the API have no prefix, nor may this."""
+        """Parse ``http://host[:port]``. Raises ValueError for anything else, such as a path, which hrefs would lack."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
             raise ValueError(f"not a URL of the form http://host:port: {url!r}")
@@ -50,14 +50,14 @@ class Endpoint:
 
 
 class Connection:
-    """One keep-alive connection, opened when needed and again after the server closed it."""
+    """One keep-alive connection. It is opened when needed, and again after the server has closed it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._socket: socket.socket | None = None
 
     def exchange(self, request: bytes) -> Answer:
-        """Send a request and read its answer. Raises OSError if that fails; the next call connects anew."""
+        """Send a request and read its answer. Raises OSError if that fails; the next call then connects again."""
         try:
             connected = self._socket or self._connect()
             connected.sendall(request)

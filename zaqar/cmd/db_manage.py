@@ -21,7 +21,7 @@ from zaqar.storage.sqlalchemy.schema import HEAD
 _STORES = ("management_store", "message_store")
 
 OnDatabase = Callable[[Database, argparse.Namespace], bool]
-"""What a command does with each database; False if it did not find it as it should be."""
+"""A command on one database. Returns False if the database is not in the state that the command checks for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def _on_each(uris: Iterable[str], options: argparse.Namespace) -> bool:
         try:
             if database.is_in_memory:
                 raise StartupError(
-                    "A database in memory ends with the process that made it: there is nothing to manage."
+                    "A database in memory exists only in the process that made it: there is nothing to manage."
                 )
             good &= options.on_database(database, options)
         finally:
@@ -55,7 +55,7 @@ def _on_each(uris: Iterable[str], options: argparse.Namespace) -> bool:
 
 
 def _uris(options: argparse.Namespace) -> list[str]:
-    """Each database once: usually both stores are in one."""
+    """The URI of each database once. Usually both stores are in the same database."""
     if options.uri:
         return list(dict.fromkeys(options.uri))
     arguments = [f"--config-file={path}" for path in options.config_file or ()]
@@ -95,7 +95,7 @@ def _check(database: Database, options: argparse.Namespace) -> bool:
     if found == heads[0]:
         print(f"{database.name}: up to date")
         return True
-    print(f"{database.name}: {found or 'no schema'} where {heads[0]} is needed: run zaqar-sql-db-manage upgrade")
+    print(f"{database.name}: {found or 'no schema'}, but {heads[0]} is needed: run zaqar-sql-db-manage upgrade")
     return False
 
 
@@ -159,15 +159,19 @@ def _parser() -> argparse.ArgumentParser:
     add("check_migration", "fail unless each database is at the one head of the revisions", on_database=_check)
     add("upgrade", "upgrade to a revision", on_database=_upgrade).add_argument("revision", nargs="?", default="head")
     add(
-        "downgrade", "downgrade to a revision, base for none; data of what goes is lost", on_database=_downgrade
+        "downgrade",
+        "downgrade to a revision, or to base for none; removed tables and columns lose their data",
+        on_database=_downgrade,
     ).add_argument("revision")
     add("stamp", "write a revision into the database, without changing its schema", on_database=_stamp).add_argument(
         "revision"
     )
-    revision = add("revision", "make a new revision, for who works on the service", on_database=_revision)
+    revision = add("revision", "make a new revision, for developers of the service", on_database=_revision)
     revision.add_argument("-m", "--message", required=True)
-    revision.add_argument("--autogenerate", action="store_true", help="from the difference of tables and database")
-    revision.add_argument("--rev-id", help="its number; random without")
+    revision.add_argument(
+        "--autogenerate", action="store_true", help="fill it with the difference between schema.py and the database"
+    )
+    revision.add_argument("--rev-id", help="the number of the revision (default: random)")
     return parser
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command ends if something stops it: one sentence on standard error and an exit status."""
+"""Ends a command that an error stops: one sentence on standard error and an exit status. All commands use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAILURE = 1
 
 
 def run(program: str, command: Callable[[], int]) -> int:
-    """Run a command and return its exit status, which is FAILURE if an error stops it.
+    """Run a command and return its exit status. The status is FAILURE if an error stops the command.
 
     A mistake of the operator (StartupError) and a store that does not answer (StoreUnavailable) are reported in one
     sentence. The traceback of any other error is printed before its sentence, since only a developer can mend that.

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-gc``: removes what is dead from the stores. Nothing depends on it but the space that they take."""
+"""``zaqar-gc``: removes expired and deleted records from the stores. The service is correct without it.
+
+Clients never see these records. Until they are removed they only take space. ``zaqar-server`` runs this command.
+"""
 
 from __future__ import annotations
 
@@ -25,26 +28,26 @@ from zaqar.storage.pools import StoreRef
 _log = logging.getLogger(__name__)
 
 BATCH = 1000
-"""Records removed in one step: few enough that a post does not wait for it noticeably."""
+"""Records removed in one step. A step with this many is so short that a post does not wait for it noticeably."""
 
 _PAUSE = 0.01
-"""Seconds between two batches, in which others have their turn at the store."""
+"""Seconds between two batches, in which requests have the store to themselves."""
 
 SHARE_RECORDS = 50_000
 SHARE_SECONDS = 5.0
-"""What one round spends on one store at most. The rest is for the next round, which follows at once."""
+"""Limits of one round for one store. The next round, which follows at once, removes the rest."""
 
 _ROUND_SECONDS = 10.0
-"""How long a round waits for its stores. One that is silent for longer is left to its thread, and out of the next."""
+"""How long a round waits for its stores. A store that is silent for longer does not hold up the next round."""
 
 
 def sweep(
     store: MessageStore, *, clock: Clock, pause: Callable[[], None], most: int = SHARE_RECORDS, seconds: float
 ) -> tuple[int, bool]:
-    """Remove dead records, a batch at a time with a pause after each, until the store is clean or the share is used up.
+    """Remove records in batches, with pauses, until the store is clean or ``most`` records or ``seconds`` are reached.
 
-    Returns how many were removed, and whether the store was clean. One that is used all the time is clean for a moment
-    at best, so a batch that is not full is the last one.
+    Returns the number of removed records, and whether the store is clean. It counts as clean after a batch that is not
+    full, because new records expire all the time.
     """
     end = time.monotonic() + seconds
     removed = 0
@@ -61,11 +64,11 @@ def sweep(
 _ONLY_STORE = "The configured message store"
 
 
-class _Share(threading.Thread):
-    """The part of a round that is about one store. It is a thread, so that a silent store holds up no other one."""
+class _StoreSweep(threading.Thread):
+    """The part of a round that sweeps one store. It is a thread, so that a silent store holds up no other one."""
 
     def __init__(self, label: str, work: Callable[[], tuple[int, bool]]) -> None:
-        # A process that is told to end does not wait for it.
+        # A daemon thread, so that a process that is told to end does not wait for a silent store.
         super().__init__(name=f"sweep of {label}", daemon=True)
         self.label = label
         self._work = work
@@ -76,12 +79,12 @@ class _Share(threading.Thread):
     def run(self) -> None:
         try:
             self.removed, self.is_clean = self._work()
-        except Exception as exc:  # noqa: BLE001, the round raises it
+        except Exception as exc:  # noqa: BLE001, sweep_round() raises it
             self.error = exc
 
 
 class Sweeper:
-    """Sweeps the stores side by side in rounds, in each of which every store has the same share."""
+    """Sweeps all stores at the same time, in rounds. Each round has the same limits for every store."""
 
     def __init__(
         self,
@@ -93,19 +96,19 @@ class Sweeper:
         share_seconds: float = SHARE_SECONDS,
         round_seconds: float = _ROUND_SECONDS,
     ) -> None:
-        """``tidy`` is what is done to the management store."""
+        """``tidy`` sweeps the management store. It returns the number of removed records and whether all is clean."""
         self._tidy = tidy
         self._store_refs = store_refs
         self._clock = clock
         self._pause = pause
         self._share_seconds = share_seconds
         self._round_seconds = round_seconds
-        self._under_way: dict[str, _Share] = {}
+        self._under_way: dict[str, _StoreSweep] = {}
 
     def sweep_round(self) -> bool:
-        """One round; whether all stores that answer are clean.
+        """Run one round. Returns whether all stores that answer are clean.
 
-        StoreUnavailable, once the others are done, if a store is away, or has not answered for the whole round.
+        Raises StoreUnavailable, after the other stores are done, if a store is away or has not answered in this round.
         """
         end = time.monotonic() + self._round_seconds
         late = set(self._under_way)
@@ -115,26 +118,27 @@ class Sweeper:
             for store_ref in self._store_refs():
                 self._begin(_label_of(store_ref), partial(self._sweep, store_ref))
         except StoreUnavailable as exc:
-            # The stores that are there are named by the management store.
+            # The management store, which has the list of the pools, is away. The stores listed so far are swept.
             away = exc
         is_clean = True
         removed = 0
-        for label, share in list(self._under_way.items()):
-            # One that was late in the last round is not waited for in this one.
-            share.join(0.0 if label in late else max(0.0, end - time.monotonic()))
-            if share.is_alive():
+        for label, sweeping in list(self._under_way.items()):
+            # Do not wait again for a store that has not answered in the last round. Its thread goes on, and the first
+            # round after it has ended collects its result.
+            sweeping.join(0.0 if label in late else max(0.0, end - time.monotonic()))
+            if sweeping.is_alive():
                 _log.debug("%s does not answer; its sweep goes on by itself.", label)
                 away = away or StoreUnavailable()
                 continue
             del self._under_way[label]
-            removed += share.removed
-            if isinstance(share.error, StoreUnavailable):
+            removed += sweeping.removed
+            if isinstance(sweeping.error, StoreUnavailable):
                 _log.debug("%s is away and was not swept.", label)
-                away = share.error
-            elif share.error is not None:
-                raise share.error
+                away = sweeping.error
+            elif sweeping.error is not None:
+                raise sweeping.error
             else:
-                is_clean = is_clean and share.is_clean
+                is_clean = is_clean and sweeping.is_clean
         _log.debug("removed %d records", removed)
         if away is not None and is_clean:
             raise away
@@ -142,8 +146,8 @@ class Sweeper:
 
     def _begin(self, label: str, work: Callable[[], tuple[int, bool]]) -> None:
         if label not in self._under_way:
-            self._under_way[label] = share = _Share(label, work)
-            share.start()
+            self._under_way[label] = sweeping = _StoreSweep(label, work)
+            sweeping.start()
 
     def _sweep(self, store_ref: StoreRef) -> tuple[int, bool]:
         return sweep(store_ref.store, clock=self._clock, pause=self._pause, seconds=self._share_seconds)
@@ -157,8 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     work = partial(_reencrypt, rest) if options.reencrypt else partial(_sweep, rest, every=options.every)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # A sweep, and a re-encryption, is many transactions. One that is cut off is rolled back, and made another time.
-        # Re-encryption is not complete then.
+        # Ending at once is safe: a sweep or a re-encryption consists of many transactions. The store rolls back a
+        # transaction that is cut off, and the next run repeats it. The status 1 says that re-encryption is incomplete.
         signal.signal(number, end_at_once(1 if options.reencrypt else 0))
     return failures.run("zaqar-gc", work)
 
@@ -175,7 +179,7 @@ def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
 
 
 def _reencrypt(arguments: Sequence[str]) -> int:
-    """Encrypt anew what an old key is needed for; 1 if something is left that needs one."""
+    """Encrypt bodies that need an old key with the newest one. Returns the exit status: 1 if an old key is needed."""
     conf = configuration.load(arguments)
     configuration.set_up_log(conf)
     parts = app.build(conf)
@@ -192,7 +196,7 @@ def _reencrypt(arguments: Sequence[str]) -> int:
                 print(f"{_label_of(store_ref)} is away; run this again when it is back.", flush=True)
                 is_complete = False
             else:
-                print("\n".join(_told(_label_of(store_ref), result)), flush=True)
+                print("\n".join(_lines_of(_label_of(store_ref), result)), flush=True)
                 is_complete = is_complete and result.is_complete
     finally:
         parts.close()
@@ -201,8 +205,8 @@ def _reencrypt(arguments: Sequence[str]) -> int:
     return 0 if is_complete else 1
 
 
-def _told(label: str, result: Reencrypted) -> Iterable[str]:
-    yield f"{label}: {result.renewed} bodies were encrypted anew."
+def _lines_of(label: str, result: Reencrypted) -> Iterable[str]:
+    yield f"{label}: {result.renewed} bodies were encrypted again."
     for key, count in sorted(result.waiting.items()):
         yield f"  {count} posts with the key {key} wait for a notifier to make their deliveries."
     for key, count in sorted(result.unreadable.items()):
@@ -214,8 +218,8 @@ def _told(label: str, result: Reencrypted) -> Iterable[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zaqar-gc",
-        description="Remove messages and subscriptions that have expired and what is left of deleted queues from the "
-        "stores, until none has more than what comes in meanwhile. zaqar-server does this by itself.",
+        description="Remove expired messages, expired subscriptions and the messages of deleted queues from the "
+        "stores, until all that have accumulated are gone. zaqar-server does this by itself.",
         epilog="--config-file, --config-dir and the options of oslo.log are understood as well.",
     )
     parser.add_argument(
@@ -224,8 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reencrypt",
         action="store_true",
-        help="instead, encrypt with the newest key of [transport] what is stored with older ones, and say what is "
-        "left; the exit status is 1 if old keys are still needed",
+        help="instead of that, encrypt bodies that older keys of [transport] have encrypted with the newest one, and "
+        "print the number of those that are left; the exit status is 1 if old keys are still needed",
     )
     return parser
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that commands listen on, and their listening sockets."""
+"""Addresses that commands listen on, and their listening sockets. ``zaqar-server`` and ``zaqar-websocket`` use it."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def listen(address: Address, *, hint: str = "") -> socket.socket:
     except socket.gaierror as exc:
         raise StartupError(f"Cannot listen on {address}: {exc.strerror}.{hint}") from exc
     except OSError as exc:
-        # The text of the error already has the address, which create_server adds.
+        # Take the text from the number: create_server adds the address to the text of its own error.
         raise StartupError(f"Cannot listen on {address}: {os.strerror(exc.errno or 0)}.{hint}") from exc

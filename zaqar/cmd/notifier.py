@@ -20,13 +20,13 @@ from zaqar.cmd import failures
 from zaqar.cmd.signals import end_at_once
 from zaqar.notification.notifier import Notifier
 
-_log = logging.getLogger("zaqar.cmd.notifier")  # its __name__ is another one under "python -m"
+_log = logging.getLogger("zaqar.cmd.notifier")  # not __name__, which is "__main__" under "python -m"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     _, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Until the loop handles them. Nothing has been taken yet.
+        # Until the event loop handles the signals. No delivery has been taken yet, so the process may end at once.
         signal.signal(number, end_at_once())
     return failures.run("zaqar-notifier", lambda: _notify(rest))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many open files a process may have: each connection of a client is one."""
+"""The limit of open files of a process. Servers raise it, because each connection of a client is an open file."""
 
 from __future__ import annotations
 

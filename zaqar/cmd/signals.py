@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How processes end: children with their parent, and each by a signal that comes while it starts."""
+"""Signals that end processes: children end with their parent, and a process can be ended while it starts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _libc = ctypes.CDLL(None)
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process, a new child, when its parent ends, also by SIGKILL (prctl(2))."""
+    """Ask the kernel to send SIGTERM to this process, a new child, when its parent ends, also by SIGKILL (prctl(2))."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end_at_once(status: int = 0) -> Callable[[int, FrameType | None], None]:
-    """Make a handler of signals that ends the process with ``status``, without cleaning up.
+    """Make a signal handler that ends the process with ``status``, without cleaning up.
 
-    For commands that have nothing to clean up, and for the start of others. An exception would come out of the line
-    that runs at the time, such as the import of a driver, whose failure is reported, or a callback of the interpreter,
-    which drops it.
+    For commands that have nothing to clean up, and for the start of other commands. The handler does not raise an
+    exception, because it would come out of the line that runs at the time. If that line imports a driver, the exception
+    would be reported as a failure of the driver; in a callback of the interpreter it would be dropped.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         for stream in (sys.stdout, sys.stderr):
-            # RuntimeError if the signal interrupts a write to the same stream.
+            # RuntimeError: the signal has interrupted a write to the same stream.
             with suppress(RuntimeError):
                 stream.flush()
         os._exit(status)
@@ -41,10 +41,11 @@ def end_at_once(status: int = 0) -> Callable[[int, FrameType | None], None]:
 
 @functools.cache
 def let_sigterm_end_new_children() -> None:
-    """Have SIGTERM end each process that this one forks from now on, until the process installs a handler of its own.
+    """Make SIGTERM end each process that this one forks from now on, until that process installs its own handler.
 
-    A worker inherits the handler of the HTTP server's master, which only notes the signal for the master's loop. A
-    SIGTERM that comes before the worker has installed its own would be lost, and the worker killed after a time-out.
+    A worker inherits the handler of the HTTP server's master, which only notes the signal for the master's loop. So a
+    SIGTERM that came before the worker has installed its own handler would be lost, and the master would kill the
+    worker after a time-out.
     """
     os.register_at_fork(after_in_child=_restore_sigterm)
 

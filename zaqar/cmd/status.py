@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-status upgrade check``: whether this release can run with the configuration and the stores that are there."""
+"""``zaqar-status upgrade check``: whether this release can run with the present configuration and stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Result(enum.IntEnum):
-    """The exit statuses are those of the upgrade checks of other OpenStack services."""
+    """The result of a check. The values are exit statuses, as in the upgrade checks of other OpenStack services."""
 
     SUCCESS = 0
     WARNING = 1
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def check_all(argv: Sequence[str]) -> list[Finding]:
-    """Each check in turn; without a configuration there is nothing more to check."""
+    """Run all checks in turn. If the configuration cannot be read, this is the only finding."""
     try:
         conf = configuration.load(argv)
         Limits.from_conf(conf)
@@ -60,7 +60,7 @@ def _check_policy(conf: cfg.ConfigOpts) -> Finding:
 
 
 def _check_encryption(conf: cfg.ConfigOpts) -> Finding:
-    """Keys can be loaded, and the newest is one that nobody knows."""
+    """Check that the keys can be loaded and that the newest one is not a default that everybody knows."""
     try:
         encryption_keys.load(conf)
     except StartupError as exc:
@@ -72,7 +72,7 @@ def _check_encryption(conf: cfg.ConfigOpts) -> Finding:
 
 
 def _check_stores(conf: cfg.ConfigOpts) -> Finding:
-    """Drivers can be loaded, stores answer, schemas are those of this release."""
+    """Check that the drivers can be loaded, that the stores answer, and that the schemas fit this release."""
     try:
         parts = app.build(conf)
     except (StartupError, StoreUnavailable) as exc:
@@ -130,8 +130,8 @@ def _row(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="zaqar-status",
-        description="Check whether this release can run with the configuration and the stores that are there.",
-        epilog="The exit status of 'upgrade check' is 0 when all is well, 1 with warnings, 2 with failures. "
+        description="Check whether this release can run with the present configuration and stores.",
+        epilog="The exit status of 'upgrade check' is 0 if all checks succeed, 1 with warnings, 2 with failures. "
         "--config-file and --config-dir are understood as well.",
     )
     parser.add_argument("category", choices=["upgrade"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-websocket``: the WebSocket API as a process of its own."""
+"""``zaqar-websocket``: serves the WebSocket API in one process. ``zaqar-server`` starts it; it can also run alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from zaqar.transport.websocket.settings import GROUP, Settings
 _log = logging.getLogger("zaqar.cmd.websocket")  # which is not its __name__ if it is run by "python -m"
 
 _END_SECONDS = 8.0
-"""Time to close connections and to remove their subscriptions. The end of the lease may take another second.
+"""Time to close connections and to remove their subscriptions. Ending the lease may take another second.
 zaqar-server kills a part that has not ended after 9.5 seconds.
 """
 
@@ -53,7 +53,7 @@ _RETIREMENT_SECONDS = 120.0
 def main(argv: Sequence[str] | None = None) -> int:
     options, rest = _parser().parse_known_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Until the loop handles them. Nobody has been served yet.
+        # Until the event loop handles the signals. No client has been served yet, so the process may end at once.
         signal.signal(number, end_at_once())
     # SIGHUP would end this process before its handler is set. It can be ignored: the configuration is not read yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -71,7 +71,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
         process = _Process(parts, listener, rest)
         asyncio.run(process.run())
         if _has_threads_left():
-            # A store or Keystone has not answered in time, and Python would wait for the threads that call it.
+            # A store or Keystone has not answered in time. A normal exit of Python would wait for the threads in it.
             sys.stderr.flush()
             os._exit(0)
         process.parts.close()
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "Messages are pushed to connections only while a zaqar-notifier runs, on this or another host.",
         epilog="signals:\n"
         "  TERM, INT (Ctrl-C)   answer the requests that were read, then close all connections; under 10 seconds\n"
-        "  HUP                  read configuration and policy anew; connections stay open\n\n"
+        "  HUP                  read configuration and policy again; connections stay open\n\n"
         "Other options are --config-file, --config-dir and those of oslo.log. Use the state directory of the\n"
         "notifier on the same host, which reaches this process by a socket in it.",
     )
@@ -178,7 +178,7 @@ class _Process:
         _log.info("The WebSocket server ends.")
 
     def _end_subscriptions(self, connection: str) -> None:
-        """Called by the thread that carries a request out, so that they have ended before the reply is sent."""
+        """End the subscriptions of a connection. The thread of a request calls it, so they end before the reply."""
         self._loop.call_soon_threadsafe(self._node.end, connection)
 
     def _end(self, number: signal.Signals) -> None:
@@ -194,10 +194,10 @@ class _Process:
         while self._hung_up_again:
             self._hung_up_again = False
             try:
-                parts = await daemon_threads.run(self._read_anew, name="reload")
+                parts = await daemon_threads.run(self._make_parts, name="reload")
             except StartupError as exc:
                 _log.error("SIGHUP changes nothing, the configuration and policy in use stay: %s", exc)
-            except Exception:  # noqa: BLE001, it is logged
+            except Exception:  # noqa: BLE001, logged with its traceback
                 _log.exception("SIGHUP changes nothing, the configuration and policy in use stay.")
             else:
                 before, self.parts = self.parts, parts
@@ -205,13 +205,16 @@ class _Process:
                 parts.hub.adopt(before.hub)
                 self._node.use(parts.connection_subscriptions)
                 self._server.use(parts, _settings(parts.conf))
-                _log.info("The configuration and the policy have been read anew.")
+                _log.info("The configuration and the policy have been read again.")
                 if parts.conf.pooling:
                     # Requests that are under way still use the stores of the pools.
                     asyncio.get_running_loop().call_later(_RETIREMENT_SECONDS, _start_thread, before.placement.close)
 
-    def _read_anew(self) -> app.Parts:
-        """New parts that use the open stores. The store of a pool is opened again when it is used."""
+    def _make_parts(self) -> app.Parts:
+        """Read the configuration and make new parts that use the open stores. Stores of pools are opened again on use.
+
+        Raises StartupError if the configuration cannot be used; the present parts then stay in use.
+        """
         conf = configuration.load(self._arguments)
         configuration.set_up_log(conf)
         before = self.parts
@@ -227,7 +230,7 @@ def _notification_host(conf: cfg.ConfigOpts) -> str | None:
     if not bind and conf.drivers.management_store == "sqlalchemy":
         _, is_embedded = configuration.sqlalchemy_uri(conf, "management_store")
         if is_embedded:
-            # No notifier of another host has that file, so that no port has to be open for it.
+            # No notifier on another host can use that file, so no port has to be open to other hosts.
             return "127.0.0.1"
     return bind or None
 

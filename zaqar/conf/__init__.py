@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration: which options there are and where they are read from.
+"""Reads and checks the configuration. Each command calls :func:`load` first.
 
-Files, first to last, the later ones winning: ``zaqar.conf`` where oslo.config looks for it (``/etc/zaqar`` among
-others), or instead those of ``ZAQAR_CONFIG_FILE`` (several separated by ``:``), or instead those of ``--config-file``.
-``ZAQAR_STATE_DIR`` overrides ``[DEFAULT] state_dir``; oslo.config reads single options from variables such as
-``OS_TRANSPORT__MAX_MESSAGE_TTL``.
+The files are the arguments of ``--config-file``; if there are none, the files in ``ZAQAR_CONFIG_FILE``, separated by
+``:``; otherwise ``zaqar.conf`` in the folders that oslo.config searches, such as ``/etc/zaqar``. A later file overrides
+an earlier one. ``ZAQAR_STATE_DIR`` overrides ``[DEFAULT] state_dir``. oslo.config also reads single options from
+variables such as ``OS_TRANSPORT__MAX_MESSAGE_TTL``. The other modules here define the options, by subject.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zaqar.uris import lower_scheme
 CONFIG_FILE_VARIABLE = "ZAQAR_CONFIG_FILE"
 STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
 POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
-"""Set by ``zaqar-server`` for its parts: where the policy is that it has read and checked."""
+"""The path of the policy that ``zaqar-server`` has read and checked. ``zaqar-server`` sets it for its parts."""
 
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
@@ -39,25 +39,25 @@ NODES_NAME = "nodes"
 POLICY_SNAPSHOT_NAME = "policy.json"
 
 _OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME)
-"""Names by which a state directory of an earlier start is known."""
+"""Names of files and folders of the service. A directory with one of them counts as a state directory."""
 
 _said: set[str] = set()
-"""Warnings that were logged; a process comes by here several times."""
+"""Warnings that this process has logged. A process reads the configuration several times."""
 
 
 def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None = None) -> cfg.ConfigOpts:
-    """A new configuration, read and checked; ``argv`` may hold ``--config-file``, ``--config-dir`` and log options.
+    """Read and check the configuration. ``argv`` may have ``--config-file``, ``--config-dir`` and log options.
 
-    Raises StartupError if a file cannot be read or a value is not one of its option.
+    Raises StartupError if a file cannot be read or a value is not valid for its option.
     """
     conf = cfg.ConfigOpts()
     for group, opts in list_own_opts():
-        # oslo.config knows DEFAULT as the name of a group in files and in list_opts() only.
+        # oslo.config uses the name DEFAULT only in files and in list_opts(); to register, the group is None.
         conf.register_opts(opts, None if group == "DEFAULT" else group)
     for group, opts in policy_opts.list_opts():
         conf.register_opts(opts, group)
     log.register_options(conf)
-    # Where nobody configured a log, that of a service is its standard error.
+    # Unless a log is configured, log to standard error.
     conf.set_default("use_stderr", True)
     conf.set_default("default_log_levels", [*log.get_default_log_levels(), "alembic=WARN", "websockets=WARN"])
     files = None if default_config_files is None else list(default_config_files)
@@ -68,7 +68,7 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
     try:
         conf(list(argv), project="zaqar", prog="zaqar", default_config_files=files)
     except cfg.NoSuchOptError as exc:
-        # Options that are also on the command line, which those of oslo.log are, are looked at while files are read.
+        # oslo.config checks options that are also on the command line, such as those of oslo.log, while it reads files.
         raise _unknown_reference(_option_that_refers_to(exc.opt_name, paths)) from None
     except (cfg.Error, OSError) as exc:
         raise StartupError(f"The configuration cannot be read: {' '.join(str(exc).split())}") from exc
@@ -79,7 +79,7 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
 
 
 def set_up_log(conf: cfg.ConfigOpts) -> None:
-    """Log as the options of oslo.log say. Raises StartupError if a file that they name cannot be used."""
+    """Set up the log by the options of oslo.log. Raises StartupError if a file that they name cannot be used."""
     try:
         log.setup(conf, "zaqar")
     except log.LogConfigError as exc:
@@ -114,7 +114,7 @@ def _misspelt_options(conf: cfg.ConfigOpts) -> Iterator[str]:
 
 
 def _config_files(argv: Sequence[str], default_files: Sequence[str] | None) -> Iterator[Path]:
-    """The files that oslo.config is going to read, given the same arguments."""
+    """The files that oslo.config will read, given the same arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-file", action="append", default=[])
     parser.add_argument("--config-dir", action="append", default=[])
@@ -134,7 +134,7 @@ def _check_encoding(paths: Iterable[Path]) -> None:
             continue  # oslo.config reports it
         try:
             content.decode()
-            # No value, and no path in particular, can hold it.
+            # No value can have a zero byte, in particular no path.
             wrong = content.find(b"\0")
         except UnicodeDecodeError as exc:
             wrong = exc.start
@@ -157,18 +157,18 @@ def _check_values(conf: cfg.ConfigOpts) -> None:
 
 
 def check_values(conf: cfg.ConfigOpts, group: str) -> None:
-    """Raise StartupError if a value of a group that a library has registered is not one of its option."""
+    """Raise StartupError if a value of a group that a library has registered is not valid for its option."""
     for option in conf[group]:
         _check_value(conf, group, option, option)
 
 
 def _check_value(conf: cfg.ConfigOpts, group: str | None, option: str, name: str) -> None:
-    """Raise StartupError, without the value unless it is one of a wrong type, as it may be a secret."""
+    """Raise StartupError if a value is not valid. The error shows only values of a wrong type: others may be secret."""
     try:
         conf.get_location(option, group)
         value = conf[option] if group is None else conf[group][option]
         if isinstance(value, float) and not math.isfinite(value):
-            # It passes every comparison with a bound, or is none that a clock can add.
+            # NaN passes every comparison with a bound, and infinity cannot be added to a time.
             raise StartupError(f"[{group or 'DEFAULT'}] {name}: has to be a finite number, not {value}.")
     except cfg.ConfigSourceValueError as exc:
         raise StartupError(f"[{group or 'DEFAULT'}] {name}: {str(exc).partition(' is not valid: ')[2]}") from exc
@@ -177,7 +177,7 @@ def _check_value(conf: cfg.ConfigOpts, group: str | None, option: str, name: str
 
 
 def _unknown_reference(option: str) -> StartupError:
-    # The error of oslo.config shows what follows the '$', which is part of the value. So it is not kept as the cause.
+    # The error of oslo.config shows the text after the '$', which may be part of a secret. So it is not the cause.
     return StartupError(
         f"{option}: the value contains '$' and a name that is not the name of an option; "
         "write '$$' if the character '$' is meant."
@@ -197,7 +197,7 @@ def _option_that_refers_to(name: str, paths: Iterable[Path]) -> str:
 
 
 def state_dir(conf: cfg.ConfigOpts) -> Path:
-    """The folder of what the service writes by itself, absolute; it may not exist yet."""
+    """The absolute path of the folder for all files that the service writes by itself. It may not exist yet."""
     if conf.state_dir:
         return Path(conf.state_dir).expanduser().absolute()
     # An XDG variable that is empty or relative counts as unset (XDG base directory specification).
@@ -206,7 +206,7 @@ def state_dir(conf: cfg.ConfigOpts) -> Path:
 
 
 def make_state_dir(conf: cfg.ConfigOpts) -> Path:
-    """The same, made if it is missing, and closed to other users."""
+    """The state directory, made if it is missing and closed to other users. Raises StartupError if it is unusable."""
     folder = state_dir(conf)
     try:
         warning = private_files.make_folder(folder, ours=_OURS)
@@ -220,17 +220,17 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
 
 
 def notifiers_dir(conf: cfg.ConfigOpts) -> Path:
-    """The folder of the sockets by which the notifiers of this host are woken; it may not exist yet."""
+    """The folder of the sockets that wake the notifiers of this host. It may not exist yet."""
     return state_dir(conf) / NOTIFIERS_NAME
 
 
 def waiters_dir(conf: cfg.ConfigOpts) -> Path:
-    """The folder of the sockets by which processes of this host, in which clients wait for messages, are woken."""
+    """The folder of the sockets that wake processes of this host in which clients wait. It may not exist yet."""
     return state_dir(conf) / WAITERS_NAME
 
 
 def nodes_dir(conf: cfg.ConfigOpts) -> Path:
-    """The folder of the sockets by which notifiers of this host reach WebSocket processes; it may not exist yet."""
+    """The folder of the sockets by which notifiers reach WebSocket processes of this host. It may not exist yet."""
     return state_dir(conf) / NODES_NAME
 
 
@@ -243,8 +243,8 @@ def policy_file(conf: cfg.ConfigOpts) -> str | None:
 def sqlalchemy_uri(conf: cfg.ConfigOpts, store: str) -> tuple[str, bool]:
     """The URI of ``message_store`` or ``management_store`` on SQL, and whether it is the embedded file.
 
-    The embedded file is what nobody configured: the service itself makes it, in the state directory, and keeps its
-    schema up to date.
+    Without a configured URI the store is the embedded file. The service makes it, in the state directory, and upgrades
+    its schema by itself.
     """
     group = f"drivers:{store}:sqlalchemy"
     location = conf.get_location("uri", group)

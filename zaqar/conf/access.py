@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of authentication and signed URLs: [access], [keystone_authtoken], [trustee] and [signed_url].
 
-The options of ``[keystone_authtoken]`` are those of keystonemiddleware; some have other defaults here. ``[trustee]`` is
-the service user that subscribers of ``trust+http`` and ``trust+https`` trust. Its options are those of keystoneauth1,
-which registers them when ``auth_strategy`` is ``keystone``. They are listed here for the sample and the documentation;
-other plug-ins than ``password`` have others.
+keystonemiddleware defines the options of ``[keystone_authtoken]``; some have other defaults here. ``[trustee]`` is the
+service user that subscribers of ``trust+http`` and ``trust+https`` trust. keystoneauth1 defines its options, and
+registers them if ``auth_strategy`` is ``keystone``. The options of its plug-in ``password`` are listed here for the
+sample and the documentation; other plug-ins have other options.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ KEYSTONE_GROUP = "keystone_authtoken"
 KEYSTONE_DEFAULTS = {
     # Access rules of application credentials name a type of service; without one the library accepts none of them.
     "service_type": "messaging",
-    # The library's default is to wait for ever.
+    # The library's default is no limit.
     "http_connect_timeout": 5,
     # Three retries take 3.5 s more before a caller learns that Keystone is away.
     "http_request_max_retries": 1,
-    # Releases before 13 took the token of anybody for that of a service.
+    # The library's default accepts a token without the role as a service token.
     "service_token_roles_required": True,
 }
 
 TRUSTEE_GROUP = "trustee"
 
 TRUSTEE_TIMEOUT = 5
-"""Seconds. The library's default is to wait for ever."""
+"""Seconds that a request to Keystone may take. The library's default is no limit."""
 
 TRUSTEE_OPTS = [
     cfg.StrOpt(
         "auth_type",
-        help="How the service user authenticates, 'password' as a rule. Unset: there are no subscribers of trust+http "
-        "and trust+https.",
+        help="How the service user authenticates, usually 'password'. Unset: subscribers of trust+http and trust+https "
+        "are refused.",
     ),
     cfg.StrOpt("auth_section", help="Another group that has these options, such as keystone_authtoken."),
     cfg.StrOpt("auth_url", help="The URL of Keystone."),
@@ -44,9 +44,9 @@ TRUSTEE_OPTS = [
     cfg.StrOpt("password", secret=True, help="The password of the service user."),
     cfg.StrOpt("user_domain_id", help="The domain of the service user, by its id."),
     cfg.StrOpt("user_domain_name", help="The domain of the service user, by its name."),
-    cfg.StrOpt("cafile", help="File of certificates that the one of Keystone is verified with."),
-    cfg.StrOpt("certfile", help="File of a certificate to show to Keystone."),
-    cfg.StrOpt("keyfile", help="File of the key of that certificate."),
+    cfg.StrOpt("cafile", help="File of the CA certificates that verify the certificate of Keystone."),
+    cfg.StrOpt("certfile", help="File of the client certificate for Keystone."),
+    cfg.StrOpt("keyfile", help="File of the private key of that certificate."),
     cfg.BoolOpt("insecure", default=False, help="Do not verify the certificate of Keystone. For tests only."),
     cfg.IntOpt("timeout", default=TRUSTEE_TIMEOUT, help="Seconds that each request to Keystone may take."),
 ]
@@ -55,10 +55,10 @@ _ACCESS = [
     cfg.IntOpt(
         "max_requests_waiting_for_keystone",
         min=1,
-        help="How many requests of one process may wait for Keystone at a time, which those do whose token this "
-        "process has not seen lately. More get 503 at once, so that the others are served whatever Keystone does. It "
-        "must be less than the number of threads of the HTTP server. Unset: 256 with gevent, which zaqar-server uses; "
-        "three quarters of the threads of uWSGI; 64 with granian; 8 otherwise.",
+        help="How many requests of one process may wait for Keystone at a time. A request waits for Keystone if its "
+        "token is not in the cache of the process. Further ones get 503 at once, so that all other requests are served "
+        "even if Keystone does not answer. The number must be less than the threads of the HTTP server. Unset: 256 "
+        "with gevent, which zaqar-server uses; three quarters of the threads of uWSGI; 64 with granian; 8 otherwise.",
     ),
 ]
 
@@ -66,24 +66,24 @@ _SIGNED_URL = [
     cfg.StrOpt(
         "secret_key",
         secret=True,
-        help="Key that signs pre-signed URLs and confirmations, the same on every server, of at least 32 random "
-        "characters, such as `openssl rand -hex 32` prints. Whoever knows it can reach the messages of every project. "
-        "Unset: POST .../share is refused.",
+        help="Key that signs pre-signed URLs and confirmations: at least 32 random characters, such as `openssl rand "
+        "-hex 32` prints, the same on every server. With this key one can read the messages of every project, so keep "
+        "it secret. Unset: POST .../share is refused.",
     ),
     cfg.ListOpt(
         "previous_secret_keys",
         item_type=types.String(quotes=True),
         default=[],
         secret=True,
-        help="Keys that sign nothing any more; what they have signed stays valid until it expires. To rotate, move the "
-        "value of secret_key here, and remove it when no URL that it signed is needed. Separated by commas; a key that "
-        "holds a comma stands in quotes.",
+        help="Former keys, which do not sign any more. URLs that they have signed stay valid until they expire. To "
+        "rotate, move the value of secret_key here, and remove it when no URL that it has signed is needed. Separated "
+        "by commas; a key with a comma must be in quotes.",
     ),
     cfg.IntOpt(
         "max_expiry",
         min=1,
-        help="Seconds for which a pre-signed URL may be valid at most. Unset: any time up to the year 9999, as Heat "
-        "asks for.",
+        help="Maximum number of seconds for which a pre-signed URL is valid. Unset: any time up to the year 9999, "
+        "which Heat asks for.",
     ),
 ]
 
@@ -93,15 +93,15 @@ GROUPS: Mapping[str, Sequence[cfg.Opt]] = {
 }
 
 GROUPS_OF_LIBRARIES: Mapping[str, Sequence[cfg.Opt]] = {TRUSTEE_GROUP: TRUSTEE_OPTS}
-"""Options that a library registers when it is used."""
+"""Options that a library registers when the service uses it."""
 
 
 def set_defaults_of_sample() -> None:
-    """Let oslo-config-generator write these defaults, which it asks for by an entry point."""
+    """Make oslo-config-generator write KEYSTONE_DEFAULTS. It calls this function by an entry point."""
     if importlib.util.find_spec("keystonemiddleware") is None:
-        # Then it cannot write these options either.
+        # Without the library, oslo-config-generator does not write its options.
         return
-    from keystonemiddleware import auth_token  # an extra, which the service itself loads only if it is used
+    from keystonemiddleware import auth_token  # an optional dependency, which the service loads only if it is used
 
     for _, options in auth_token.AUTH_TOKEN_OPTS:
         cfg.set_defaults(options, **KEYSTONE_DEFAULTS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from oslo_config import cfg, types
 
-# Fields of the bodies, as existing templates use them: {0} queue, {1} project, {2} link.
+# Fields of the bodies: {0} queue, {1} project, {2} link. Existing templates of operators use these numbers.
 _SUBSCRIBED = {
     "topic": "Zaqar Notification - Subscription Confirmation",
     "body": "You have chosen to subscribe to the queue {0} of the project {1}. Please confirm this by visiting "
@@ -23,7 +23,7 @@ _UNSUBSCRIBED = {
 
 
 class Network(types.ConfigType):
-    """An IP network such as 10.0.0.0/8; a single address is a network of one."""
+    """The type of an IP network such as 10.0.0.0/8. A single address is a network with one address."""
 
     def __init__(self) -> None:
         super().__init__(type_name="network value")
@@ -54,38 +54,42 @@ _OPTIONS = [
     cfg.PortOpt("smtp_port", help="Port of the SMTP server."),
     cfg.StrOpt("smtp_user_name", help="Name to log in to the SMTP server with."),
     cfg.StrOpt("smtp_user_password", secret=True, help="Password to log in to the SMTP server with."),
-    cfg.StrOpt("smtp_command", default="/usr/sbin/sendmail -t -oi", help="Command that takes a mail on its input."),
+    cfg.StrOpt("smtp_command", default="/usr/sbin/sendmail -t -oi", help="Command that reads a mail from its input."),
     cfg.StrOpt(
         "smtp_security",
         default="auto",
         choices=["auto", "none", "starttls", "tls"],
         help="How the connection to smtp_host is secured: TLS from the start (tls), STARTTLS that the server has to "
-        "offer (starttls), not at all (none); auto: TLS on port 465, else STARTTLS where it is offered. The password "
-        "is never sent without.",
+        "offer (starttls), not at all (none); auto: TLS on port 465, otherwise STARTTLS if the server offers it. The "
+        "password is never sent without TLS.",
     ),
     cfg.IntOpt(
         "max_notifier_workers",
         default=10,
         min=1,
-        help="Most notifications that one notifier sends to one host at a time.",
+        help="Maximum number of notifications that one notifier sends to one host at a time.",
     ),
     cfg.IntOpt(
-        "max_concurrent_deliveries", default=200, min=1, help="Most notifications that one notifier sends at a time."
+        "max_concurrent_deliveries",
+        default=200,
+        min=1,
+        help="Maximum number of notifications that one notifier sends at a time.",
     ),
     cfg.IntOpt(
         "max_concurrent_deliveries_per_project",
         default=100,
         min=1,
-        help="Most notifications of one project that one notifier sends at a time while no other project has any under "
-        "way; with others a project gets as many as are free, times this number divided by what it leaves of "
-        "max_concurrent_deliveries. Receivers that do not answer get a quarter of the slots, with unknown ones half.",
+        help="Maximum number of notifications of one project that one notifier sends at a time while it sends none of "
+        "other projects. Otherwise a project gets at most the number of free slots, times this number, divided by "
+        "(max_concurrent_deliveries minus this number). Receivers that do not answer get a quarter of all slots, and "
+        "together with receivers that are not known yet a half.",
     ),
     cfg.IntOpt(
         "delivery_retention",
         default=259_200,
         min=0,
-        help="Seconds that a delivery is kept, with its message, after it was made or given up, to be looked at and "
-        "sent again. 0 keeps none that was made, and none that was given up.",
+        help="Seconds for which a delivery and its message are kept after it was made or given up, so that users can "
+        "look at it and send it again. 0: none is kept.",
     ),
     cfg.BoolOpt("require_confirmation", default=False, help="Whether subscribers have to confirm a subscription."),
     cfg.IntOpt(
@@ -93,9 +97,9 @@ _OPTIONS = [
         default=60,
         min=0,
         max=86_400,
-        help="Seconds, at least, between two confirmations of one subscription, and between two to one mailbox or URL, "
-        "no matter which project subscribes it. A sixtieth of it is the pause between two of one project to one host "
-        "or mail domain. 0: no pauses.",
+        help="Minimum number of seconds between two confirmations of one subscription, and between two confirmations "
+        "to one mailbox or URL, whichever projects subscribe it. The minimum between two confirmations of one project "
+        "to one host or mail domain is a sixtieth of it. 0: no pauses.",
     ),
     cfg.StrOpt(
         "external_confirmation_url",
@@ -103,9 +107,9 @@ _OPTIONS = [
     ),
     cfg.StrOpt(
         "public_url",
-        help="Where the people and programs that confirm subscriptions reach this service, with the path at which it "
-        "is mounted if there is one, such as https://example.org/messaging. Unset: http://, then bind and port of "
-        "[drivers:transport:wsgi].",
+        help="URL at which the people and programs that confirm subscriptions reach this service. It has the path at "
+        "which the service is mounted, if any, such as https://example.org/messaging. Unset: http://, then bind and "
+        "port of [drivers:transport:wsgi].",
     ),
     cfg.DictOpt(
         "subscription_confirmation_email_template",
@@ -121,7 +125,7 @@ _OPTIONS = [
         "webhook_allowed_networks",
         item_type=Network(),
         default=[],
-        help="Networks that webhooks may reach though they are private, loopback or link-local.",
+        help="Private, loopback or link-local networks that webhooks may reach.",
     ),
 ]
 

@@ -14,6 +14,6 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
 
 
 def list_own_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """The same without the groups that a library registers when it is used."""
+    """All groups with their options, without the groups that a library registers when the service uses it."""
     groups = {group: list(opts) for subject in _SUBJECTS for group, opts in subject.GROUPS.items()}
     return sorted(groups.items(), key=lambda item: item[0].lower())

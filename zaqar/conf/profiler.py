@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of traces by osprofiler: ``[profiler]``, ``[profiler_jaeger]`` and ``[profiler_otlp]``.
 
-Most options are those of osprofiler; ours say what is traced.
+osprofiler defines most of these options. The ``trace_...`` options are our own.
 """
 
 from collections.abc import Mapping, Sequence
 
 from oslo_config import cfg
 
-_DRIVER = "For the driver of osprofiler that 'connection_string' names."
+_DRIVER = "An option of the osprofiler driver that 'connection_string' names."
 
 _PROFILER = [
     cfg.BoolOpt(
         "enabled",
         default=False,
         deprecated_name="profiler_enabled",
-        help="Whether requests that carry a signed trace header are traced. It needs the package osprofiler "
+        help="Whether requests with a signed trace header are traced. This needs the package osprofiler "
         "(pip install 'zaqar[profiler]') and 'trace_wsgi_transport'.",
     ),
     cfg.BoolOpt("trace_wsgi_transport", default=False, help="Whether requests are traced."),
@@ -27,14 +27,14 @@ _PROFILER = [
         "hmac_keys",
         default="SECRET_KEY",
         secret=True,
-        help="Keys, separated by commas; a trace header counts only if one of them signed it. Set it: the default "
-        "is no secret.",
+        help="Keys, separated by commas. A trace header has an effect only if it is signed with one of them. Change "
+        "the default, which everybody knows.",
     ),
     cfg.StrOpt(
         "connection_string",
         default="messaging://",
         secret=True,
-        help="Where traces go, such as 'redis://127.0.0.1:6379'; its scheme names a driver of osprofiler.",
+        help="URL to which traces are sent, such as 'redis://127.0.0.1:6379'. Its scheme names an osprofiler driver.",
     ),
     cfg.StrOpt("es_doc_type", default="notification", help=_DRIVER),
     cfg.StrOpt("es_scroll_time", default="2m", help=_DRIVER),
@@ -49,7 +49,7 @@ _JAEGER = [
     cfg.DictOpt("process_tags", default={}, help="For the driver 'jaeger' of osprofiler, which no longer works there."),
 ]
 
-_OTLP = [cfg.StrOpt("service_name_prefix", help="Before the name of the service in traces of the driver 'otlp'.")]
+_OTLP = [cfg.StrOpt("service_name_prefix", help="Prefix of the service's name in traces of the driver 'otlp'.")]
 
 GROUPS: Mapping[str, Sequence[cfg.Opt]] = {
     "profiler": _PROFILER,

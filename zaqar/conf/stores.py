@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of the stores: ``[drivers:message_store:*]`` and ``[drivers:management_store:*]``, a group for each driver.
 
-Both stores on one kind of server share most options.
+The message store and the management store of one kind of server share most options.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ def _synchronous() -> cfg.Opt:
         "synchronous",
         default="FULL",
         choices=["NORMAL", "FULL", "EXTRA"],
-        help="What an acknowledged write on SQLite survives: NORMAL a process crash, FULL and EXTRA a power cut.",
+        help="Failures that an acknowledged write on SQLite survives. NORMAL: a crash of the process. FULL, EXTRA: "
+        "also a power cut.",
     )
 
 
@@ -23,8 +24,8 @@ def _sql_connections() -> cfg.Opt:
         "connections",
         default=20,
         min=1,
-        help="Connections to PostgreSQL that each process of the service keeps at most. A request for which none is "
-        "free within 1.4 seconds is answered with 503. One that was not needed for a minute is closed.",
+        help="Maximum number of connections of each process to PostgreSQL. If no connection is free within 1.4 "
+        "seconds, the request is answered with 503. A connection that was not needed for a minute is closed.",
     )
 
 
@@ -41,27 +42,28 @@ def _redis_options() -> list[cfg.Opt]:
             "connections",
             default=50,
             min=1,
-            help="Connections that each process of the service keeps at most, to each server. A request for which none "
-            "is free within 1.5 seconds is answered with 503. One that was not needed for a minute is closed.",
+            help="Maximum number of connections of each process to each server. If no connection is free within 1.5 "
+            "seconds, the request is answered with 503. A connection that was not needed for a minute is closed.",
         ),
         cfg.IntOpt(
             "max_reconnect_attempts",
             default=10,
             min=0,
-            help="Most attempts to connect in one request. However many, a request is answered within 5 seconds.",
+            help="Maximum number of attempts to connect in one request. In any case a request is answered within 5 "
+            "seconds.",
         ),
         cfg.FloatOpt(
             "reconnect_sleep",
             default=1.0,
             min=0,
-            help="Pause between attempts to connect, in seconds; none is made that would end after 5 seconds.",
+            help="Pause between attempts to connect, in seconds. No attempt is made that would end after 5 seconds.",
         ),
         cfg.IntOpt(
             "wait_replicas",
             default=0,
             min=0,
-            help="Replicas that must have a change before it is acknowledged (WAIT); with fewer the answer is 503, "
-            "though the change may be there.",
+            help="Number of replicas that must have a change before it is acknowledged (WAIT). If fewer have it in "
+            "time, the answer is 503, although the change may have been made.",
         ),
         cfg.FloatOpt(
             "wait_timeout",
@@ -75,28 +77,35 @@ def _redis_options() -> list[cfg.Opt]:
 
 def _mongodb_options() -> list[cfg.Opt]:
     return [
-        cfg.StrOpt("ssl_keyfile", help="File of the private key that this client shows to the server."),
-        cfg.StrOpt("ssl_certfile", help="File of the certificate that this client shows to the server."),
+        cfg.StrOpt("ssl_keyfile", help="File of the private key of the client certificate."),
+        cfg.StrOpt("ssl_certfile", help="File of the client certificate."),
         cfg.StrOpt(
             "ssl_cert_reqs",
             default="CERT_REQUIRED",
             choices=["CERT_NONE", "CERT_OPTIONAL", "CERT_REQUIRED"],
             help="Whether the server has to show a certificate, and whether it is checked.",
         ),
-        cfg.StrOpt("ssl_ca_certs", help="File of the certificates of the authorities that are trusted."),
+        cfg.StrOpt("ssl_ca_certs", help="File of the CA certificates that verify the certificate of the server."),
         cfg.StrOpt("uri", secret=True, help="Connection URI of the replica set, mongodb://..."),
         cfg.StrOpt("database", default="zaqar", help="Name of the database."),
         cfg.IntOpt(
             "connections",
             default=50,
             min=1,
-            help="Connections that each process of the service keeps at most, to each member, unless the URI sets "
-            "maxPoolSize. One that was not needed for a minute is closed, unless the URI sets maxIdleTimeMS.",
+            help="Maximum number of connections of each process to each member, unless the URI sets maxPoolSize. A "
+            "connection that was not needed for a minute is closed, unless the URI sets maxIdleTimeMS.",
         ),
-        cfg.IntOpt("max_attempts", default=1000, min=0, help="Most attempts of a step that others get ahead of."),
+        cfg.IntOpt(
+            "max_attempts", default=1000, min=0, help="Maximum number of attempts of a step that conflicts with others."
+        ),
         cfg.FloatOpt("max_retry_sleep", default=0.1, min=0, help="Longest pause between these attempts, in seconds."),
         cfg.FloatOpt("max_retry_jitter", default=0.005, min=0, help="Longest random part of such a pause, in seconds."),
-        cfg.IntOpt("max_reconnect_attempts", default=10, min=0, help="Most attempts when the connection is lost."),
+        cfg.IntOpt(
+            "max_reconnect_attempts",
+            default=10,
+            min=0,
+            help="Maximum number of attempts to reconnect after the connection was lost.",
+        ),
         cfg.FloatOpt("reconnect_sleep", default=0.02, min=0, help="Pause between attempts to reconnect, in seconds."),
     ]
 
@@ -126,8 +135,8 @@ _MANAGEMENT_ON_SQL = [
         default="sqlite:///:memory:",
         secret=True,
         help="URI of the database: sqlite:///path or postgresql://user:password@host/database. "
-        "Left unset it is the file zaqar.db in state_dir; only where a file sets "
-        "sqlite:///:memory: is the database really in memory, and then of one process alone.",
+        "Unset: the file zaqar.db in state_dir. The database is in memory, and then of one process only, only if a "
+        "configuration file sets sqlite:///:memory: explicitly.",
     ),
     _synchronous(),
     _sql_connections(),
@@ -139,15 +148,15 @@ _MESSAGES_ON_MONGODB = [
         "partitions",
         default=2,
         min=1,
-        help="Accepted, and without effect: there is no lock of a whole database to get around, so one is enough. "
-        "Use pools to spread queues over several replica sets.",
+        help="Accepted, but without effect: MongoDB does not lock a whole database any more, so one is enough. Use "
+        "pools to spread queues over several replica sets.",
     ),
     cfg.BoolOpt(
         "change_stream",
         default=False,
-        help="Learn of messages that processes on other hosts store from a change stream, within milliseconds. Without "
-        "it, clients that wait learn of them up to a second later. Each process that has waiting clients opens one, "
-        "for which the primary reads everything that is written to the collection of messages.",
+        help="Wake clients that wait for messages by a change stream, within milliseconds, if a process on another "
+        "host stores a message. Without it they notice the message up to a second later. Each process with waiting "
+        "clients opens one, for which the primary reads all writes to the collection of messages.",
     ),
 ]
 

@@ -15,12 +15,26 @@ TRANSPORT = [
     cfg.IntOpt("default_claim_ttl", default=300, help="TTL of a claim that names none, in seconds."),
     cfg.IntOpt("default_claim_grace", default=60, help="Grace of a claim that names none, in seconds."),
     cfg.IntOpt("default_subscription_ttl", default=3600, help="TTL of a subscription that names none, in seconds."),
-    cfg.IntOpt("max_queues_per_page", default=20, min=1, help="Most queues of one page."),
-    cfg.IntOpt("max_messages_per_page", default=20, min=1, help="Most messages of one page, or ids of one request."),
-    cfg.IntOpt("max_subscriptions_per_page", default=20, min=1, help="Most subscriptions of one page."),
-    cfg.IntOpt("max_messages_per_claim_or_pop", default=20, min=1, help="Most messages of one claim or one pop."),
-    cfg.IntOpt("max_queue_metadata", default=65536, min=1, help="Most bytes of the metadata of a queue, as JSON."),
-    cfg.IntOpt("max_messages_post_size", default=262144, min=1, help="Most bytes of one request that posts messages."),
+    cfg.IntOpt("max_queues_per_page", default=20, min=1, help="Maximum number of queues in one page."),
+    cfg.IntOpt(
+        "max_messages_per_page",
+        default=20,
+        min=1,
+        help="Maximum number of messages in one page, and of message ids in one request.",
+    ),
+    cfg.IntOpt("max_subscriptions_per_page", default=20, min=1, help="Maximum number of subscriptions in one page."),
+    cfg.IntOpt(
+        "max_messages_per_claim_or_pop", default=20, min=1, help="Maximum number of messages in one claim or one pop."
+    ),
+    cfg.IntOpt(
+        "max_queue_metadata", default=65536, min=1, help="Maximum number of bytes of the metadata of a queue, as JSON."
+    ),
+    cfg.IntOpt(
+        "max_messages_post_size",
+        default=262144,
+        min=1,
+        help="Maximum number of bytes of the body of one request that posts messages.",
+    ),
     cfg.IntOpt("max_message_ttl", default=1209600, help="Longest TTL of a message, in seconds."),
     cfg.IntOpt("max_message_delay", default=900, help="Longest delay of a message, in seconds."),
     cfg.IntOpt("max_claim_ttl", default=43200, help="Longest TTL of a claim, in seconds."),
@@ -30,34 +44,50 @@ TRANSPORT = [
         default=["http", "https", "mailto", "trust+http", "trust+https"],
         help="URI schemes that a subscriber may have.",
     ),
-    cfg.IntOpt("max_flavors_per_page", default=20, min=1, help="Most flavors of one page."),
-    cfg.IntOpt("max_pools_per_page", default=20, min=1, help="Most pools of one page."),
+    cfg.IntOpt("max_flavors_per_page", default=20, min=1, help="Maximum number of flavors in one page."),
+    cfg.IntOpt("max_pools_per_page", default=20, min=1, help="Maximum number of pools in one page."),
     cfg.StrOpt(
         "client_id_uuid_safe",
         default="strict",
         choices=["strict", "off"],
         help="Whether a Client-ID has to be a UUID (strict) or any text of an allowed length (off).",
     ),
-    cfg.IntOpt("min_length_client_id", default=10, help="Fewest characters of a Client-ID that need not be a UUID."),
-    cfg.IntOpt("max_length_client_id", default=36, help="Most characters of a Client-ID that need not be a UUID."),
+    cfg.IntOpt(
+        "min_length_client_id",
+        default=10,
+        help="Minimum number of characters of a Client-ID, if client_id_uuid_safe is off.",
+    ),
+    cfg.IntOpt(
+        "max_length_client_id",
+        default=36,
+        help="Maximum number of characters of a Client-ID, if client_id_uuid_safe is off.",
+    ),
     cfg.IntOpt(
         "max_wait",
         default=20,
         min=0,
         max=20,
-        help="Longest time that a request may wait for messages, in seconds; 0 switches waiting off.",
+        help="Longest time that a request may wait for messages, in seconds. 0: requests cannot wait.",
     ),
     cfg.IntOpt(
         "max_waiting_clients",
         default=2000,
         min=0,
-        help="Most requests that wait for messages in one process. A further one is answered at once.",
+        help="Maximum number of requests that wait for messages in one process. Further ones are answered at once.",
     ),
     cfg.IntOpt(
-        "max_waiting_clients_per_project", default=500, min=0, help="How many of them may be of the same project."
+        "max_waiting_clients_per_project",
+        default=500,
+        min=0,
+        help="Maximum number of requests of one project that wait for messages in one process.",
     ),
-    cfg.IntOpt("max_streams", default=5000, min=0, help="Most streams of messages that one process serves."),
-    cfg.IntOpt("max_streams_per_project", default=500, min=0, help="How many of them may be of the same project."),
+    cfg.IntOpt("max_streams", default=5000, min=0, help="Maximum number of streams of messages in one process."),
+    cfg.IntOpt(
+        "max_streams_per_project",
+        default=500,
+        min=0,
+        help="Maximum number of streams of messages of one project in one process.",
+    ),
     cfg.BoolOpt(
         "message_delete_with_claim_id",
         default=False,
@@ -66,25 +96,25 @@ TRANSPORT = [
     cfg.StrOpt(
         "message_encryption_algorithms",
         default="AES256",
-        help="How bodies of encrypted queues are encrypted. AES256, which is AES-256-GCM, is all there is.",
+        help="How bodies of encrypted queues are encrypted. The only algorithm is AES256, which is AES-256-GCM.",
     ),
     cfg.StrOpt(
         "message_encryption_key",
         secret=True,
-        help="The key that bodies of encrypted queues are encrypted with: 'base64:' or 'hex:' and 32 random bytes, or "
-        "any other text, whose SHA-256 is the key. 'openssl rand -base64 32' makes one. Without a key, or with the "
-        "text AES256, which was the default of earlier releases, no queue can be encrypted.",
+        help="The key that encrypts the bodies of encrypted queues: 'base64:' or 'hex:' and 32 random bytes, or any "
+        "other text, whose SHA-256 is then the key. 'openssl rand -base64 32' makes one. Without a key, or with the "
+        "text AES256, which is the default of earlier releases, no queue can be encrypted.",
     ),
     cfg.ListOpt(
         "message_encryption_old_keys",
         default=[],
         secret=True,
-        help="Keys that are only used to read what was encrypted with them, in the same forms.",
+        help="Former keys, in the same forms. They only decrypt bodies that they have encrypted.",
     ),
     cfg.StrOpt(
         "message_encryption_key_file",
-        help="A file with one key in each line, in the same forms, the newest first; its group may read it, and "
-        "others may not. If message_encryption_key is set too, that one is newer than all of them.",
+        help="A file with one key in each line, in the same forms, the newest first. Its group may read it, but other "
+        "users may not. If message_encryption_key is set too, that key is newer than all keys of the file.",
     ),
     cfg.ListOpt(
         "message_encryption_key_ids",
@@ -216,7 +246,7 @@ _CORS = [
         default=["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "PATCH"],
         help="Methods that such pages may use, as far as the path serves them.",
     ),
-    cfg.ListOpt("allow_headers", default=[], help="Headers that such pages may send. Empty: those they ask for."),
+    cfg.ListOpt("allow_headers", default=[], help="Headers that such pages may send. Empty: all that they ask for."),
 ]
 
 _OSLO_MIDDLEWARE = [

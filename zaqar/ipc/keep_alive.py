@@ -17,7 +17,7 @@ quarter of an hour, and would send no probes meanwhile.
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Make the system close the connection within 25 seconds if the other host is gone. A Unix socket needs no probes."""
+    """Make the system close a TCP connection within 25 seconds if the other host is gone."""
     found: socket.socket | None = transport.get_extra_info("socket")
     if found is not None and found.family != socket.AF_UNIX:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -78,9 +78,10 @@ class Push(msgspec.Struct, array_like=True, frozen=True):
 class Status(enum.IntEnum):
     """The outcome of a notification.
 
-    PUSHED: it was written to the connection's socket, now or before. GONE: the connection is closed, or it does not have
-    the subscription any more. WAIT: the notifier has to send it again later, because an earlier notification goes first
-    or the connection cannot take data at the moment. It was not pushed yet, or it is not known yet whether it was.
+    PUSHED: it was written to the connection's socket, now or before. GONE: the connection is closed, or it does not
+    have the subscription any more. WAIT: the notifier has to send it again later, because an earlier notification goes
+    first or the connection cannot take data at the moment. It was not pushed yet, or it is not known yet whether it
+    was.
     """
 
     PUSHED = 0
@@ -89,6 +90,8 @@ class Status(enum.IntEnum):
 
 
 class Answered(msgspec.Struct, array_like=True, frozen=True):
+    """The answer to the notification with the same ``call``."""
+
     call: int
     status: Status
 
@@ -99,6 +102,7 @@ _answers = msgspec.msgpack.Decoder(list[Answered])
 
 
 def encode(items: Sequence[Push] | Sequence[Answered]) -> bytes:
+    """Encode a payload."""
     return _encoder.encode(items)
 
 
@@ -194,6 +198,7 @@ class NotifierPeer(Peer):
     """The side that opens the stream; it sends :meth:`hello` first."""
 
     def hello(self) -> bytes:
+        """Return the first bytes to send."""
         return MAGIC + self._nonce
 
     def _shake_hands(self) -> bytes:

@@ -3,7 +3,7 @@
 
 Each process that can be woken has a Unix datagram socket in a folder; a wakeup is a datagram to each socket there. One
 folder is for running notifiers, whose datagrams are empty. Another one is for processes in which clients wait for
-messages, whose datagrams name the queue; see :mod:`zaqar.waiting.wakeups`. A wakeup that is lost costs a second at
+messages, whose datagrams name the queue; see :mod:`zaqar.waiting.wakeups`. A lost wakeup delays the work by a second at
 most, because each of these processes also polls once a second. So nothing here blocks.
 
 The API processes and the waiting clients send wakeups, and notifiers and waiting clients receive them. So this belongs
@@ -106,6 +106,7 @@ class WakeupSocket:
                 self._socket.recv(1)
 
     def close(self) -> None:
+        """Close and remove the socket."""
         self._socket.close()
         self._path.unlink(missing_ok=True)
 

@@ -401,7 +401,7 @@ class Attempts:
                     continue
                 except Exception:  # noqa: BLE001, it is logged
                     # It would fail again, for ever. The leases end, and the deliveries are sent once more.
-                    _log.error("What became of %d deliveries cannot be written.", len(batch), exc_info=True)
+                    _log.error("The outcome of %d deliveries cannot be written.", len(batch), exc_info=True)
                 self.stuck = False
                 del self._unsettled[: len(batch)]
                 for verdict, leased in batch:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``[notification]`` says about dispatching, typed and read once at start."""
+"""The limits of ``[notification]``, typed, as they are read once at start. ``zaqar.app`` makes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from oslo_config import cfg
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """``retention`` is the seconds that a settled delivery is kept; the ``most_`` are numbers of attempts at a time.
+    """``most``, ``most_per_project`` and ``most_per_target`` are numbers of attempts at a time.
 
-    ``confirmation_pause`` is the seconds between two confirmations of one subscription, and to one target.
-    ``largest_post``: bytes of the largest request that posts messages.
+    ``retention``: seconds that a settled delivery is kept. ``confirmation_pause``: seconds between two confirmations
+    of one subscription, and to one target. ``largest_post``: bytes of the largest request that posts messages.
     """
 
     most: int = 200

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What asks a subscriber to confirm, or says that it may come back: a JSON document for webhooks, a link for people.
+"""Confirmations: a JSON document for webhooks, and a mail with a link for people.
 
-Both hold a signature that opens ``PUT .../subscriptions/{id}/confirm`` for a day, and nothing else. It is bound to the
-subscriber that it is sent to, and to what that one was asked: see ``Subscription.challenge``. They are made when they
-are sent, so that the day starts then.
+They ask a subscriber to confirm, or say that it can take back that it unsubscribed. Both hold a signature that allows
+``PUT .../subscriptions/{id}/confirm`` for a day, and nothing else. The signature is bound to the subscriber that it is
+sent to, and to the question: see ``Subscription.challenge``. The senders make it for each attempt, so that the day
+starts then.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _FIELD = re.compile(r"\{([012])\}")
 
 
 class Letter(NamedTuple):
-    """A mail before it has an addressee."""
+    """Subject, body and sender of the mail that asks to confirm."""
 
     topic: str
     body: str
@@ -52,7 +53,7 @@ class Letter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    """What opens the confirmation of one subscription."""
+    """The signature that allows the confirmation of one subscription, and the request that it is for."""
 
     project: str
     path: str
@@ -61,7 +62,7 @@ class _Grant:
 
 
 class Confirmations:
-    """Makes confirmations. Without a key to sign with, :attr:`possible` is false and there are none."""
+    """Makes confirmations. If there is no key to sign with, :attr:`possible` is false, and none can be made."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         options = conf.notification
@@ -100,7 +101,7 @@ class Confirmations:
     def letter(self, kind: str, subscription: Subscription, *, now: float) -> Letter:
         """The mail that asks to confirm, with a link to the page where that is done."""
         template = self._templates[kind]
-        # Only the three fields that there are: a body with braces of another kind, as in CSS, is not a mistake.
+        # Only the three fields {0}, {1} and {2}: other braces, as in CSS, are part of the text.
         values = (subscription.source, subscription.project, self._link(subscription, now))
         body = _FIELD.sub(lambda match: values[int(match[1])], template.get("body", "{2}"))
         return Letter(template.get("topic", _TOPIC), body, self.sender(kind))
@@ -114,7 +115,7 @@ class Confirmations:
                 raise StartupError(f"[notification] {option} needs a 'sender' that is one mail address.") from exc
 
     def sender(self, kind: str = SUBSCRIPTION_CONFIRMATION) -> str:
-        """Who a mail of this kind is from."""
+        """The sender of mails of this kind."""
         return self._templates[kind].get("sender", "")
 
     def _link(self, subscription: Subscription, now: float) -> str:

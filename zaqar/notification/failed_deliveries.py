@@ -143,10 +143,10 @@ class FailedDeliveries:
 
     async def _give_up(self, tried: Delivery, subscription: Subscription, encrypted: bool) -> Delivery:
         # The letter is posted before the delivery is settled. A crash in between makes a second letter, never none.
-        await self._post_letter(tried, subscription, encrypted)
+        await self._post_to_dead_letter_queue(tried, subscription, encrypted)
         return self._verdicts.dead(tried, subscription)
 
-    async def _post_letter(self, tried: Delivery, subscription: Subscription, encrypted: bool) -> None:
+    async def _post_to_dead_letter_queue(self, tried: Delivery, subscription: Subscription, encrypted: bool) -> None:
         queue = _dead_letter_queue_of(tried, subscription)
         if queue is None:
             return

@@ -105,7 +105,7 @@ class NodeRemoval:
             # The driver of the store has logged it.
             return False
         except Exception:  # noqa: BLE001, it is logged
-            # It must not end for all time.
+            # The loop must go on.
             _log.error("An error of the notifier at the removal of WebSocket processes", exc_info=True)
             return False
         return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notification says: the form that today's receivers know, and the id of the message."""
+"""The body of a notification: the form that receivers of OpenStack Zaqar know, and the id of the message."""
 
 import json
 from collections.abc import Mapping
@@ -30,5 +30,5 @@ def apply_template(message: bytes, options: Mapping[str, Any]) -> bytes:
     if not template:
         return message
     text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)
-    # Templates were stored without a bound once. In such a one the further places stay as they are.
+    # Earlier versions stored templates with any number of places. Only the first MOST_PLACES are filled.
     return text.encode().replace(PLACE_OF_THE_MESSAGE.encode(), message, MOST_PLACES)

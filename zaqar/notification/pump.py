@@ -137,7 +137,7 @@ class Pump:
             async with asyncio.timeout(seconds):
                 await self._attempts.drain()
         except TimeoutError:
-            _log.warning("%s: %d leases are left to end by themselves.", self._state.label, len(self._attempts))
+            _log.warning("%s: %d leases could not be ended, and expire later.", self._state.label, len(self._attempts))
         self._attempts.close()
         self._store.close()
         self._capacity.off_room(self._use_room)

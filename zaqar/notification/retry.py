@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a delivery that failed is tried again: a pure function of how often it was tried and of the policy.
+"""When a delivery that failed is tried again, and how long confirmations pause. All functions are pure.
 
-After the first attempt come up to four phases of retries, each as long as the policy says, in this order::
+``verdicts`` asks for the next attempt, and ``attempts`` for the pauses of a confirmation.
+
+The time of a retry depends on the policy and on the number of attempts. After the first attempt come up to four phases
+of retries, each as long as the policy says, in this order::
 
     retries_with_no_delay     at once
     minimum_delay_retries     after minimum_delay
@@ -39,10 +42,12 @@ from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, url_of
 BACKOFF_RETRIES = 10
 
 MOST_JITTER = 0.1
-"""Up to this part a delay is lengthened, so that what failed together is not tried again together."""
+"""Each delay is lengthened by a random part of it, at most this one, so that deliveries that failed together are not
+tried again together.
+"""
 
 LONGEST_RETRY_AFTER = 86_400.0
-"""Seconds that a subscriber can put off the next attempt by at most: a day."""
+"""Most seconds by which a subscriber can delay the next attempt: a day."""
 
 MAIL_DELAYS = (60.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0) + 11 * (14_400.0,)
 """Seconds before each retry of a mail: the time scale of mail servers (RFC 5321, section 4.5.4.1), two days in all.
@@ -94,10 +99,10 @@ def effective_policy(
 def next_attempt(
     tries: int, policy: RetryPolicy, *, now: float, retry_after: float | None, jitter: float
 ) -> float | None:
-    """When to try again what failed ``tries`` times, or None where it is to be given up.
+    """When to make the next attempt after ``tries`` that failed; None if that was the last one.
 
-    ``jitter``, from 0 up to 1, is random. ``retry_after``, the seconds that the subscriber asked for, lengthens the
-    wait and never shortens it, by :data:`LONGEST_RETRY_AFTER` at most.
+    ``jitter`` is random, from 0 up to 1. ``retry_after``, the seconds that the subscriber asked for, lengthens the
+    delay to at most :data:`LONGEST_RETRY_AFTER`, and never shortens it.
     """
     delay = _delay(tries, policy)
     if delay is None:
@@ -109,7 +114,7 @@ def next_attempt(
 
 
 def next_after(tries: int, delays: Sequence[float], *, now: float, jitter: float) -> float | None:
-    """As :func:`next_attempt`, with the seconds before each retry given; None after the last one."""
+    """As :func:`next_attempt`, with ``delays`` as the seconds before each retry; None after the last one."""
     if tries > len(delays):
         return None
     return now + delays[tries - 1] * (1 + MOST_JITTER * jitter)
@@ -130,18 +135,20 @@ def _delay(retry: int, policy: RetryPolicy) -> float | None:
     return float(policy.maximum_delay) if retry <= policy.maximum_delay_retries else None
 
 
-# -- pauses between confirmations
+# -- pauses between confirmations --------------------------------------------------------------------------------------
 
 _PLACE_SHARE = 60
-"""Confirmations of one project to one host, or to one mail domain, may follow each other so many times as fast."""
+"""The pause for one host or mail domain, within a project, is this part of the pause for one target."""
 
 
 def pauses_of(subscription: Subscription, *, seconds: float, now: float) -> dict[str, float]:
-    """What must not be asked again before when: key -> time.
+    """The pauses that a confirmation takes: by key, the time when each ends.
 
-    The subscription, also if its subscriber changes; the target, no matter which project subscribes it; and with a
-    shorter pause the host or mail domain, for the project: a host has as many URLs, and a domain as many mailboxes, as
-    somebody writes.
+    They keep anybody from having a stranger flooded by subscribing again and again. One is for the subscription, also
+    if its subscriber changes; one for the target, whichever project subscribes it; and a shorter one for the host or
+    mail domain within the project, because a host has any number of URLs, and a domain any number of mailboxes.
+
+    They are kept in the management store: all notifiers share them, and they survive restarts.
     """
     target, place = _target_of(subscription.subscriber)
     return {
@@ -152,13 +159,13 @@ def pauses_of(subscription: Subscription, *, seconds: float, now: float) -> dict
 
 
 def _target_of(subscriber: str) -> tuple[str, str]:
-    """Who is asked, and the host or domain: the same for all spellings that reach the same mailbox or the same path."""
+    """The target, and its host or domain; the same for all spellings that reach the same mailbox or path."""
     scheme = scheme_of(subscriber)
     if scheme in WEBHOOK_SCHEMES:
         parts = urlsplit(url_of(subscriber))
         port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
         place = f"{(parts.hostname or '').rstrip('.')}:{port}"
-        # The query is left out: a receiver is the same with any.
+        # The query is left out, because it does not change the receiver.
         return f"{place}{unquote(parts.path) or '/'}", place
     if scheme == "mailto":
         address = unquote(subscriber.partition(":")[2].partition("?")[0]).lower()
@@ -170,6 +177,6 @@ def _target_of(subscriber: str) -> tuple[str, str]:
 
 
 def _key(*parts: str) -> str:
-    """Short, and of the characters that every store takes."""
+    """A short text of characters that every store takes."""
     text = "\0".join(f"{len(part)}:{part}" for part in parts)
     return "ask:" + hashlib.sha256(text.encode()).hexdigest()

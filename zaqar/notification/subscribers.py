@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions and queues as the management store has them, for a process that asks for the same ones all the time."""
+"""Subscriptions and retry policies from the management store, cached for about a second.
+
+``LeasedPosts`` reads pages of subscriptions, and ``Attempts`` the subscription of a delivery. Each says how old a
+reading may be.
+"""
 
 from __future__ import annotations
 
@@ -23,32 +27,33 @@ from zaqar.model import (
 from zaqar.notification.executors import StoreExecutor
 from zaqar.storage.base import ManagementStore
 
-REMEMBER_SECONDS = 1.0
-"""How long what was read is remembered; callers say what of it is too old for them."""
+CACHE_SECONDS = 1.0
+"""How long a reading is cached. A caller may ask for a newer one."""
 
 MOST_BYTES = 32 * 1024 * 1024
-"""What is remembered takes so much memory, about."""
+"""Approximate memory of all cached readings."""
 
 READ = 25
 READINGS = 2
-"""Subscriptions that one call reads for a page, and such calls at a time.
+"""Number of subscriptions that one call reads for a page, and of such calls at a time.
 
 The options of each may take 1.5 MB once they are decoded, so that the calls take 75 MB together at most.
 """
 
 PAGE_BYTES = 512 * 1024
-"""A page ends with the reading in which it comes to take so much memory: that of 250 everyday subscriptions."""
+"""A page ends with the call that makes it larger than this: the memory of 250 common subscriptions."""
 
 _FLAT_BYTES = 1000
-"""What remembering anything takes, besides the thing itself."""
+"""Memory of a cached reading, besides its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some subscriptions of a queue, in the order of their ids.
+    """Subscriptions of a queue that follow each other in the order of their ids.
 
-    ``end`` is the id up to which these are all; ``is_last`` says that the queue has none behind it. Of the options of
-    those in ``reduced`` only the filter was kept: enough to expand a post, but not to send anything.
+    ``end``: the id up to which the page is complete. ``is_last``: the queue has no subscription behind ``end``.
+    ``reduced``: ids of subscriptions of whose options only the filter was kept, which is enough to expand a post, but
+    not to send anything.
     """
 
     subscriptions: tuple[Subscription, ...]
@@ -58,52 +63,52 @@ class Page:
 
 
 class Subscribers:
-    """Every method raises StoreUnavailable where the management store does not answer."""
+    """Every method raises StoreUnavailable if the management store does not answer."""
 
     def __init__(self, management: ManagementStore, executor: StoreExecutor, clock: Clock) -> None:
         self._management = management
         self._executor = executor
         self._clock = clock
-        self._known = _Memory()
+        self._cache = _Cache()
         self._readings = asyncio.Semaphore(READINGS)
 
     async def get(
         self, queue_uid: str, subscription_id: str, *, not_before: float = float("-inf")
     ) -> Subscription | None:
-        """As it was a moment ago, and not before that time of the event loop; None where it is gone or over."""
+        """The subscription as it was a moment ago, after ``not_before`` (event loop time); None if gone or expired."""
         read = partial(self._read, queue_uid, subscription_id, self._clock())
-        found: Subscription | None = await self._known.get((queue_uid, subscription_id), read, not_before)
+        found: Subscription | None = await self._cache.get((queue_uid, subscription_id), read, not_before)
         return found
 
     def forget(self, subscription: Subscription) -> None:
-        self._known.forget((subscription.queue_uid, subscription.id))
+        self._cache.forget((subscription.queue_uid, subscription.id))
 
     async def is_gone(self, queue_uid: str, subscription_id: str) -> bool:
-        """Whether it was removed, or is over by any worker's clock, so that it can never be there again."""
+        """Whether it was removed, or has expired by the clock of every worker, so that it can never come back."""
         read = partial(self._read, queue_uid, subscription_id, self._clock() - MAX_CLOCK_SKEW)
-        return await self._known.get(("gone", queue_uid, subscription_id), read) is None
+        return await self._cache.get(("gone", queue_uid, subscription_id), read) is None
 
     async def page(self, queue_uid: str, position: PostPosition, *, most: int, not_before: float) -> Page:
-        """The page for which a post is to be expanded next, read after ``not_before`` in the event loop's time.
+        """The page for which a post is to be expanded next, read after ``not_before`` (event loop time).
 
-        ``most``: the number of subscriptions in it. A page that is expanded in part already (``position.through``) is
-        found again with all that were in it and are still there; others that have come between them since are left out
-        where they are too many, as the post is older than they are. However large the options of all these are, about
-        ``PAGE_BYTES`` of them and one reading are in memory.
+        ``most``: greatest number of subscriptions in it. If a part of the page is expanded already
+        (``position.through``), the new page ends at the same id, and has all of its subscriptions that still exist.
+        Newer subscriptions between them are left out if there are too many: they were made after the post. At most
+        about ``PAGE_BYTES`` of options, and those of one call, are in memory.
         """
         key = queue_uid, position.after, position.through, most
         read = partial(self._read_page, queue_uid, position.after, position.through, most)
-        found: Page = await self._known.get(key, read, not_before)
+        found: Page = await self._cache.get(key, read, not_before)
         return found
 
     async def take_pauses(self, pauses: Mapping[str, float], *, now: float) -> float | None:
-        """None if they have begun, else the time when the last of those in the way ends."""
+        """Take all pauses and return None; or take none, and return when the last of those that have not ended does."""
         return await self._executor.run(partial(self._management.subscriptions.take_pauses, pauses=pauses, now=now))
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
-        """That of the queue of a subscription."""
-        address = subscription.project, subscription.kind, subscription.source
-        uid, policy = await self._known.get(address, partial(self._read_policy, subscription))
+        """The retry policy of the subscription's queue."""
+        queue = subscription.project, subscription.kind, subscription.source
+        uid, policy = await self._cache.get(queue, partial(self._read_policy, subscription))
         return policy if uid == subscription.queue_uid else None
 
     async def _read(self, queue_uid: str, subscription_id: str, now: float) -> _Weighed:
@@ -114,9 +119,10 @@ class Subscribers:
         return await self._executor.run(read)
 
     async def _read_page(self, queue_uid: str, after: str, through: str, most: int) -> _Weighed:
+        """The page behind ``after``. With ``through`` it ends at that id, as the page of an earlier piece did."""
         began = asyncio.get_running_loop().time()
         found: dict[str, tuple[Subscription, int]] = {}
-        slim: set[str] = set()
+        reduced: set[str] = set()
         size = 0
         end, is_last, complete = after, False, False
         while not complete:
@@ -131,22 +137,26 @@ class Subscribers:
                     is_last, complete = False, True
                     break
                 if size > PAGE_BYTES and through:
+                    # The page must not end earlier than before, so the rest of it is kept with the filters only.
                     subscription, taken = _only_filter(subscription)
-                    slim.add(subscription.id)
+                    reduced.add(subscription.id)
                 found[subscription.id] = subscription, taken
                 size += taken
+            # Only a page with ``through`` can have too many: subscriptions were made between its ids since the first
+            # piece. The newest are left out. They were made after the post, so they need not get it.
             while len(found) > most:
                 _, newest = max((each.created, id_) for id_, (each, _) in found.items())
                 size -= found.pop(newest)[1]
             complete |= is_last or (not through and (len(found) >= most or size > PAGE_BYTES))
+        # Attempts of the deliveries that are made of this page begin soon, and find these subscriptions in the cache.
         for subscription, taken in found.values():
-            if subscription.id not in slim:
-                self._known.put((queue_uid, subscription.id), _Weighed(subscription, taken), began)
+            if subscription.id not in reduced:
+                self._cache.put((queue_uid, subscription.id), _Weighed(subscription, taken), began)
         subscriptions = tuple(subscription for subscription, _ in found.values())
-        return _Weighed(Page(subscriptions, through or end, is_last, frozenset(slim & found.keys())), size)
+        return _Weighed(Page(subscriptions, through or end, is_last, frozenset(reduced & found.keys())), size)
 
     def _read_some(self, queue_uid: str, after: str, limit: int) -> list[tuple[Subscription, int]]:
-        """With the memory that each takes. It is weighed here as that takes as long as the options are large."""
+        """Subscriptions, each with its memory. This runs in a thread, because measuring large options takes long."""
         some = self._management.subscriptions.list_after(
             queue_uid=queue_uid, after=after, limit=limit, now=self._clock()
         )
@@ -172,7 +182,7 @@ def _only_filter(subscription: Subscription) -> tuple[Subscription, int]:
 
 
 def bytes_of(value: object) -> int:
-    """The memory that a JSON value takes."""
+    """The memory of a JSON value."""
     size = 0
     todo = [value]
     while todo:
@@ -187,7 +197,7 @@ def bytes_of(value: object) -> int:
 
 
 class _Weighed(NamedTuple):
-    """What was read, and the memory that it takes."""
+    """A value that was read, and its memory."""
 
     value: Any
     size: int
@@ -200,16 +210,16 @@ class _Reading:
     size: int = _FLAT_BYTES
 
 
-class _Memory:
-    """What was read a moment ago. Those who ask at the same time share one reading, and its failure.
+class _Cache:
+    """Readings of the last moment. Callers that ask at the same time share one reading, and its failure.
 
-    It is swept while there is something in it, asked or not; and what was read first is forgotten first where all of it
-    takes more than ``MOST_BYTES``.
+    Old readings are removed by a timer, also if nobody asks again. If all together take more than ``MOST_BYTES``, the
+    oldest are removed first.
     """
 
     def __init__(self) -> None:
         self._readings: OrderedDict[Hashable, _Reading] = OrderedDict()
-        """About in the order in which they began."""
+        """Roughly in the order in which they began."""
         self.size = 0
         self._sweeping = False
 
@@ -221,21 +231,21 @@ class _Memory:
     ) -> Any:
         now = asyncio.get_running_loop().time()
         reading = self._readings.get(key)
-        if reading is None or reading.began < max(now - REMEMBER_SECONDS, not_before) or _failed(reading.outcome):
+        if reading is None or reading.began < max(now - CACHE_SECONDS, not_before) or _failed(reading.outcome):
             reading = _Reading(now, asyncio.ensure_future(read()))
-            self._remember(key, reading)
+            self._keep(key, reading)
             reading.outcome.add_done_callback(partial(self._weigh, key, reading))
-        # One that is cancelled must not take the reading away from the others.
+        # A caller that is cancelled must not cancel the reading for the others.
         return (await asyncio.shield(reading.outcome)).value
 
     def put(self, key: Hashable, weighed: _Weighed, began: float) -> None:
-        """Remember what was read, unless something later is remembered."""
+        """Cache a value that was read at ``began``, unless a later reading is cached."""
         known = self._readings.get(key)
         if known is not None and known.began > began and not _failed(known.outcome):
             return
         outcome = asyncio.get_running_loop().create_future()
         outcome.set_result(weighed)
-        self._remember(key, _Reading(began, outcome, _FLAT_BYTES + weighed.size))
+        self._keep(key, _Reading(began, outcome, _FLAT_BYTES + weighed.size))
         self._shrink()
 
     def forget(self, key: Hashable) -> None:
@@ -243,13 +253,13 @@ class _Memory:
         if reading is not None:
             self.size -= reading.size
 
-    def _remember(self, key: Hashable, reading: _Reading) -> None:
+    def _keep(self, key: Hashable, reading: _Reading) -> None:
         self.forget(key)
         self._readings[key] = reading
         self.size += reading.size
         if not self._sweeping:
             self._sweeping = True
-            asyncio.get_running_loop().call_later(REMEMBER_SECONDS, self._sweep)
+            asyncio.get_running_loop().call_later(CACHE_SECONDS, self._sweep)
 
     def _weigh(self, key: Hashable, reading: _Reading, outcome: asyncio.Future[_Weighed]) -> None:
         if self._readings.get(key) is reading and not _failed(outcome):
@@ -263,12 +273,12 @@ class _Memory:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        over = loop.time() - REMEMBER_SECONDS
+        over = loop.time() - CACHE_SECONDS
         for key in [key for key, reading in self._readings.items() if reading.began <= over]:
             self.forget(key)
         self._sweeping = bool(self._readings)
         if self._sweeping:
-            loop.call_later(REMEMBER_SECONDS, self._sweep)
+            loop.call_later(CACHE_SECONDS, self._sweep)
 
 
 def _failed(outcome: asyncio.Future[Any]) -> bool:
@@ -281,7 +291,7 @@ def wants(subscription: Subscription | None, delivery: Delivery, *, require_conf
         return False
     if delivery.kind == NOTIFICATION:
         return gets_messages(subscription, require_confirmation=require_confirmation)
-    # The answer to a confirmation may have come by another one before this was sent.
+    # An earlier confirmation may have been answered before this one is sent.
     return subscription.state != CONFIRMED
 
 

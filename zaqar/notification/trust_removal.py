@@ -3,7 +3,7 @@
 
 The management store has a record of each trust that the service has made, with the time when to look at it: soon after
 its subscription was changed or removed, and once a day in any case, so that nothing a crash leaves behind stays. Any
-number of notifiers share the records: whoever moves the time of one has it for ``LEASE_SECONDS``.
+number of notifiers share the records: the notifier that moves the time of a record has it for ``LEASE_SECONDS``.
 """
 
 from __future__ import annotations
@@ -65,21 +65,21 @@ class TrustRemoval:
         self._management = management
         self._executor = executor
         self._clock = clock
-        self._places = asyncio.Semaphore(DELETIONS)
+        self._permits = asyncio.Semaphore(DELETIONS)
         self._is_away = False
-        """Keystone has not answered in this round, so that nobody else needs to find that out."""
+        """Keystone did not answer in this round, so it is not asked again before the next one."""
 
     async def run(self) -> None:
-        """Go on until it is cancelled. A deletion that is cut off is done by somebody else when its lease is over."""
+        """Go on until it is cancelled. Another notifier finishes a deletion that was cut off when its lease is over."""
         while True:
             pause = POLL_SECONDS
             try:
                 await self.run_once()
             except StoreUnavailable:
-                # Also KeystoneUnavailable. Whoever noticed it has logged it.
+                # Also KeystoneUnavailable. It is logged where it was noticed.
                 pause = AWAY_SECONDS
             except Exception:  # noqa: BLE001, it is logged
-                # It must not end for all time; what failed is due again when its lease is over.
+                # The loop must go on. A record that failed is due again when its lease is over.
                 _log.error("An error of the notifier at the removal of trusts", exc_info=True)
                 pause = AWAY_SECONDS
             await asyncio.sleep(pause)
@@ -103,7 +103,7 @@ class TrustRemoval:
                 raise error
 
     async def _look_at(self, trust: Trust) -> None:
-        async with self._places:
+        async with self._permits:
             if self._is_away:
                 return  # It stays due.
             now = self._clock()
@@ -111,7 +111,7 @@ class TrustRemoval:
             if not await self._put_off(trust, mine):
                 return  # Another notifier has it.
             if now >= trust.expires + MAX_CLOCK_SKEW:
-                # It has ended in Keystone by itself.
+                # It has expired in Keystone.
                 await self._forget(trust)
             elif await self._executor.run(partial(self._is_used, trust, now)):
                 await self._put_off(mine, replace(mine, attached=True, tries=0, due=now + USED_SECONDS))
@@ -130,7 +130,7 @@ class TrustRemoval:
         except TrustRefused as exc:
             pause = min(FIRST_RETRY_SECONDS * 2**trust.tries, MOST_RETRY_SECONDS)
             _log.info("Trust %s is not deleted: %s. The next attempt is in %g s.", trust.id, exc, pause)
-            # A count that has grown so far changes nothing more.
+            # Beyond this count the pause does not grow any more.
             tries = min(trust.tries + 1, 30)
             await self._put_off(trust, replace(trust, attached=True, tries=tries, due=self._clock() + pause))
         except KeystoneUnavailable:

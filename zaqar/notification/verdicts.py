@@ -157,7 +157,7 @@ class Verdicts:
         since = now - tried.attempts[-1].at
         pause = min(max(LATER_SECONDS, since), MOST_LATER_SECONDS)
         # The driver of that store has logged that it is away.
-        _log.debug("A store is away that delivery %s needs; it goes on in %g s.", tried.id, pause)
+        _log.debug("Delivery %s waits %g s, because another store that it needs is away.", tried.id, pause)
         return self.waiting(tried, now + pause)
 
     def unreadable(self, delivery: Delivery, exc: Unreadable) -> Delivery:

@@ -84,7 +84,7 @@ def look_up(name: str) -> list[str]:
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except UnicodeError as exc:
-        # What the codec for international names says of a label that is empty or too long.
+        # The codec for international names raises it for a label that is empty or too long.
         raise OSError("no name that can be resolved") from exc
     return [str(entry[4][0]) for entry in found]
 
@@ -154,8 +154,8 @@ class WebhookTargetPolicy:
     def _check_name(self, host: str) -> None:
         if _literal(host) is not None:
             return
-        # A tenant names the server that answers for its names, so a look-up may hang. It goes on in a thread that
-        # nobody waits for; with many of them under way, names are not resolved here.
+        # A tenant chooses the name server of its names, so a look-up may hang. It goes on in a thread that is left
+        # alone after LOOK_UP_SECONDS. If many such threads are under way, names are not resolved here.
         if not self._look_ups.acquire(blocking=False):
             return
         refused: list[AddressRefused] = []
@@ -248,7 +248,7 @@ async def connect(
         raise NameNotFound from exc
 
     def open_socket(info: aiohappyeyeballs.AddrInfoType) -> socket.socket:
-        # The last moment before a connection is made, whatever led here.
+        # The last check before a connection is made, on every path.
         try:
             target_policy.check(str(info[4][0]))
         except AddressRefused as exc:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may do what: the rules, and the one place that asks them."""
+"""Access rules: their defaults, and the :class:`Authorizer`, which the transports call for every request."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _log = logging.getLogger(__name__)
 
 
 def list_rules() -> list[policy.RuleDefault]:
-    """Every rule with its default, as oslo.policy's generators ask for them."""
+    """Return every rule with its default. The generators of oslo.policy call it by an entry point."""
     modules = (base, queues, messages, claims, subscriptions, topics, pools, flavors, health)
     return [rule for module in modules for rule in module.RULES]
 
 
 class Authorizer:
-    """Decides by the rules and the operator's policy files, which are read once, here.
+    """Decides by the default rules and the operator's policy files, which it reads once.
 
-    No decision looks at a file again: one that is being written, or is gone, must neither fail a request nor open the
-    defaults. The workers of ``zaqar-server`` read its snapshot of the files instead, so that all have the same rules.
-    Raises StartupError if the rules cannot be used.
+    No decision reads a file again: a file that is being written, or that is gone, must neither fail a request nor make
+    the open defaults apply. The workers of ``zaqar-server`` read its snapshot of the files instead, so that all of them
+    have the same rules. Raises StartupError if the rules cannot be used.
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
@@ -39,23 +39,23 @@ class Authorizer:
         self.reload(conf)
 
     def reload(self, conf: cfg.ConfigOpts) -> None:
-        """Read the rules anew and use them from now on, all at once; with StartupError the ones in use stay."""
+        """Read the rules again and switch to them at once. If it raises StartupError, the current rules stay in use."""
         snapshot = os.environ.get(configuration.POLICY_SNAPSHOT_VARIABLE)
         found = files.read_snapshot(snapshot) if snapshot else files.read(conf)
         loaded = LoadedPolicy(conf, list_rules(), found)
         if not snapshot:
-            # The workers of zaqar-server need not repeat what it has said.
+            # zaqar-server itself has logged the warnings, so its workers do not repeat them.
             for sentence in loaded.find_warnings(found):
                 _log.warning("[oslo_policy] policy_file: %s", sentence)
-        # Requests that run meanwhile ask either the old rules or the new ones, with their own remembered decisions.
+        # A request that runs meanwhile uses either the old or the new object, each with its own cached decisions.
         self._policy, self.files = loaded, found
 
     def check(self, context: Context, rule: str, address: QueueName | None = None, **attributes: str) -> None:
-        """Return if the rule admits the caller, raise Forbidden if it does not.
+        """Raise Forbidden unless the rule admits the caller.
 
-        ``address`` is the queue or topic that the request is about, in the caller's project. ``attributes`` are what
-        else the target has, such as ``pool_name``. No rule is asked for a signed request: what its signature grants was
-        checked when it was made. Raises PolicyUnavailable if a service that the rule asks does not answer.
+        ``address`` is the queue or topic of the request, in the caller's project. ``attributes`` are the other
+        attributes of the target, such as ``pool_name``. A signed request is always admitted: the rules were checked
+        when its signature was made. Raises PolicyUnavailable if the rule asks a service that does not answer.
         """
         loaded = self._policy
         if context.signed or rule in loaded.open:
@@ -66,16 +66,16 @@ class Authorizer:
     def asks_for(self, rule: str, name: str) -> bool:
         """Whether the decision by ``rule`` can depend on the attribute ``name`` of the target.
 
-        If not, a caller of :meth:`check` need not look it up.
+        If not, a caller of :meth:`check` does not have to look the attribute up.
         """
         return self._policy.asks_for(rule, name)
 
 
 def make_enforcer() -> policy.Enforcer:
-    """What the tools of oslo.policy work with: the rules, and the policy files that the configuration names.
+    """Make the enforcer for the tools of oslo.policy, with our rules and the policy files of the configuration.
 
-    The tools have read their own ``--config-file`` into ``cfg.CONF``; without one, ``zaqar.conf`` is read from where
-    the service reads it.
+    The tools have read their own ``--config-file`` into ``cfg.CONF``. Without one, ``zaqar.conf`` is read from the same
+    places as by the service.
     """
     tool = cfg.CONF
     given = {option: tool[option] for option in ("config_file", "config_dir") if option in tool}
@@ -83,7 +83,7 @@ def make_enforcer() -> policy.Enforcer:
     enforcer = policy.Enforcer(tool)
     for option in ("policy_default_rule", "enforce_new_defaults"):
         tool.set_override(option, conf.oslo_policy[option], "oslo_policy")
-    # oslopolicy-validator opens the file as it is named, from its working directory.
+    # oslopolicy-validator opens the file relative to its working directory.
     enforcer.policy_file = configuration.policy_file(conf) or conf.oslo_policy.policy_file
     tool.set_override("policy_file", enforcer.policy_file, "oslo_policy")
     folders = (conf.find_file(name) for name in conf.oslo_policy.policy_dirs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules that others are built from."""
+"""The basic rules, and helpers to define rules."""
 
 from oslo_policy import policy
 
@@ -8,7 +8,7 @@ ANYBODY = ""
 
 
 def on_both(method: str, tail: str) -> list[policy.Operation]:
-    """The operation on queues and the one on topics, for which there is one rule."""
+    """Return the operation on queues and the same one on topics, for a rule that covers both."""
     return [{"method": method, "path": f"/v2/{kind}s/{{{kind}_name}}{tail}"} for kind in ("queue", "topic")]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use claims."""
+"""The access rules for claims."""
 
 from oslo_policy import policy
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy rule looks at, together with all rules that it refers to; used once after the rules were loaded.
+"""Finds which attributes of caller and target a policy rule reads, including all rules that it refers to.
 
-The answer says what a remembered decision has to depend on, and which rules cannot be evaluated at all.
+:mod:`zaqar.policies.loaded` calls it once after the rules were loaded. The result is the key under which a decision may
+be cached. It also finds the rules that cannot be evaluated.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ _EXAMPLE_CALLER = {
 }
 
 CALLER_NAMES = frozenset(_EXAMPLE_CALLER)
-"""What a rule can say about a caller, on the left side of a check."""
+"""The attributes of a caller that a rule can name on the left side of a check."""
 
 
 class BadRule(ValueError):
-    """A rule that cannot be evaluated; the text is a sentence for the operator that names the rule."""
+    """A rule cannot be evaluated. The text is a sentence for the operator that names the rule."""
 
 
 class Closure(NamedTuple):
-    """What a rule looks at: names on the left side of its checks, and names of the target on their right side.
+    """The attributes that a rule reads: of the caller on the left side of its checks, of the target on the right side.
 
-    ``is_pure``: nothing else can change the decision. It is False for checks that ask another service, and for those
-    of plug-ins.
+    ``is_pure``: the decision depends on nothing else. It is False if the rule has checks that ask another service or
+    checks of plug-ins.
     """
 
     caller: frozenset[str]
@@ -48,14 +49,14 @@ class Closure(NamedTuple):
 
 
 def find_closure(name: str, rules: Mapping[str, Any]) -> Closure:
-    """Follow the rule ``name``. Raises BadRule for one that is in a circle, undefined or of no use."""
+    """Follow the rule ``name``. Raises BadRule for a rule that is in a circle, undefined or cannot be evaluated."""
     walk = _Walk(rules)
     walk.visit_rule(name)
     return Closure(frozenset(walk.caller), walk.target.names(), walk.is_pure)
 
 
 def references(check: Any) -> Iterator[str]:
-    """The names of the rules that a check refers to, without those that they refer to in turn."""
+    """Yield the names of the rules that a check refers to directly."""
     for part in _parts(check):
         yield from references(part)
     if type(check) is policy.RuleCheck:
@@ -63,9 +64,9 @@ def references(check: Any) -> Iterator[str]:
 
 
 def check_was_parsed(name: str, written: str | list[Any], check: Any) -> None:
-    """Raise BadRule if oslo.policy put "never" in the place of something that it did not understand.
+    """Raise BadRule if oslo.policy replaced a part of the rule that it could not parse by "never".
 
-    That is safe if the rule says ``and``, but not if it says ``not``, and never what the operator meant.
+    That is not safe if the part is inside ``not``, and it is never what the operator meant.
     """
     if list(_words(written)).count("!") != _count_never(check):
         raise BadRule(f"the rule {name!r} cannot be parsed.")
@@ -90,7 +91,7 @@ def _parts(check: Any) -> list[Any]:
 
 
 class _ExampleTarget(Mapping[str, str]):
-    """A target that has every attribute, and notes which ones were asked for."""
+    """A target that has every attribute, and records which ones were read."""
 
     def __init__(self) -> None:
         self._asked: set[str] = set()
@@ -141,7 +142,7 @@ class _Walk:
             self._visit_foreign(check)
 
     def _visit_leaf(self, check: Any) -> None:
-        # oslo.policy first sees what is wrong with a check, such as "%(project_id)d", when a request asks it.
+        # oslo.policy detects an error in a check, such as "%(project_id)d", only when the check is evaluated.
         try:
             check(self.target, _EXAMPLE_CALLER, None)
         except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as exc:

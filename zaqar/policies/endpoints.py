@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rules each endpoint asks, for the documentation and for its tests."""
+"""The rules of each endpoint, for the documentation and its tests."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Endpoint = tuple[str, str]
 """A method and a path template."""
 
 OPEN: dict[Endpoint, str] = {
-    ("GET", "/"): "the versions are for everybody",
-    ("GET", "/v2/"): "tells what there is, and nothing of a tenant",
-    ("GET", "/v2/openapi.json"): "tells what there is, and nothing of a tenant",
-    ("GET", "/v2/asyncapi.json"): "tells what there is, and nothing of a tenant",
+    ("GET", "/"): "shows the versions, which are public",
+    ("GET", "/v2/"): "describes the API, and nothing of a tenant",
+    ("GET", "/v2/openapi.json"): "describes the API, and nothing of a tenant",
+    ("GET", "/v2/asyncapi.json"): "describes the API, and nothing of a tenant",
     ("GET", "/confirm"): "the link carries a signature",
     ("POST", "/confirm"): "the link carries a signature",
 }
-"""Endpoints that ask no rule, and why."""
+"""Endpoints without a rule, and the reason."""
 
 
 def rules_of_endpoints() -> dict[Endpoint, list[policy.RuleDefault]]:
-    """The rules of each endpoint, all of which have to admit a caller who has no signature."""
+    """Return the rules of each endpoint. All of them have to admit a caller without a signature."""
     found: dict[Endpoint, list[policy.RuleDefault]] = {}
     for rule in list_rules():
         for operation in rule.operations if isinstance(rule, policy.DocumentedRuleDefault) else ():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy files: found and read as oslo.policy does it, checked as a whole, and kept as a snapshot for workers.
+"""Finds, reads and checks policy files like oslo.policy, and stores a snapshot of them for workers.
 
-``zaqar-server`` reads the files when it starts and at each SIGHUP, and its workers read the snapshot. So a worker that
-is started later, because one has crashed for example, gets the policy that the others have, whatever became of the
-files meanwhile.
+``zaqar-server`` reads the files at its start and at each SIGHUP, and its workers read the snapshot. So a worker that is
+started later, for example after a crash, has the same policy as the other workers, even if the files have changed
+meanwhile.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from zaqar.errors import StartupError
 
 
 class PolicyFiles(NamedTuple):
-    """``rules`` as they are written, by name; ``sources`` says whether each file has any content, by its path."""
+    """``rules`` are the rules as written, by name. ``sources`` says for each path whether the file has content."""
 
     rules: Mapping[str, Any]
     sources: Mapping[str, bool]
 
 
 def refuse(complaint: str) -> StartupError:
+    """Make the StartupError for policy files, with the complaint on one line."""
     return StartupError(f"[oslo_policy] policy_file: {' '.join(complaint.split())}")
 
 
 def read(conf: cfg.ConfigOpts) -> PolicyFiles:
-    """The rules of ``[oslo_policy] policy_file`` and of the files in ``policy_dirs``, the later ones winning.
+    """Read the rules of ``[oslo_policy] policy_file`` and ``policy_dirs``. Later files override earlier ones.
 
     Each file is read once. Raises StartupError, which names the file, if one cannot be used.
     """
     location = conf.get_location("policy_file", "oslo_policy")
     chosen = location is not None and location.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
     if chosen and configuration.policy_file(conf) is None:
-        # oslo.policy would go on with the defaults, which admit everybody to most of the API.
+        # oslo.policy would use the defaults, which admit every caller to most of the API.
         raise refuse(f"there is no file {conf.oslo_policy.policy_file}.")
     rules: dict[str, Any] = {}
     sources: dict[str, bool] = {}
@@ -88,14 +89,15 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
             raise refuse(f"{path} has a rule whose name is not a text: {name!r}.")
         if names.count(name) > 1:
             raise refuse(f"{path} has the rule {name!r} more than once.")
-        # YAML reads a missing value, "no" and an unquoted "!" as no text, and oslo.policy admits everybody then.
+        # YAML does not read a missing value, "no" and an unquoted "!" as text, and oslo.policy then admits every
+        # caller.
         if not _is_written(written):
             raise refuse(f"{path}: the rule {name!r} is not a text; put it in quotes.")
     return rules
 
 
 def _is_written(rule: object) -> bool:
-    """Whether it is a rule, as a text or in the old form of lists: any of, each of which is all of."""
+    """Whether an object is a rule: a text, or the old form, a list of alternatives that are texts or lists of texts."""
     if isinstance(rule, str):
         return True
     return isinstance(rule, list) and all(
@@ -105,7 +107,7 @@ def _is_written(rule: object) -> bool:
 
 
 def find_loss(used: PolicyFiles, found: PolicyFiles) -> str | None:
-    """A sentence if a file that is in use is gone or was emptied, as its rules would give way to the open defaults."""
+    """Return a sentence if a file in use is gone or was emptied: without its rules the open defaults would apply."""
     for path, had_content in used.sources.items():
         if path in found.sources:
             if had_content and not found.sources[path]:
@@ -116,7 +118,7 @@ def find_loss(used: PolicyFiles, found: PolicyFiles) -> str | None:
 
 
 def read_snapshot(path: str | Path) -> PolicyFiles:
-    """What :func:`write_snapshot` wrote. Raises StartupError."""
+    """Read the snapshot of :func:`write_snapshot`. Raises StartupError."""
     try:
         return PolicyFiles(**json.loads(Path(path).read_text()))
     except (OSError, ValueError, TypeError) as exc:
@@ -124,7 +126,7 @@ def read_snapshot(path: str | Path) -> PolicyFiles:
 
 
 def write_snapshot(path: str | Path, files: PolicyFiles) -> None:
-    """Replace the snapshot as a whole. Raises StartupError."""
+    """Replace the snapshot atomically. Raises StartupError."""
     fresh = f"{path}.new"
     try:
         with os.fdopen(private_files.open_file(fresh, os.O_WRONLY | os.O_TRUNC), "w") as file:

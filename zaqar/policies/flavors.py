@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use flavors."""
+"""The access rules for flavors."""
 
 from oslo_policy import policy
 

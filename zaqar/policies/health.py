@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask for the health of the service."""
+"""The access rules for the health of the service."""
 
 from oslo_policy import policy
 

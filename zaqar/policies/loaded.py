@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules as they were loaded: checked, never changed, and asked by the Authorizer."""
+"""The loaded rules: checked once, and then never changed. The Authorizer asks them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zaqar.policies.closure import CALLER_NAMES, BadRule, Closure, check_was_par
 from zaqar.policies.targets import target_names
 
 _DECISIONS_BYTES = 8 * 1024 * 1024
-"""Memory that remembered decisions may take: about 10,000 for callers with a few roles. Callers choose the length."""
+"""Memory for cached decisions: about 10,000 for callers with a few roles. Callers influence the size of an entry."""
 
 _ADMIN = "context_is_admin"
 
@@ -34,13 +34,13 @@ _FIELDS = {
     "system_scope": "system_scope",
     "system": "system_scope",
 }
-"""The name that a rule has for something of the caller -> the field of the Context."""
+"""Attribute of the caller in a rule -> field of the Context."""
 
 
 class _Plan(NamedTuple):
-    """What a decision depends on: what ``of_caller`` takes from a Context, and names of the target.
+    """The inputs of a decision: ``of_caller`` takes some from a Context, ``target`` names attributes of the target.
 
-    No decision is remembered unless ``is_pure``.
+    Decisions are cached only if ``is_pure``.
     """
 
     of_caller: Callable[[Context], Any]
@@ -50,17 +50,17 @@ class _Plan(NamedTuple):
 
 
 class LoadedPolicy:
-    """Decides by the rules of ``found``, which were read from files, and by the defaults of the others.
+    """Decides by the rules of ``found``, which were read from files, and by the defaults of all other rules.
 
-    Decisions are remembered, as oslo.policy takes tens of microseconds for each, by exactly what the rule and those it
-    refers to can look at. Raises StartupError for rules that cannot be used.
+    oslo.policy takes tens of microseconds for a decision, so decisions are cached. The key has exactly the inputs that
+    the rule and the rules that it refers to can read. Raises StartupError for rules that cannot be used.
     """
 
     def __init__(self, conf: cfg.ConfigOpts, defaults: list[policy.RuleDefault], found: files.PolicyFiles) -> None:
-        # Without use_conf, neither authorize() nor enforce() looks at a file.
+        # With use_conf=False neither authorize() nor enforce() reads a file.
         self._enforcer = policy.Enforcer(conf, rules=_parse(found), use_conf=False)
         self._enforcer.register_defaults(defaults)
-        # As Enforcer.load_rules() does for defaults that replace no deprecated rule, which none of these does.
+        # Enforcer.load_rules() does the same for defaults that replace no deprecated rule. We have no deprecated rules.
         for default in defaults:
             self._enforcer.rules.setdefault(default.name, default.check)
         self._closures = self._check_rules(found)
@@ -102,11 +102,11 @@ class LoadedPolicy:
         return name in plan.target or not plan.is_pure
 
     def admits(self, context: Context, rule: str, address: QueueName | None, attributes: Mapping[str, str]) -> bool:
-        """The decision. Raises PolicyUnavailable if a service that the rule asks does not answer."""
+        """Whether the rule admits the caller. Raises PolicyUnavailable if it asks a service that does not answer."""
         plan = self._plans[rule]
         if not plan.is_pure:
             return self._decide(plan, context, rule, _target(address, attributes))
-        # PERF: few frames and no dicts, on the path of every request under a strict policy.
+        # PERF: few calls and no dicts, because every request under a strict policy comes here.
         key = (rule, plan.of_caller(context))
         target: Mapping[str, str] = {}
         if plan.target:
@@ -131,18 +131,19 @@ class LoadedPolicy:
                 caller["is_admin"] = bool(self._enforcer.authorize(_ADMIN, target, caller))
             return bool(self._enforcer.authorize(rule, target, caller))
         except (OSError, RuntimeError) as exc:
-            # What oslo.policy's checks of the kinds http and https raise; those of requests are OSErrors.
+            # The checks of the kinds http and https raise these. The errors of the library requests are OSErrors.
             if plan.is_pure:
                 raise
             raise PolicyUnavailable from exc
         except KeyError:
-            # The URL of the check names what this target has not; the other checks of the library are false then.
+            # The URL of the check has an attribute that this target does not have. In the same case the other checks of
+            # the library are false.
             if plan.is_pure:
                 raise
             return False
 
     def find_warnings(self, found: files.PolicyFiles) -> Iterator[str]:
-        """Sentences about rules that can be used but hardly say what the operator meant."""
+        """Yield warnings about rules that can be used but are probably not what the operator meant."""
         known = self._enforcer.registered_rules
         used = {_ADMIN, self._enforcer.default_rule}
         used.update(name for check in self._enforcer.rules.values() for name in references(check))
@@ -154,14 +155,14 @@ class LoadedPolicy:
         for rule, closure in self._closures.items():
             if names := sorted(closure.caller - CALLER_NAMES):
                 yield f"the rule {rule!r} asks for {', '.join(names)}, which no caller has; such a check is false."
-            # What has no colon is asked by other rules, each with its own target.
+            # A rule without a colon is used by other rules, each with its own target.
             own = rule in known and rule in found.rules and ":" in rule
             if own and (names := sorted(closure.target - target_names(rule))):
                 yield f"the rule {rule!r} asks for %({names[0]})s, which its target has not; such a check is false."
 
 
 def _nothing(context: Context) -> None:
-    """What a decision that is the same for all callers depends on."""
+    """The inputs from the caller of a decision that is the same for all callers."""
 
 
 def _target(address: QueueName | None, attributes: Mapping[str, str]) -> dict[str, str]:
@@ -180,7 +181,7 @@ def _parse(found: files.PolicyFiles) -> policy.Rules:
 
 @contextmanager
 def _quiet_parser() -> Iterator[None]:
-    """Without the traceback that oslo.policy logs for what it cannot parse: the StartupError says which rule it is."""
+    """Suppress the traceback that oslo.policy logs for a rule that it cannot parse. The StartupError names the rule."""
 
     def drop(record: logging.LogRecord) -> bool:
         return False

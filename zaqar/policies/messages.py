@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use messages."""
+"""The access rules for messages."""
 
 from oslo_policy import policy
 

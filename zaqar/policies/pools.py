@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use pools."""
+"""The access rules for pools."""
 
 from oslo_policy import policy
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use queues."""
+"""The access rules for queues."""
 
 from oslo_policy import policy
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rules a pre-signed URL is about: nobody may hand on more than the maker of the URL may do."""
+"""The rules of a pre-signed URL: its maker must be allowed everything that the URL allows.
+
+The transports check these rules when they make a URL.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ _RULES = {
     ("subscriptions", "PUT"): ("subscription:confirm", "subscription:confirm_unsigned"),
     ("subscriptions", "DELETE"): ("subscription:delete",),
 }
-"""(collection, method) -> the rules of what is served there and at its members. A test compares it with the routes."""
+"""(collection, method) -> the rules of the operations on it and its members. A test compares it with the routes."""
 
 
 def granted_rules(collections: Iterable[str], methods: Iterable[str]) -> Iterator[str]:
-    """The rules of all that these methods do at these collections; a method that is not served has none."""
+    """Yield the rules of these methods on these collections. An unknown combination has no rule."""
     wanted = set(methods)
     for collection in collections:
         for method in sorted(wanted | {"GET"} if "HEAD" in wanted else wanted):

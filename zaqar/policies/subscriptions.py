@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use subscriptions."""
+"""The access rules for subscriptions."""
 
 from oslo_policy import policy
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rule can say about the object of a request, as ``%(name)s`` on the right side of a check."""
+"""The attributes of the target of a request, which a rule names as ``%(name)s`` on the right side of a check.
+
+``loaded.py`` uses it to warn of names that do not exist.
+"""
 
 from __future__ import annotations
 
 ALWAYS = frozenset({"project_id", "tenant_id", "user_id"})
-"""The caller's: nobody reaches what belongs to another project."""
+"""These have the values of the caller, because a caller never reaches objects of another project."""
 
 _NAMED = {
     "queues": {"queue_name", "kind"},
@@ -20,7 +23,7 @@ _LOOKED_UP = "scheme"
 
 
 def target_names(rule: str) -> frozenset[str]:
-    """The attributes of the target of a rule, of which ``scheme`` is looked up only if the rule asks for it."""
+    """Return the attributes of the target of a rule. ``scheme`` is looked up only if the rule uses it."""
     group, _, action = rule.partition(":")
     if action != "get_all":
         return ALWAYS | _NAMED.get(group, set())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use topics."""
+"""The access rules for topics."""
 
 from oslo_policy import policy
 

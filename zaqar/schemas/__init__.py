@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the wire form of a request to model objects: pure functions, one module per resource.
+"""Parses and checks requests, and makes answers: pure functions, one module for each resource.
 
-The JSON schemas here validate what is off the hot path and describe all of it in the OpenAPI document.
+The service and the transports call them. The JSON schemas validate requests that are not on the hot path, and describe
+all requests and answers in the OpenAPI document.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire form of a claim's terms."""
+"""The wire form of claims: TTL and grace in a request, and the schemas."""
 
 from typing import Any, NamedTuple
 
@@ -9,18 +9,18 @@ from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
 
 MOST_BYTES = 4096
-"""Of a request body that says how long a claim is to last; more than this is not read."""
+"""Limit in bytes of a request body about a claim."""
 
 
 class Terms(NamedTuple):
-    """What a client asks of a claim, in seconds; None if it leaves it open."""
+    """TTL and grace of a claim as requested, in seconds; None if the request leaves a field out."""
 
     ttl: int | None = None
     grace: int | None = None
 
 
 def parse_terms(raw: bytes, *, limits: Limits) -> Terms:
-    """``{"ttl": ..., "grace": ...}``, both optional; unknown fields are dropped."""
+    """Parse ``{"ttl": ..., "grace": ...}``. Both are optional. Unknown fields are ignored. Raises InvalidInput."""
     document = strict_json.decode(raw)
     if not isinstance(document, dict):
         raise InvalidInput("body", "must be an object with 'ttl' and 'grace'")
@@ -41,6 +41,7 @@ def _seconds(document: dict[str, Any], field: str, low: int, high: int) -> int |
 
 
 def terms_schema(limits: Limits) -> JsonSchema:
+    """Return the JSON schema of TTL and grace in a request."""
     ttl = {"type": "integer", "minimum": MIN_CLAIM_TTL, "maximum": limits.max_claim_ttl}
     grace = {"type": "integer", "minimum": MIN_CLAIM_GRACE, "maximum": limits.max_claim_grace}
     return {

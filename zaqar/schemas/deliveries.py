@@ -13,19 +13,19 @@ STATES = (WAITING, DONE, DEAD)
 
 
 def check_state(state: str | None) -> None:
-    """InvalidInput unless it is a state of deliveries, or None for all of them."""
+    """Raise InvalidInput unless it is a state of deliveries, or None for all states."""
     if state is not None and state not in STATES:
         raise InvalidInput("state", f"must be one of {', '.join(STATES)}")
 
 
 def parse_resend(raw: bytes) -> None:
-    """``{"state": "dead"}``: nothing else can be sent again all at once, and it has to be said."""
+    """Check the body ``{"state": "dead"}``. It is required, because only dead deliveries can be sent again together."""
     document = strict_json.decode(raw)
     _resend.check(document)
 
 
 def shown(delivery: Delivery) -> dict[str, Any]:
-    """The delivery as an answer has it. ``message_id`` is None if it is the confirmation of the subscription."""
+    """Return the delivery for an answer. ``message_id`` is None for the confirmation of a subscription."""
     waiting = delivery.state == WAITING
     return {
         "id": delivery.id,
@@ -87,7 +87,7 @@ DELIVERY: JsonSchema = {
     "required": ["id", "message_id", "kind", "state", "created", "tries", "next_attempt", "settled", "attempts"],
     "properties": {
         "id": {"type": "string"},
-        "message_id": {"type": ["string", "null"], "description": "Null where a confirmation is delivered."},
+        "message_id": {"type": ["string", "null"], "description": "Null if a confirmation is delivered."},
         "kind": {"type": "string"},
         "state": {"enum": list(STATES)},
         "created": {**_TIME, "description": "When the message was posted."},
@@ -102,7 +102,7 @@ DELIVERY: JsonSchema = {
                 "required": ["time", "status", "latency", "answer"],
                 "properties": {
                     "time": _TIME,
-                    "status": {"type": ["integer", "null"], "description": "Of the answer; null where there was none."},
+                    "status": {"type": ["integer", "null"], "description": "Of the answer; null if there was none."},
                     "latency": {"type": "number", "minimum": 0, "description": "Seconds."},
                     "answer": {"type": "string", "description": "Its beginning, or why there was none."},
                 },

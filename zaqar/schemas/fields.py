@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of single fields, and the bridge from a JSON schema's complaint to an error that names the field."""
+"""Checks of single fields, and a JSON schema validator that raises InvalidInput with the path of the field.
+
+The other modules of this package and the transports use it.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -25,7 +28,7 @@ def _is_integer(_checker: object, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# JSON Schema counts 60.0 among the integers; clients of this API were never allowed it, and bool is no integer.
+# In JSON Schema 60.0 is an integer. This API does not accept it. In Python a bool is an int; here it is not.
 _StrictValidator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
@@ -33,7 +36,7 @@ _StrictValidator = jsonschema.validators.extend(  # type: ignore[no-untyped-call
 
 
 def check_name(name: str, *, field: str) -> None:
-    """InvalidInput unless the whole text is a name of a queue, topic, pool or flavor."""
+    """Raise InvalidInput unless the whole text is a valid name of a queue, topic, pool or flavor."""
     if _NAME.fullmatch(name) is None or name in (".", ".."):
         raise InvalidInput(
             field, "a name has 1 to 64 of the ASCII letters, digits, '_', '-' and '.', and is not '.' or '..'"
@@ -41,30 +44,31 @@ def check_name(name: str, *, field: str) -> None:
 
 
 def check_marker(name: str) -> str:
-    """The name after which a page begins, empty for the first page; InvalidInput unless something can be called so."""
+    """Return the marker of a page of names, empty for the first page. Raises InvalidInput unless it is a valid name."""
     if name:
         check_name(name, field="marker")
     return name
 
 
 def is_id(text: str) -> bool:
-    """Whether the text is of a form that an id may have, so that a store may be asked for it."""
+    """Whether the text has the form of an id, so that it may be passed to a store."""
     return _ID.fullmatch(text) is not None
 
 
 def check_id(text: str, *, field: str) -> None:
-    """InvalidInput unless the text is of a form that an id may have."""
+    """Raise InvalidInput unless the text has the form of an id."""
     if not is_id(text):
         raise InvalidInput(field, "an id has 1 to 128 printable ASCII characters")
 
 
 def check_range(value: int, low: int, high: int, *, field: str, unit: str = "") -> None:
+    """Raise InvalidInput unless the value is from ``low`` to ``high``."""
     if not low <= value <= high:
         raise InvalidInput(field, f"must be from {low} to {high}{unit}, not {value}")
 
 
 def parse_integer(text: str, low: int, high: int, *, field: str) -> int:
-    """The integer that a query parameter spells in plain ASCII digits, within bounds."""
+    """Parse a query parameter in ASCII digits. Raises InvalidInput unless it is an integer from ``low`` to ``high``."""
     if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 20):
         raise InvalidInput(field, f"must be an integer from {low} to {high}")
     value = int(text)
@@ -73,6 +77,7 @@ def parse_integer(text: str, low: int, high: int, *, field: str) -> int:
 
 
 def parse_boolean(text: str, *, field: str) -> bool:
+    """Parse a query parameter as a boolean. Raises InvalidInput."""
     folded = text.lower()
     if folded in ("true", "1", "yes", "on", "t", "y"):
         return True
@@ -82,14 +87,14 @@ def parse_boolean(text: str, *, field: str) -> bool:
 
 
 class Validator:
-    """A JSON schema, compiled once, that complains about the first offending field by its path."""
+    """A JSON schema that is compiled once. It reports the first invalid field by its path."""
 
     def __init__(self, schema: JsonSchema) -> None:
         self._validator = _StrictValidator(schema)
 
     def check(self, value: Any, *, root: str = "body") -> None:
-        """InvalidInput naming the field, ``root`` being the name of the whole document."""
-        # PERF: the rest of the errors is never looked for: there may be tens of thousands.
+        """Raise InvalidInput, about the first invalid field. ``root`` is the name of the whole document."""
+        # PERF: stop at the first error, because there may be tens of thousands.
         error = next(self._validator.iter_errors(value), None)
         if error is not None:
             raise InvalidInput(_path(root, error.absolute_path), _reason(error))
@@ -103,7 +108,7 @@ def _path(root: str, parts: Iterable[str | int]) -> str:
 
 
 def _reason(error: jsonschema.ValidationError) -> str:
-    # The value itself is left out where it is a container: it may be large, and the path already says where it is.
+    # A container is not shown, because it may be large. The path names it.
     rule: Any = error.validator_value
     value: Any = error.instance
     schema: Any = error.schema

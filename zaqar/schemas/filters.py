@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which messages a subscription wants: filters in the manner of Amazon SNS's filter policies on the message body.
+"""Filters of subscriptions, which select messages by their bodies like the filter policies of Amazon SNS.
+
+The schemas of subscriptions compile a filter to check it, and the notifier compiles it to match messages.
 
 ::
 
@@ -11,9 +13,9 @@
                | {"numeric": [operator, number]} | {"numeric": [">" or ">=", number, "<" or "<=", number]}
                | {"exists": true | false}
 
-A key is one of the object at that place in the body; one that is absent matches nothing but ``{"exists": false}``.
-An array in the body matches when any of its elements does, arrays in it included; a body that is not an object (or an
-array of them) matches nothing. A filter is compiled once, into closures.
+A key is a key of the object at that place in the body. A missing key matches only ``{"exists": false}``. An array in
+the body matches if any of its elements matches, including the elements of nested arrays. A body that is not an object
+or an array of objects never matches. A filter is compiled once, into closures.
 """
 
 from __future__ import annotations
@@ -29,18 +31,19 @@ from zaqar.errors import InvalidInput
 
 MOST_CONDITIONS = 150
 MOST_TEXT = 16_384
-"""Characters of all keys and texts of a filter together."""
+"""Limit in characters of all keys and texts of a filter together."""
 MOST_LEVELS = 10
 MOST_ELEMENTS = 1000
-"""So many elements of arrays are looked at in one body: a filter must not cost more than sending the message."""
+"""Array elements that one match examines at most: a filter must not take longer than sending the message."""
 MOST_STEPS = 10_000
-"""So many keys and conditions are compared with elements of arrays in one body, which bounds the time of one match.
+"""Comparisons of keys and conditions with array elements that one match makes at most. It bounds the time of a match.
 
-Prefixes, suffixes and texts in any case that stand in one list count as one condition each, and equal values likewise.
+All prefixes of one list count as one condition, and so do all suffixes, all texts that ignore case, and all equal
+values.
 """
 
 _BYTES_OF_A_NODE = 500
-"""What a condition or a key takes in memory, about, once it is compiled."""
+"""Estimated memory of a compiled condition or key."""
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -54,7 +57,7 @@ _ABSENT = object()
 
 
 class _Search:
-    """One look through a body, with what is left of its budget."""
+    """One match of a body, with the rest of its budget."""
 
     __slots__ = ("left", "steps")
 
@@ -63,7 +66,7 @@ class _Search:
         self.steps = MOST_STEPS
 
     def elements(self, array: list[Any], cost: int) -> Iterator[Any]:
-        """What is in an array and in the arrays in it, until the budget is spent; each takes ``cost`` steps."""
+        """Yield the elements of an array and its nested arrays until the budget is spent. Each takes ``cost`` steps."""
         todo = [iter(array)]
         while todo:
             for element in todo[-1]:
@@ -84,9 +87,9 @@ _Rule = Callable[[Any, _Search], bool]
 
 
 class Filter:
-    """A filter that was checked.
+    """A checked and compiled filter.
 
-    ``size`` is the memory that it takes, about, in bytes; ``steps`` the most comparisons that one match takes, about.
+    ``size`` is its estimated memory in bytes, ``steps`` the estimated largest number of comparisons of one match.
     """
 
     __slots__ = ("_rule", "size", "steps")
@@ -97,12 +100,12 @@ class Filter:
         self.steps = steps
 
     def matches(self, body: Any) -> bool:
-        """Whether the body of a message, as decoded from its JSON, is wanted. Never raises."""
+        """Whether the decoded body of a message matches. Never raises."""
         return self._rule(body, _Search())
 
 
 def compile_filter(policy: object, *, field: str) -> Filter:
-    """The filter of a wire form; InvalidInput with the path of what is wrong with it."""
+    """Compile the filter in an option. Raises InvalidInput with the path of the invalid part."""
     compiler = _Compiler()
     rule = compiler.object_rule(policy, field, 1)
     size = _BYTES_OF_A_NODE * (1 + compiler.nodes + compiler.conditions) + 4 * compiler.text
@@ -114,7 +117,7 @@ class _Compiler:
     conditions: int = 0
     text: int = 0
     nodes: int = 0
-    """Rules and tests so far: the most that looking at one object may take."""
+    """Rules and tests so far: the largest number of comparisons for one object."""
 
     def object_rule(self, policy: object, path: str, level: int) -> _Rule:
         if not isinstance(policy, dict) or not policy:
@@ -148,23 +151,23 @@ class _Compiler:
             raise InvalidInput(path, "must be an object, or an array of conditions that is not empty")
         wanted: list[object] = []
         tests: list[_Test] = []
-        # Those of one kind become one test that takes about the same time for any number of them.
+        # All texts of one operator become one test, whose time hardly depends on their number.
         texts: dict[str, list[str]] = {}
         presence: set[bool] = set()
         for i, condition in enumerate(value):
-            where = f"{path}[{i}]"
-            self._count_condition(where)
+            element_path = f"{path}[{i}]"
+            self._count_condition(element_path)
             if not isinstance(condition, dict):
-                wanted.append(self._scalar(condition, where))
+                wanted.append(self._scalar(condition, element_path))
             elif "exists" in condition and len(condition) == 1:
-                presence.add(self._boolean(condition["exists"], f"{where}.exists"))
+                presence.add(self._boolean(condition["exists"], f"{element_path}.exists"))
             elif len(condition) == 1 and (name := next(iter(condition))) in _OF_TEXTS:
-                texts.setdefault(name, []).append(self._string(condition[name], f"{where}.{name}"))
+                texts.setdefault(name, []).append(self._string(condition[name], f"{element_path}.{name}"))
             else:
-                tests.append(self._operator(condition, where))
+                tests.append(self._operator(condition, element_path))
         if wanted:
             tests.append(_one_of(wanted))
-        tests += (_OF_TEXTS[name](tuple(those)) for name, those in texts.items())
+        tests += (_OF_TEXTS[name](tuple(values)) for name, values in texts.items())
         self.nodes += len(tests)
         return _for_values(tuple(tests), presence)
 
@@ -172,12 +175,12 @@ class _Compiler:
         if len(condition) != 1:
             raise InvalidInput(path, "a condition has exactly one operator")
         name, operand = next(iter(condition.items()))
-        where = f"{path}.{name}"
+        operand_path = f"{path}.{name}"
         match name:
             case "anything-but":
-                return self._anything_but(operand, where)
+                return self._anything_but(operand, operand_path)
             case "numeric":
-                return _numeric(operand, where)
+                return _numeric(operand, operand_path)
             case _:
                 raise InvalidInput(
                     path,
@@ -231,7 +234,7 @@ class _Compiler:
 
 
 def _for_objects(rules: Sequence[_Rule], nodes: int) -> _Rule:
-    """All rules hold for an object, or for one and the same of the objects in an array; ``nodes`` there are in all."""
+    """All rules match one object: the body itself, or the same element of an array. ``nodes`` is the cost of one."""
 
     def rule(body: Any, search: _Search) -> bool:
         if isinstance(body, dict):
@@ -242,7 +245,7 @@ def _for_objects(rules: Sequence[_Rule], nodes: int) -> _Rule:
                 for element in search.elements(body, nodes)
                 if isinstance(element, dict)
             )
-        # What is absent has none of the keys either, so that conditions of absence hold for them.
+        # A missing object has no keys, so {"exists": false} matches for each of them.
         return body is _ABSENT and all(each({}, search) for each in rules)
 
     return rule
@@ -253,7 +256,7 @@ def _member(key: str, rule: _Rule) -> _Rule:
 
 
 def _for_values(tests: Sequence[_Test], presence: set[bool]) -> _Rule:
-    """Any test holds for a value, or for an element of an array; ``presence`` is what ``exists`` may be."""
+    """Any test matches the value, or an element of an array. ``presence`` has the values of ``exists`` conditions."""
 
     def rule(value: Any, search: _Search) -> bool:
         if value is _ABSENT or presence:
@@ -268,7 +271,7 @@ def _for_values(tests: Sequence[_Test], presence: set[bool]) -> _Rule:
 
 
 def _kind(value: object) -> str:
-    """JSON's kinds of scalars: Python's True equals 1, JSON's does not."""
+    """Return the JSON type of a value. In Python True equals 1, in JSON it does not."""
     if isinstance(value, bool) or value is None:
         return "constant"
     return "text" if isinstance(value, str) else "number" if isinstance(value, int | float) else "container"
@@ -276,7 +279,7 @@ def _kind(value: object) -> str:
 
 def _one_of(wanted: Sequence[object]) -> _Test:
     values = frozenset((_kind(value), value) for value in wanted)
-    # A container is not hashable, and none of these.
+    # A container is not hashable, and never equal to a scalar.
     return lambda value: not isinstance(value, dict | list) and (_kind(value), value) in values
 
 
@@ -298,15 +301,15 @@ def _suffixes(wanted: Sequence[str]) -> _Test:
 
 
 def _starts_with_any(wanted: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a text starts with any of these, in a number of comparisons that grows with the logarithm of theirs."""
+    """Make a test whether a text starts with any of these. Its time grows with the logarithm of their number."""
     prefixes: list[str] = []
     for prefix in sorted(wanted):
-        # One that starts with another of them adds nothing.
+        # A prefix that starts with a shorter prefix adds nothing.
         if not prefixes or not prefix.startswith(prefixes[-1]):
             prefixes.append(prefix)
 
     def test(value: str) -> bool:
-        # No prefix starts with another one. So if the text starts with one, no other one sorts between the two.
+        # No prefix starts with another one. So if the text starts with a prefix, no other prefix sorts between the two.
         place = bisect_right(prefixes, value)
         return place > 0 and value.startswith(prefixes[place - 1])
 
@@ -315,7 +318,7 @@ def _starts_with_any(wanted: Sequence[str]) -> Callable[[str], bool]:
 
 def _ignoring_case(wanted: Sequence[str]) -> _Test:
     folded = frozenset(text.casefold() for text in wanted)
-    # PERF: folding only lengthens a text, so a long one need not be folded to see that it is another.
+    # PERF: folding never shortens a text, so a text longer than all folded ones cannot be equal to one.
     longest = max(map(len, folded))
     return lambda value: isinstance(value, str) and len(value) <= longest and value.casefold() in folded
 

@@ -15,7 +15,7 @@ FLAVOR_DEFINITION: JsonSchema = {
     "required": ["pool_list"],
     "properties": {
         "pool_list": {"type": "array", "minItems": 1, "maxItems": _MOST_POOLS, "items": {"type": "string"}},
-        # Sent by python-zaqarclient; what a flavor can do is what the drivers of its pools can do.
+        # python-zaqarclient sends it. It has no effect: the drivers of the pools determine the capabilities.
         "capabilities": {},
     },
     "additionalProperties": False,
@@ -35,7 +35,7 @@ _definition = Validator(FLAVOR_DEFINITION)
 
 
 def parse_pool_list(raw: bytes) -> list[str]:
-    """The names of the pools that a request body gives a flavor."""
+    """Parse a request body with the names of the pools of a flavor. Raises InvalidInput."""
     document = strict_json.decode(raw)
     _definition.check(document)
     names: list[str] = document["pool_list"]
@@ -45,6 +45,6 @@ def parse_pool_list(raw: bytes) -> list[str]:
 
 
 def shown(name: str, collection: str, pool_list: Iterable[str], capabilities: Iterable[str] | None) -> dict[str, Any]:
-    """The flavor as an answer has it, ``collection`` being the path of all flavors; without capabilities if None."""
+    """Return the flavor for an answer. ``collection`` is the path of all flavors. No capabilities if they are None."""
     wire = {"href": f"{collection}/{name}", "name": name, "pool_list": list(pool_list)}
     return wire if capabilities is None else {**wire, "capabilities": sorted(capabilities)}

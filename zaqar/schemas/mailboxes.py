@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mail addresses, checked at subscribe and again before a mail is written.
+"""Parses mail addresses, when a subscription is created and again before a mail is sent.
 
-Only plain addresses pass: one ASCII local part without quotes, and a domain that is written in its ASCII form from here
-on. So an address is the same text for the header of a mail, an SMTP command and every parser on the way.
+Only plain addresses are accepted: an ASCII local part without quotes, and a domain, which is converted to its ASCII
+form. So an address is the same text in the header of a mail, in an SMTP command and for every parser on its way.
 """
 
 import re
@@ -14,7 +14,8 @@ import idna
 from zaqar.errors import InvalidInput
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# The characters of RFC 5322's atoms and the dot. Not what a command takes for an option, a program or a file.
+# The characters of atoms in RFC 5322 and the dot. The first one must not make a mail command read an option, a pipe
+# or a file.
 _LOCAL_PART = re.compile(r"(?![-|/])[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -23,7 +24,7 @@ _LONGEST_DOMAIN = 253
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """``address`` is ASCII; ``name``, which may be empty, is any text of one line."""
+    """A mail address, in ASCII, with a name: any text of one line, which may be empty."""
 
     name: str
     address: str
@@ -34,12 +35,12 @@ class Mailbox:
 
 
 def is_one_line(text: str) -> bool:
-    """Whether a text has no control character and nothing that some reader takes for the end of a line."""
+    """Whether a text has no control characters and no characters that some programs treat as line breaks."""
     return _CONTROL.search(text) is None
 
 
 def parse(text: str, *, field: str) -> Mailbox:
-    """The mailbox in ``name <address>`` or ``address``; InvalidInput unless it is one."""
+    """Parse ``name <address>`` or ``address``. Raises InvalidInput."""
     if not is_one_line(text):
         raise InvalidInput(field, "must be one line without control characters")
     name, bracket, rest = text.strip().rpartition("<")
@@ -49,7 +50,7 @@ def parse(text: str, *, field: str) -> Mailbox:
 
 
 def parse_address(text: str, *, field: str) -> str:
-    """The address with its domain in ASCII form; InvalidInput unless it is one plain address."""
+    """Parse a plain address, and return it with its domain in ASCII form. Raises InvalidInput."""
     local_part, at, domain = text.partition("@")
     if not at or not domain or "@" in domain:
         raise InvalidInput(field, "must be one mail address")
@@ -61,9 +62,9 @@ def parse_address(text: str, *, field: str) -> str:
 
 
 def parse_mailto(subscriber: str, *, field: str) -> tuple[str, str]:
-    """Address and subject, which may be empty, of ``mailto:address?subject=...`` (RFC 6068).
+    """Parse ``mailto:address?subject=...`` (RFC 6068) into address and subject, which may be empty.
 
-    Only the subject is for the subscriber to choose: with any other field this is InvalidInput.
+    The subject is the only allowed field. Raises InvalidInput for any other field.
     """
     address, _, query = subscriber.partition(":")[2].partition("?")
     try:
@@ -73,7 +74,7 @@ def parse_mailto(subscriber: str, *, field: str) -> tuple[str, str]:
         ]
         address = unquote(address, errors="strict")
     except UnicodeDecodeError as exc:
-        raise InvalidInput(field, "must be UTF-8 where it is percent-encoded") from exc
+        raise InvalidInput(field, "must be valid UTF-8 after percent-decoding") from exc
     if len(fields) > 1 or any(name.lower() != "subject" or not equals for name, equals, _ in fields):
         raise InvalidInput(field, "may have one field after the address, '?subject=...'")
     subject = fields[0][2] if fields else ""

@@ -11,7 +11,7 @@ from zaqar.schemas import strict_json
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema, Validator, check_name
 
 MOST_BYTES = 65_536
-"""The size of a request that describes a pool or a flavor; more than this is not read."""
+"""Limit in bytes of a request body about a pool or a flavor."""
 
 _MOST_WEIGHT = 2**32 - 1
 _MOST_CHARACTERS_OF_A_URI = 4096
@@ -19,7 +19,7 @@ _MOST_CHARACTERS_OF_A_URI = 4096
 _FIELDS: dict[str, JsonSchema] = {
     "uri": {"type": "string", "minLength": 1, "maxLength": _MOST_CHARACTERS_OF_A_URI},
     "weight": {"type": "integer", "minimum": 0, "maximum": _MOST_WEIGHT},
-    # An empty name stands for none, as in a patch that takes a pool out of its flavor.
+    # An empty name means no flavor, so that a patch can remove a pool from its flavor.
     "flavor": {"type": ["string", "null"]},
     "options": {"type": "object"},
 }
@@ -49,20 +49,21 @@ _patch = Validator(PATCH)
 
 
 def parse_pool(raw: bytes, *, name: str, old: Pool | None) -> Pool:
-    """The pool that a request body describes; ``old`` is the one it replaces."""
+    """Parse a request body into a pool. ``old`` is the pool that it replaces. Raises InvalidInput."""
     document = strict_json.decode(raw)
     _put.check(document)
     return _pool({"options": {}, "flavor": None, **document}, replace(old or Pool(name, "", 0), name=name))
 
 
 def parse_patch(raw: bytes) -> dict[str, Any]:
-    """The fields that a request body changes, their form checked."""
+    """Parse the fields that a request body changes. Raises InvalidInput."""
     document: dict[str, Any] = strict_json.decode(raw)
     _patch.check(document)
     return document
 
 
 def apply_patch(changes: dict[str, Any], pool: Pool) -> Pool:
+    """Return the pool with the changes of :func:`parse_patch`. Raises InvalidInput."""
     return _pool(changes, pool)
 
 
@@ -78,7 +79,7 @@ def _pool(fields: dict[str, Any], old: Pool) -> Pool:
 
 
 def _unmask(uri: str, old: Pool) -> str:
-    """The URI, or the one in place if the client sends back what it was shown of it."""
+    """Return the URI, or the stored one if the client sends back the masked URI that it was shown."""
     if not uri.isprintable() or " " in uri:
         raise InvalidInput("uri", "must hold no spaces and no control characters")
     if uri == uris.mask(uri) and uris.MASK in uri:
@@ -89,9 +90,9 @@ def _unmask(uri: str, old: Pool) -> str:
 
 
 def shown(pool: Pool, collection: str, *, detailed: bool) -> dict[str, Any]:
-    """The pool as an answer has it, ``collection`` being the path of all pools: with its options if ``detailed``.
+    """Return the pool for an answer, with its options if ``detailed``. ``collection`` is the path of all pools.
 
-    It never has a password.
+    The result never has a password.
     """
     wire = {
         "href": f"{collection}/{pool.name}",

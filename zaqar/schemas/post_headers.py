@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The headers that a subscriber may add to the requests of a webhook: checked at subscribe and again before sending.
+"""Checks the headers that a subscription adds to its webhook requests, at its creation and again before sending.
 
-The service makes these requests from inside the operator's network. So a tenant must not set a header that says who
-asks or from where and that a receiver believes without proof: a service behind an authenticating proxy, this service
-itself, a metadata service. Headers that carry a proof of their own, such as ``Authorization`` and ``X-Auth-Token``, are
-the tenant's to set.
+The service makes these requests from inside the operator's network. Some receivers trust headers that name the caller
+or the origin of a request without proof: services behind an authenticating proxy, this service itself, metadata
+services. A tenant must not set such headers. A tenant may set headers that carry their own proof, such as
+``Authorization`` and ``X-Auth-Token``.
 
-A request to a ``trust+http`` subscriber carries a token, which such services authenticate, and which says who asks. So
-there the token is not the tenant's to set, and two of the other headers are: ``Client-ID``, and ``X-Project-ID`` with
-the project of the subscription, which is the one of the token.
+A request to a ``trust+http`` subscriber has a token that names the caller and that the receiver validates. For such a
+subscriber a tenant must not set the token, but may set two further headers: ``Client-ID``, and ``X-Project-ID`` with
+the project of the subscription, which is also the project of the token.
 """
 
 import re
@@ -25,20 +25,20 @@ _REFUSED = frozenset(
         # Framing, routing and hop-by-hop fields (RFC 9110, section 7.6.1; RFC 9112, section 6).
         *("host", "content-length", "transfer-encoding", "content-encoding", "connection", "keep-alive", "te"),
         *("trailer", "trailers", "upgrade", "expect", "http2-settings", "via", "forwarded", "max-forwards"),
-        # Another method or path than the one that was asked for.
+        # Headers that override the method or the path.
         *("x-http-method", "x-http-method-override", "x-method-override", "x-original-method"),
         *("x-original-url", "x-original-uri", "x-rewrite-url", "x-original-host", "x-host"),
-        # Where a request came from, as proxies say it.
+        # The origin of a request, as set by proxies.
         *("x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-originating-ip", "x-remote-ip", "x-remote-addr"),
         *("client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip"),
-        # What keystonemiddleware says of a token that it has verified, and older spellings.
+        # The result of keystonemiddleware for a valid token, and older spellings.
         *("x-identity-status", "x-project", "x-project-id", "x-user", "x-role", "x-roles", "x-tenant"),
         *("x-is-admin-project", "openstack-system-scope", "x-subject-token"),
-        # Who a request comes from, as other authenticating proxies say it.
+        # The caller, as set by other authenticating proxies.
         *("remote-user", "x-remote-user", "x-webauth-user", "x-authenticated-user", "x-authenticated-userid"),
-        # This service: the client, and what a pre-signed URL opens (see also the prefix below).
+        # This service: the Client-ID (see below for the prefix of pre-signed URLs).
         "client-id",
-        # Metadata services: of Google, Azure, OpenStack (nova, neutron, and proxies in front of them).
+        # Metadata services of Google, Azure and OpenStack (nova, neutron, and proxies in front of them).
         *("metadata", "metadata-flavor", "x-google-metadata-request", "x-metadata-token"),
         *("x-instance-id", "x-instance-id-signature", "x-metadata-provider", "x-metadata-provider-signature"),
         *("x-neutron-network-id", "x-neutron-router-id", "x-ovn-network-id"),
@@ -68,18 +68,19 @@ _REFUSED_PREFIXES = (
     "x-service-",
     "url-",
     "x-aws-ec2-metadata-",
-    # The service signs with these.
+    # The service sends its signatures in these.
     "webhook-",
 )
 
 
 _BESIDE_A_TOKEN = frozenset({"client-id", "x-project-id"})
+"""Refused headers that are allowed if the service adds a token."""
 
 
 def check(headers: Mapping[str, str], *, field: str, with_token: bool = False) -> None:
-    """Raise InvalidInput, which names the header below ``field``, unless all of these may be sent.
+    """Raise InvalidInput, about the header below ``field``, unless all of these headers may be sent.
 
-    ``with_token``: the service adds a token, which says who asks.
+    ``with_token``: the service adds a token that names the caller.
     """
     seen: set[str] = set()
     for name, value in headers.items():
@@ -89,7 +90,8 @@ def check(headers: Mapping[str, str], *, field: str, with_token: bool = False) -
         is_refused = folded in _REFUSED or folded.startswith(_REFUSED_PREFIXES)
         if is_refused and not (with_token and folded in _BESIDE_A_TOKEN):
             raise InvalidInput(
-                place, "is a header that the service sets, that rules the connection, or that says who or where from"
+                place,
+                "is reserved: the service sets it, or it controls the connection or names a caller or an origin",
             )
         if folded in seen:
             raise InvalidInput(place, "is given twice, in two spellings")
@@ -99,8 +101,8 @@ def check(headers: Mapping[str, str], *, field: str, with_token: bool = False) -
 
 
 def fold(name: str) -> str:
-    """One spelling for all names that some receiver takes for the same header.
+    """Return one spelling for all names that some receiver treats as the same header.
 
-    CGI and WSGI turn ``-`` into ``_``, older servers every character that is no letter or digit.
+    CGI and WSGI replace ``-`` by ``_``; older servers replace every character that is no letter or digit.
     """
     return _NOT_ALPHANUMERIC.sub("-", name.lower())

@@ -25,7 +25,7 @@ _UNESCAPED = {"~0": "~", "~1": "/"}
 
 
 def metadata_schema(limits: Limits) -> JsonSchema:
-    """Metadata of a queue: any members, and the reserved ones within their bounds (API facts, section 3)."""
+    """Make the schema of queue metadata: any keys, and the reserved keys with their bounds (API facts, section 3)."""
     ttl = {"type": "integer", "minimum": MIN_MESSAGE_TTL, "maximum": limits.max_message_ttl}
     size = {"type": "integer", "minimum": 1, "maximum": limits.max_messages_post_size}
     return {
@@ -45,14 +45,14 @@ def metadata_schema(limits: Limits) -> JsonSchema:
 
 
 def shown_defaults(limits: Limits, *, kind: str = QUEUE) -> dict[str, Any]:
-    """What a queue or topic shows for the reserved keys that it does not set."""
+    """Return the values that a queue or topic shows for reserved keys that it does not set."""
     posting = {
         "_max_messages_post_size": limits.max_messages_post_size,
         "_default_message_ttl": limits.default_message_ttl,
         "_default_message_delay": limits.default_message_delay,
     }
     if kind != QUEUE:
-        # Nobody claims from a topic.
+        # Topics have no claims, and so no dead letter queue.
         return posting
     return {
         **posting,
@@ -64,14 +64,14 @@ def shown_defaults(limits: Limits, *, kind: str = QUEUE) -> dict[str, Any]:
 
 
 def show_metadata(metadata: Metadata, limits: Limits, *, kind: str = QUEUE, defaults: bool = True) -> dict[str, Any]:
-    """The metadata of a queue or topic as clients see it. With ``defaults`` missing reserved keys are filled in."""
+    """Return the metadata for clients. ``defaults`` fills in the missing reserved keys."""
     return {**(shown_defaults(limits, kind=kind) if defaults else {}), **metadata}
 
 
 def rules_of(metadata: Metadata, limits: Limits) -> QueueRules:
-    """The rules that the reserved metadata of a queue set.
+    """Return the rules that the reserved metadata of a queue set.
 
-    The operator may have lowered a limit since the metadata were stored; then the limit counts.
+    If the operator has lowered a limit since the metadata were stored, the limit applies.
     """
     dead_letter_ttl = metadata.get("_dead_letter_queue_messages_ttl")
     return QueueRules(
@@ -88,7 +88,7 @@ def rules_of(metadata: Metadata, limits: Limits) -> QueueRules:
 class QueueSchemas:
     """The validators of queue requests under one set of limits, compiled once.
 
-    ``no_encryption`` is why no queue can be encrypted, as a sentence; None if queues can be.
+    ``no_encryption`` says why no queue can be encrypted; None if queues can be encrypted.
     """
 
     def __init__(self, limits: Limits, *, no_encryption: str | None = "this service has no key for it") -> None:
@@ -99,17 +99,20 @@ class QueueSchemas:
         self._purge = Validator(PURGE)
 
     def parse_metadata(self, raw: bytes) -> dict[str, Any]:
-        """The metadata object of a PUT; without a body, an empty one."""
+        """Parse the body of a PUT into metadata. An empty body gives empty metadata. Raises InvalidInput."""
         metadata: dict[str, Any] = strict_json.decode(raw, field="metadata") if raw else {}
         return metadata
 
     def check_metadata(self, metadata: Any, *, name: str, kind: str = QUEUE, before: Metadata | None = None) -> None:
-        """InvalidInput unless a queue of this name and kind, whose metadata were ``before``, may have these."""
+        """Raise InvalidInput unless a queue of this name and kind may have these metadata.
+
+        ``before`` are its current metadata, None for a new queue.
+        """
         self._metadata.check(metadata, root="metadata")
         retry_policy.check(metadata.get("_retry_policy"), field="_retry_policy")
         dead_letter_queue = metadata.get("_dead_letter_queue")
         if dead_letter_queue is not None:
-            # The pattern of the schema lets a newline at the end through, as Python reads it.
+            # In Python the pattern of the schema also matches a name with a newline at its end.
             check_name(dead_letter_queue, field="_dead_letter_queue")
         if dead_letter_queue == name:
             raise InvalidInput("_dead_letter_queue", "a queue cannot be its own dead letter queue")
@@ -122,12 +125,12 @@ class QueueSchemas:
     def _check_encryption(self, kind: str, *, is_new: bool) -> None:
         if kind != QUEUE:
             raise InvalidInput("_enable_encrypt_messages", "only queues can be encrypted, not topics")
-        # Other metadata of an encrypted queue can be changed though the key is away for now.
+        # If the key is missing, other metadata of an encrypted queue can still be changed.
         if is_new and self._no_encryption is not None:
             raise InvalidInput("_enable_encrypt_messages", self._no_encryption)
 
     def parse_patch(self, raw: bytes) -> list[dict[str, Any]]:
-        """The operations of a JSON patch, their form checked."""
+        """Parse the operations of a JSON patch. Raises InvalidInput."""
         operations: list[dict[str, Any]] = strict_json.decode(raw)
         self._patch.check(operations)
         for index, operation in enumerate(operations):
@@ -137,7 +140,10 @@ class QueueSchemas:
         return operations
 
     def apply_patch(self, operations: list[dict[str, Any]], metadata: Metadata) -> dict[str, Any]:
-        """New metadata; raises Conflict if a missing key is replaced or removed. Reserved keys are never missing."""
+        """Return the patched metadata. Raises Conflict if a missing key is replaced or removed.
+
+        Reserved keys count as present, because they have defaults.
+        """
         patched = dict(metadata)
         reserved = shown_defaults(self._limits)
         for index, operation in enumerate(operations):
@@ -151,7 +157,7 @@ class QueueSchemas:
         return patched
 
     def parse_purge(self, raw: bytes) -> list[str]:
-        """The resource types to purge; all of them without a body."""
+        """Parse the resource types to purge. An empty body means all of them. Raises InvalidInput."""
         if not raw:
             return list(RESOURCE_TYPES)
         document = strict_json.decode(raw)
@@ -161,7 +167,7 @@ class QueueSchemas:
 
 
 def _key_of(path: str, *, field: str) -> str:
-    """The metadata key that a JSON pointer names: ``/metadata/<key>`` with ``~0`` and ``~1`` (RFC 6901)."""
+    """Return the metadata key in a JSON pointer ``/metadata/<key>`` with ``~0`` and ``~1`` (RFC 6901)."""
     root, _, token = path.removeprefix("/").partition("/")
     if not path.startswith("/") or root != "metadata" or not token or "/" in token:
         raise InvalidInput(field, "must be '/metadata/<key>'")
@@ -171,31 +177,33 @@ def _key_of(path: str, *, field: str) -> str:
 
 
 class QueueFilter(NamedTuple):
-    """Which queues a listing keeps: those whose name matches ``search``, if any, and whose metadata have the values."""
+    """The filter of a listing: it keeps queues whose name matches ``search``, if given, with these metadata values."""
 
     search: Callable[[str], object] | None
     values: Mapping[str, str]
     name: str | None = None
-    """The expression that ``search`` searches for, as it was given."""
+    """The regular expression of ``search`` as text."""
 
     @property
     def needs_metadata(self) -> bool:
-        """Whether the name of a queue does not suffice."""
+        """Whether the filter needs the metadata of a queue and not only its name."""
         return bool(self.values)
 
     def keeps_name(self, name: str) -> bool:
+        """Whether the name of a queue matches."""
         return self.search is None or self.search(name) is not None
 
     def keeps(self, queue: Queue) -> bool:
+        """Whether the name and the metadata of a queue match."""
         return self.keeps_name(queue.name) and all(
             _spells(text, queue.metadata.get(key)) for key, text in self.values.items()
         )
 
 
 def make_filter(name: str | None, values: Mapping[str, str]) -> QueueFilter | None:
-    """The filter by a regular expression that is searched in the name, and by metadata values; None for all queues.
+    """Make a filter by metadata values and by a regular expression that is searched in the name; None for all queues.
 
-    RE2 matches in linear time, so that no expression can hold a worker.
+    RE2 matches in linear time, so that no expression can block a worker. Raises InvalidInput for an invalid expression.
     """
     if not name and not values:
         return None
@@ -205,8 +213,8 @@ def make_filter(name: str | None, values: Mapping[str, str]) -> QueueFilter | No
 def _compile(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
-    # Names have at most 64 ASCII characters. The memory of an expression also bounds the time it takes with each name;
-    # the module keeps 128 of them.
+    # Names have at most 64 ASCII characters. The memory limit of an expression also bounds the time for each name. The
+    # module caches 128 expressions.
     options.max_mem = _MOST_BYTES_OF_A_FILTER
     options.never_capture = True
     try:
@@ -216,7 +224,7 @@ def _compile(pattern: str) -> Any:
 
 
 def _spells(text: str, value: Any) -> bool:
-    """Whether a query parameter spells a metadata value; numbers are compared as such."""
+    """Whether a query parameter equals a metadata value. Numbers are compared as numbers."""
     if isinstance(value, bool):
         return text.lower() == str(value).lower()
     if isinstance(value, int | float):

@@ -10,7 +10,7 @@ BACKOFF_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
 DEFAULT_MINIMUM_DELAY = 5
 DEFAULT_MAXIMUM_DELAY = 30
 LEAST_SPAN = 10
-"""Seconds by which the maximum delay exceeds the minimum delay at least."""
+"""The maximum delay must exceed the minimum delay by at least this many seconds."""
 
 _COUNT = {"type": "integer", "minimum": 0, "maximum": 1000}
 _SECONDS = {"type": "integer", "minimum": 1, "maximum": 43_200}
@@ -37,7 +37,7 @@ SCHEMA: JsonSchema = {
 
 
 def check(policy: dict[str, Any] | None, *, field: str) -> None:
-    """Raises InvalidInput if the delays of a policy of the right form lie too close together."""
+    """Raise InvalidInput if the two delays of a policy are too close together. Its form was checked before."""
     if policy is None:
         return
     low = policy.get("minimum_delay", DEFAULT_MINIMUM_DELAY)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire form of ``POST .../share``: what a pre-signed URL is to open, and the answer with its signature."""
+"""The wire form of ``POST .../share``: the wanted access of a pre-signed URL, and the answer with its signature."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, Validator
 
 MOST_BYTES = 4096
-"""Of a body. All that it can say once has less than 300."""
+"""Limit in bytes of a request body. A body that names everything once has less than 300 bytes."""
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-"""OPTIONS, which the command line of python-zaqarclient offers, tells which methods a path serves."""
+"""Methods that a URL may allow. The command line of python-zaqarclient offers OPTIONS too."""
 
 _PATHS = {True: ("claims", "messages", "subscriptions"), False: ("messages", "subscriptions")}
-"""What can be shared of a queue, and of a topic, from which nobody claims."""
+"""The collections that can be shared: True for a queue, False for a topic, which has no claims."""
 
 
 class Wanted(NamedTuple):
-    """``paths`` are names of collections. Both lists are sorted and name nothing twice. ``expires`` is as it came."""
+    """The wanted access. ``paths`` are names of collections. Both lists are sorted, without duplicates.
+
+    ``expires`` is the text of the request.
+    """
 
     paths: tuple[str, ...]
     methods: tuple[str, ...]
@@ -29,7 +32,7 @@ class Wanted(NamedTuple):
 
 
 def schema(*, kind: str = QUEUE) -> JsonSchema:
-    """What the body of a request may be."""
+    """Return the schema of a request body."""
     return {
         "type": "object",
         "additionalProperties": False,
@@ -60,7 +63,7 @@ _VALIDATORS = {True: Validator(schema()), False: Validator(schema(kind=TOPIC))}
 
 
 def parse(raw: bytes, *, kind: str) -> Wanted:
-    """What a body asks for; InvalidInput naming the field if it breaks a rule. An absent body does, ``{}`` does not."""
+    """Parse a request body. Raises InvalidInput, about the invalid field, also for an empty body. ``{}`` is allowed."""
     if not raw:
         raise InvalidInput("body", "is empty; '{}' asks for a URL that lists messages for a day")
     document = strict_json.decode(raw)

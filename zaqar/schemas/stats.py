@@ -9,11 +9,11 @@ from zaqar.model import Message, Stats
 from zaqar.schemas.fields import JsonSchema
 
 Refer = Callable[[Message], dict[str, str]]
-"""How a transport refers to a message: one member, such as its path or its id."""
+"""Makes the reference of a transport to a message: one key with its path or its id."""
 
 
 def shown_stats(stats: Stats, now: float, refer: Refer) -> dict[str, Any]:
-    """The counts, and the first and the last message if there are any."""
+    """Return the counts for an answer, with the first and the last message if there are any."""
     counts: dict[str, Any] = {"claimed": stats.claimed, "free": stats.free, "total": stats.total}
     if stats.oldest is not None and stats.newest is not None:
         counts |= {"oldest": _moment(stats.oldest, now, refer), "newest": _moment(stats.newest, now, refer)}
@@ -26,7 +26,7 @@ def _moment(message: Message, now: float, refer: Refer) -> dict[str, Any]:
 
 
 def stats_schema(name: str, reference: JsonSchema) -> JsonSchema:
-    """The schema of :func:`shown_stats`; ``name`` is the member that refers to a message, ``reference`` its schema."""
+    """Return the schema of :func:`shown_stats`. ``name`` is the key of a reference, ``reference`` its schema."""
     count: JsonSchema = {"type": "integer", "minimum": 0}
     moment: JsonSchema = {
         "type": "object",

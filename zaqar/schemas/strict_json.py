@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON as RFC 8259 has it and a little stricter, so that what is stored can be read back by everybody alike.
+"""Decodes JSON more strictly than RFC 8259, so that all clients read a stored document the same way.
 
-Refused besides bad syntax: NaN and Infinity, numbers that overflow a double, integers beyond int64, invalid UTF-8 and
-lone surrogates, an object with the same key twice, and nesting deeper than :data:`MAX_DEPTH`.
+These are refused besides syntax errors: NaN and Infinity, numbers that overflow a double, integers beyond int64,
+invalid UTF-8 and lone surrogates, an object with the same key twice, and nesting deeper than :data:`MAX_DEPTH`.
 """
 
 import json
@@ -16,13 +16,13 @@ MAX_DEPTH = 100
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
-# Possessive, and the closing quote optional: a match never fails, so that quotes in a string without an end are not
-# each tried as the start of another one, which took minutes for a large body.
+# The quantifier is possessive and the closing quote is optional, so a match never fails. Otherwise, in a string without
+# an end, each quote would be tried as the start of a string, which takes minutes for a large body.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class _Refused(ValueError):
-    """Why a document that parses is refused all the same."""
+    """The document is valid JSON but breaks one of the rules above. The text says which one."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _finite(text: str) -> float:
 
 
 def _int64(text: str) -> int:
-    # int() refuses thousands of digits with an error of its own; 20 characters hold every int64.
+    # Every int64 has at most 20 characters. int() would raise another error for thousands of digits.
     if len(text) > 20 or not INT64_MIN <= (number := int(text)) <= INT64_MAX:
         raise _Refused("an integer does not fit into 64 bits")
     return number
@@ -66,13 +66,13 @@ def _depth(text: str) -> int:
 
 
 class Document(bytes):
-    """JSON with its value. It was decoded strictly before, so :func:`decode` returns the value as it is."""
+    """A JSON document that was decoded strictly before. :func:`decode` returns its ``value`` at once."""
 
     value: Any
 
 
 def decode(raw: bytes, *, field: str = "body") -> Any:
-    """The value of a JSON document; InvalidInput naming ``field`` if it is not one or breaks a rule above."""
+    """Decode a JSON document. Raises InvalidInput, about ``field``, if it is invalid or breaks a rule above."""
     if type(raw) is Document:
         return raw.value
     try:
@@ -84,7 +84,7 @@ def decode(raw: bytes, *, field: str = "body") -> Any:
 
 def decode_text(text: str, *, field: str) -> Any:
     """Like :func:`decode`, for a JSON document that is text."""
-    # PERF: brackets are counted first, because almost no document has so many that its depth must be computed.
+    # PERF: count brackets first. Almost no document has more than MAX_DEPTH, and only then its depth is computed.
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise InvalidInput(field, f"nested deeper than {MAX_DEPTH} levels")
     try:
@@ -106,5 +106,5 @@ def _refuse_lone_surrogates(value: Any, field: str) -> None:
 
 
 def encode(value: Any) -> bytes:
-    """Compact UTF-8 JSON of a value that came from :func:`decode`."""
+    """Encode a value from :func:`decode` as compact JSON in UTF-8."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The URI of a subscriber: where notifications go to."""
+"""Checks and reads the URI of a subscriber, to which notifications are sent."""
 
 import re
 from collections.abc import Collection
@@ -11,10 +11,10 @@ from zaqar.schemas import mailboxes
 MOST_CHARACTERS = 2000
 
 WEBHOOK_SCHEMES = frozenset({"http", "https", "trust+http", "trust+https"})
-"""Those that a request is made to, which is signed with the secret of the subscription."""
+"""Schemes of webhooks: the service sends HTTP requests, signed with the secret of the subscription."""
 
 CONNECTION_SCHEME = "websocket"
-"""The scheme of connections as subscribers: ``websocket:<id of node>.<id of connection>``. No request may name one."""
+"""The scheme of connections: ``websocket:<id of node>.<id of connection>``. A request must not contain it."""
 
 _AUTHORITY = re.compile(r"//[^/?#]*")
 _FIELD = "subscriber"
@@ -22,12 +22,12 @@ _PRINTABLE = re.compile(r"[!-~]+")
 
 
 def scheme_of(subscriber: str) -> str:
-    """The scheme in lower case, such as ``trust+https``."""
+    """Return the scheme in lower case, such as ``trust+https``."""
     return subscriber.partition(":")[0].lower()
 
 
 def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
-    """The subscriber as it is kept, :func:`normal`; InvalidInput unless it is a whole URI of one of these schemes."""
+    """Check a subscriber and return its :func:`normal` form. Raises InvalidInput unless its scheme is in ``types``."""
     if not isinstance(subscriber, str):
         raise InvalidInput(_FIELD, "must be a string, a URI")
     if not 1 <= len(subscriber) <= MOST_CHARACTERS:
@@ -51,10 +51,10 @@ def check_subscriber(subscriber: object, *, types: Collection[str]) -> str:
 
 
 def normal(subscriber: str) -> str:
-    """The URI with its scheme and its host in lower case (RFC 3986, section 6.2.2.1), so that no subscriber is two.
+    """Return the URI with scheme and host in lower case (RFC 3986, section 6.2.2.1), one form for each subscriber.
 
-    Of a mail address this is the domain; what is before the ``@`` may depend on its case. ``mailto://``, as the
-    documentation of Aodh has it, is taken for ``mailto:``.
+    In a mail address only the domain is changed, because the part before the ``@`` may depend on case. ``mailto://``,
+    as in the documentation of Aodh, is accepted and becomes ``mailto:``.
     """
     scheme, colon, rest = subscriber.partition(":")
     scheme = scheme.lower()
@@ -68,40 +68,40 @@ def normal(subscriber: str) -> str:
 
 
 def _lower(host: str) -> str:
-    # The digits of percent-encoded bytes are in upper case (RFC 3986, section 6.2.2.1).
+    # Percent-encoded bytes are normalised to upper case (RFC 3986, section 6.2.2.1).
     return re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), host.lower())
 
 
 def connection_subscriber(node_id: str, connection: str) -> str:
-    """The subscriber for a connection of a node. Both ids are hexadecimal."""
+    """Make the subscriber of a connection. Both ids are hexadecimal."""
     return f"{CONNECTION_SCHEME}:{node_id}.{connection}"
 
 
 def connection_of(subscriber: str) -> tuple[str, str]:
-    """The ids of the node and of the connection in a subscriber of ``CONNECTION_SCHEME``."""
+    """Return the ids of the node and of the connection in a subscriber of ``CONNECTION_SCHEME``."""
     node_id, _, connection = subscriber.partition(":")[2].partition(".")
     return node_id, connection
 
 
 def is_of_node(subscriber: str, node_id: str) -> bool:
-    """Whether the subscriber is a connection of this node."""
+    """Whether the subscriber is a connection of the node."""
     return scheme_of(subscriber) == CONNECTION_SCHEME and connection_of(subscriber)[0] == node_id
 
 
 def shown_subscriber(subscriber: str) -> str:
-    """The subscriber as clients see it. That of a connection is shown without the id of its node."""
+    """Return the subscriber for clients. A connection is shown without the id of its node."""
     if scheme_of(subscriber) != CONNECTION_SCHEME:
         return subscriber
     return f"{CONNECTION_SCHEME}:{connection_of(subscriber)[1]}"
 
 
 def takes_token(subscriber: str) -> bool:
-    """Whether its requests carry a token of a trust in Keystone: ``trust+http`` and ``trust+https``."""
+    """Whether its requests have a token of a Keystone trust: ``trust+http`` and ``trust+https``."""
     return scheme_of(subscriber).startswith("trust+")
 
 
 def url_of(subscriber: str) -> str:
-    """The URL that a webhook's requests go to."""
+    """Return the URL of a webhook."""
     return subscriber[len("trust+") :] if takes_token(subscriber) else subscriber
 
 
@@ -116,5 +116,5 @@ def _check_url(subscriber: str) -> None:
     if not host or port == 0:
         raise InvalidInput(_FIELD, "must be a URL with a host")
     if "@" in parts.netloc:
-        # It would be shown to everybody who may list the subscriptions, and is an old trick to hide the host.
+        # Every caller that may list the subscriptions would see the password. And a user part can disguise the host.
         raise InvalidInput(_FIELD, "must hold no user and password; send an Authorization header by post_headers")

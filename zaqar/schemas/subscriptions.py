@@ -18,18 +18,18 @@ Options = Mapping[str, Any]
 
 MOST_BYTES_OF_OPTIONS = 65_536
 MOST_BYTES = 2 * MOST_BYTES_OF_OPTIONS
-"""The size of a request about one subscription; more than this is not read."""
+"""Limit in bytes of a request body about a subscription."""
 
 MOST_BYTES_OF_A_SWITCH = 4096
-"""Limit in bytes for a body with one small field, such as a confirmation."""
+"""Limit in bytes of a request body with one small field, such as a confirmation."""
 
 PLACE_OF_THE_MESSAGE = '"$zaqar_message$"'
 MOST_PLACES = 10
-"""How often the message may stand in the template of option ``post_data``: it is sent, and held in memory, so often."""
+"""How often the message may occur in the template ``post_data``. Each occurrence takes memory and is sent."""
 
 DEFAULT_GRACE = 86_400
 MOST_GRACE = 604_800
-"""Seconds for which a secret that is replaced goes on to sign."""
+"""The default and the limit of the seconds for which a replaced secret signs too."""
 
 _MOST_CHARACTERS_OF_A_LINE = 998
 _POST_HEADERS = "options.post_headers"
@@ -66,7 +66,7 @@ _options = Validator(OPTIONS)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request says about a subscription; None if it says nothing."""
+    """The fields of a request about a subscription. A field is None if the request leaves it out."""
 
     subscriber: str | None
     ttl: int | None
@@ -74,9 +74,9 @@ class Wanted:
 
 
 def parse_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> Wanted:
-    """``{"subscriber": ..., "ttl": ..., "options": ...}``; unknown fields are dropped.
+    """Parse ``{"subscriber": ..., "ttl": ..., "options": ...}``. Unknown fields are ignored. Raises InvalidInput.
 
-    ``source`` and ``project`` are those of the queue.
+    ``source`` is the name of the queue, ``project`` its project.
     """
     wanted = _parse(raw, source=source, limits=limits)
     if wanted.subscriber is None:
@@ -86,7 +86,7 @@ def parse_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> 
 
 
 def parse_connection_creation(raw: bytes, *, source: str, project: str, limits: Limits) -> Wanted:
-    """Parse ``{"ttl": ..., "options": ...}``, which subscribes a connection itself. Unknown fields are dropped."""
+    """Parse ``{"ttl": ..., "options": ...}``, which subscribes a connection itself. Unknown fields are ignored."""
     wanted = _parse(raw, source=source, limits=limits)
     if wanted.subscriber is not None:
         raise InvalidInput("subscriber", "must be absent, because the connection itself is subscribed")
@@ -95,7 +95,7 @@ def parse_connection_creation(raw: bytes, *, source: str, project: str, limits: 
 
 
 def parse_change(raw: bytes, *, source: str, limits: Limits) -> Wanted:
-    """Any of the fields of a creation, one at least."""
+    """Parse a change: at least one of the fields of a creation. Raises InvalidInput."""
     wanted = _parse(raw, source=source, limits=limits)
     if wanted == Wanted(None, None, None):
         raise InvalidInput("body", "must have one of the fields 'subscriber', 'ttl' and 'options'")
@@ -132,7 +132,7 @@ def _check_options(options: Any, *, source: str) -> None:
     retry_policy.check(options.get("_retry_policy"), field="options._retry_policy")
     if options.get("post_data", "").count(PLACE_OF_THE_MESSAGE) > MOST_PLACES:
         raise InvalidInput("options.post_data", f"must have {PLACE_OF_THE_MESSAGE} at most {MOST_PLACES} times")
-    # Which of them are allowed depends on the subscriber, see check_post_headers.
+    # Checked for all subscribers here. Which headers are allowed depends on the subscriber; see check_post_headers().
     post_headers.check(options.get("post_headers", {}), field=_POST_HEADERS, with_token=True)
     for name in ("from", "subject"):
         line = options.get(name, "")
@@ -149,9 +149,9 @@ def _check_options(options: Any, *, source: str) -> None:
 
 
 def check_options_for(options: Options, subscriber: str, *, project: str) -> None:
-    """Check options that are valid by themselves against the subscriber; ``project`` is that of the queue.
+    """Check that valid options fit to the subscriber. ``project`` is the project of the queue.
 
-    Raises InvalidInput if they do not fit.
+    Raises InvalidInput if they do not.
     """
     if "trust_id" in options:
         if not takes_token(subscriber):
@@ -169,7 +169,7 @@ def check_options_for(options: Options, subscriber: str, *, project: str) -> Non
 
 
 def check_post_headers(headers: Mapping[str, str], subscriber: str, *, project: str) -> None:
-    """InvalidInput, which names the header, unless these may be sent to that subscriber of a queue of that project."""
+    """Raise InvalidInput, about the header, unless these may be sent to this subscriber of a queue of the project."""
     with_token = takes_token(subscriber)
     post_headers.check(headers, field=_POST_HEADERS, with_token=with_token)
     for name, value in headers.items() if with_token else ():
@@ -178,17 +178,18 @@ def check_post_headers(headers: Mapping[str, str], subscriber: str, *, project: 
 
 
 def check_end(ttl: int | None, now: float) -> None:
-    """InvalidInput unless a subscription that lives for ``ttl`` seconds from ``now`` on ends before the year 10000."""
+    """Raise InvalidInput unless a subscription with this ``ttl`` from ``now`` on ends before the year 10000."""
     if ttl is not None and now + ttl >= YEAR_10000:
         raise InvalidInput("ttl", f"must end before the year 10000: {ttl} seconds are too many")
 
 
 def is_subscription_id(text: str) -> bool:
+    """Whether the text has the form of the id of a subscription."""
     return _ID.fullmatch(text) is not None
 
 
 def parse_confirmation(raw: bytes) -> bool:
-    """``{"confirmed": true}`` or ``{"confirmed": false}``."""
+    """Parse ``{"confirmed": true}`` or ``{"confirmed": false}``. Raises InvalidInput."""
     document = strict_json.decode(raw)
     if not isinstance(document, dict) or type(document.get("confirmed")) is not bool:
         raise InvalidInput("confirmed", "must be given, true or false")
@@ -197,7 +198,7 @@ def parse_confirmation(raw: bytes) -> bool:
 
 
 def parse_grace(raw: bytes) -> int:
-    """``{"grace": seconds}``, which may be left out, as the whole body may be."""
+    """Parse ``{"grace": seconds}``. The field and the body are optional. Raises InvalidInput."""
     document = strict_json.decode(raw) if raw else {}
     if not isinstance(document, dict):
         raise InvalidInput("body", "must be an object with 'grace'")
@@ -209,7 +210,7 @@ def parse_grace(raw: bytes) -> int:
 
 
 def shown(subscription: Subscription, now: float) -> dict[str, Any]:
-    """The subscription as an answer has it, without its secrets."""
+    """Return the subscription for an answer, without its secrets."""
     return {
         "id": subscription.id,
         "source": subscription.source,

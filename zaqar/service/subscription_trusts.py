@@ -64,6 +64,8 @@ class TrustMaker(Protocol):
 
 
 class SubscriptionTrusts:
+    """Decides which trust a subscription uses, and keeps the records of trusts. Threads may share it."""
+
     def __init__(self, maker: TrustMaker | None, store: TrustStore, clock: Clock) -> None:
         """``maker``: None in a service that uses no trusts."""
         self._maker = maker
@@ -139,7 +141,7 @@ class SubscriptionTrusts:
         try:
             self._store.put(trust=trust)
         except StoreUnavailable:
-            _log.warning("Trust %s cannot be noted, so nobody deletes it. It ends with its time in Keystone.", trust.id)
+            _log.warning("Trust %s cannot be recorded, so it will not be deleted. It expires in Keystone.", trust.id)
             raise
         return trust
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages: plug-ins that see each operation on its way to the store."""
+"""Stages: plug-ins with hooks before and after each operation of the API."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base class of stages: two hooks for each operation of the API, which do nothing until a stage overrides them."""
+"""The base class of stages, with two hooks for each operation of the API. Plug-ins override the hooks they need."""
 
 from __future__ import annotations
 
@@ -45,26 +45,26 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[R]):
-    """Returned by a ``before_`` hook to end the operation: the client gets ``result``, and the store sees nothing.
+    """Returned by a ``before_`` hook to end the operation: the client gets ``result``, and the store is not called.
 
-    Neither the stages after this one nor any ``after_`` hook are called. An operation without a result takes
-    ``Done(None)``.
+    Neither later stages nor ``after_`` hooks are called. For an operation without a result return ``Done(None)``.
     """
 
     result: R
 
 
 class Stage:
-    """A plug-in of group ``zaqar.storage.stages``. Override the hooks that matter; the others are never called.
+    """A plug-in of group ``zaqar.storage.stages``. Override the hooks that you need; the others are never called.
 
     A ``before_`` hook is called after the request was authorised and checked, and before the store. It returns the
-    request, or a changed copy, which is checked again; or :class:`Done`. A ClientError that it raises is the answer of
-    the client. Any other exception is logged and the client gets 503. It may be called again for the same request when
-    somebody else changes the queue at the same moment.
+    request, or a changed copy, which is checked again, or :class:`Done`. If it raises a ClientError, the client gets
+    that error. Any other exception is logged and the client gets 503. The hook may be called again for the same request
+    if another request changes the queue at the same time.
 
-    An ``after_`` hook is called when the operation has succeeded. An exception there is logged and changes nothing.
+    An ``after_`` hook is called after the operation has succeeded. If it raises an exception, that is logged and has no
+    other effect.
 
-    A hook runs inside the request, so a slow one makes the request slow. Threads and greenlets share the object.
+    A hook runs inside the request, so a slow hook makes the request slow. Threads and greenlets share the object.
     """
 
     @classmethod
@@ -73,29 +73,29 @@ class Stage:
         return cls()
 
     def has(self, hook: str) -> bool:
-        """Whether the hook is to be called: whether the class overrides it."""
+        """Whether the class overrides the hook, so that it has to be called."""
         return getattr(type(self), hook) is not getattr(Stage, hook)
 
     def label(self) -> str:
-        """What the log calls the stage."""
+        """Return the name of the stage for the log."""
         return f"{type(self).__module__}.{type(self).__qualname__}"
 
     # -- queues and topics ---------------------------------------------------------------------------------------------
 
     def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue | Done[bool]:
-        """A queue is created; the result is whether it was missing."""
+        """A queue is created. The result is whether it was missing."""
         return request
 
     def after_create_queue(self, context: Context, request: CreateQueue, result: bool) -> None: ...
 
     def before_get_queue(self, context: Context, request: GetQueue) -> GetQueue | Done[dict[str, Any]]:
-        """The metadata are read, reserved defaults filled in."""
+        """The metadata of a queue are read. The result has the reserved defaults filled in."""
         return request
 
     def after_get_queue(self, context: Context, request: GetQueue, result: dict[str, Any]) -> None: ...
 
     def before_update_queue(self, context: Context, request: UpdateQueue) -> UpdateQueue | Done[dict[str, Any]]:
-        """A patch gives the queue new metadata; the result is what the client sees."""
+        """A patch gives the queue new metadata. The result is the metadata for the client."""
         return request
 
     def after_update_queue(self, context: Context, request: UpdateQueue, result: dict[str, Any]) -> None: ...
@@ -129,7 +129,7 @@ class Stage:
     def before_post(
         self, context: Context, queue: Queue, drafts: Sequence[Draft]
     ) -> Sequence[Draft] | Done[Sequence[str]]:
-        """Messages are posted: the drafts to store, in a list or a tuple. With :class:`Done`, the ids to answer."""
+        """Messages are posted. Return a list or tuple of drafts to store, or :class:`Done` with the ids to answer."""
         return drafts
 
     def after_post(self, context: Context, queue: Queue, ids: Sequence[str]) -> None:
@@ -166,7 +166,7 @@ class Stage:
     def after_delete_messages(self, context: Context, request: DeleteMessages, result: None) -> None: ...
 
     def before_pop_messages(self, context: Context, request: PopMessages) -> PopMessages | Done[Sequence[Message]]:
-        """The first free messages are taken out."""
+        """The first free messages are popped."""
         return request
 
     def after_pop_messages(self, context: Context, request: PopMessages, result: Sequence[Message]) -> None: ...
@@ -174,7 +174,7 @@ class Stage:
     # -- claims --------------------------------------------------------------------------------------------------------
 
     def before_create_claim(self, context: Context, request: CreateClaim) -> CreateClaim | Done[HeldClaim]:
-        """Messages are claimed; the result may hold none."""
+        """Messages are claimed. The result may have no messages."""
         return request
 
     def after_create_claim(self, context: Context, request: CreateClaim, result: HeldClaim) -> None: ...
@@ -186,7 +186,7 @@ class Stage:
     def after_get_claim(self, context: Context, request: GetClaim, result: HeldClaim) -> None: ...
 
     def before_renew_claim(self, context: Context, request: RenewClaim) -> RenewClaim | Done[None]:
-        """A claim starts anew."""
+        """A claim is renewed."""
         return request
 
     def after_renew_claim(self, context: Context, request: RenewClaim, result: None) -> None: ...
@@ -202,7 +202,7 @@ class Stage:
     def before_create_subscription(
         self, context: Context, request: CreateSubscription
     ) -> CreateSubscription | Done[str]:
-        """Somebody subscribes; the result is the id."""
+        """A subscription is created. The result is its id."""
         return request
 
     def after_create_subscription(self, context: Context, request: CreateSubscription, result: str) -> None: ...
@@ -250,7 +250,7 @@ class Stage:
     def after_confirm_subscription(self, context: Context, request: ConfirmSubscription, result: None) -> None: ...
 
     def before_rotate_secret(self, context: Context, request: RotateSecret) -> RotateSecret | Done[str]:
-        """A subscription gets a new secret, the result."""
+        """A subscription gets a new secret, which is the result."""
         return request
 
     def after_rotate_secret(self, context: Context, request: RotateSecret, result: str) -> None: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wakes the notifiers after a post that has subscribers; the store has written what they will find."""
+"""The stage ``zaqar.notification.notifier``, which wakes the notifiers after a post to a queue with subscribers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zaqar.stages.base import Stage
 
 
 class Notifier(Stage):
-    """Without it in the pipeline notifiers find the same work, up to a second later."""
+    """Wakes the notifiers. The store has written the work for them already; a lost wakeup delays it by a second."""
 
     def __init__(self, wakeup_sender: WakeupSender) -> None:
         self._wakeup_sender = wakeup_sender

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hook gets: one frozen request for each operation, with what the caller asked for, checked and complete.
+"""The arguments of hooks: one frozen request class for each operation. Its fields are checked and complete.
 
-A stage that wants something else returns a changed copy (``dataclasses.replace``). ``address`` says which queue or
-topic the operation is about and cannot be changed, because the caller's rights were checked for it.
+A stage that changes a request returns a changed copy (``dataclasses.replace``). ``address`` is the queue or topic of
+the operation. It cannot be changed, because the caller's rights were checked for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ QUEUES, MESSAGES, CLAIMS, SUBSCRIPTIONS = "queues", "messages", "claims", "subsc
 
 
 class ListedQueue(NamedTuple):
-    """A queue of a listing; ``metadata`` are those stored, None unless the listing is detailed."""
+    """A queue of a listing. ``metadata`` are the stored metadata, None unless the listing is detailed."""
 
     name: str
     metadata: Mapping[str, Any] | None = None
@@ -26,8 +26,8 @@ class ListedQueue(NamedTuple):
 class ListedQueues(NamedTuple):
     """A page of queues.
 
-    ``following`` is the name after which the next page begins, None for the last. ``total`` is the number of all
-    queues, None if nobody asked for it.
+    ``following`` is the name after which the next page begins, None for the last page. ``total`` is the number of all
+    queues, None if the caller did not ask for it.
     """
 
     queues: Sequence[ListedQueue]
@@ -44,7 +44,7 @@ class HeldClaim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The root of the requests."""
+    """The base class of the requests."""
 
     address: QueueName
 
@@ -52,9 +52,9 @@ class Request:
     """The hooks are ``before_`` and ``after_`` this name."""
     resource: ClassVar[str] = ""
     result: ClassVar[Any] = None
-    """The type of the result; a list of one type means a sequence of such objects, None that there is no result."""
+    """The type of the result. A list with one type means a sequence of such objects, None that there is no result."""
     documents: ClassVar[tuple[str, ...]] = ()
-    """The fields that hold JSON of the client, which a published plug-in may change in place."""
+    """The fields with JSON of the client. A published plug-in may change them in place."""
 
 
 # -- queues and topics -----------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ class GetQueue(Request):
 
 @dataclass(frozen=True, slots=True)
 class UpdateQueue(Request):
-    """``metadata`` are the whole new ones, after the patch of the client."""
+    """``metadata`` are the complete new metadata, after the patch of the client."""
 
     metadata: Mapping[str, Any]
 
@@ -116,7 +116,7 @@ class QueueStats(Request):
 
 @dataclass(frozen=True, slots=True)
 class PurgeQueue(Request):
-    """``resource_types`` are of ``messages`` and ``subscriptions``."""
+    """``resource_types`` has ``messages``, ``subscriptions``, or both."""
 
     resource_types: tuple[str, ...]
 
@@ -279,7 +279,7 @@ class ConfirmSubscription(Request):
 
 @dataclass(frozen=True, slots=True)
 class RotateSecret(Request):
-    """The result is the new secret. ``grace``: seconds for which the one that it replaces goes on to sign."""
+    """The result is the new secret. ``grace``: seconds for which the replaced secret signs too."""
 
     subscription_id: str
     grace: int
@@ -294,4 +294,4 @@ REQUESTS: tuple[type[Request], ...] = (
     *(CreateSubscription, GetSubscription, ListSubscriptions, UpdateSubscription, DeleteSubscription),
     *(ConfirmSubscription, RotateSecret),
 )
-"""All of them. A post is none: its hooks get the queue and the drafts."""
+"""All request classes. A post has none, because its hooks get the queue and the drafts."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline: the stages of one option, the hooks that they have, and how the service runs an operation through them.
+"""Runs the operations of the service through the stages of a pipeline option.
 
-The service makes one for each option and asks it once whether an operation has hooks; see ``zaqar/service/staged``.
+``zaqar/service/staged`` makes a pipeline for each option, and asks it once whether an operation has hooks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Hook = Callable[..., Any]
 
 
 class Changed(NamedTuple, Generic[Q]):
-    """The request to serve, and whether it is another one than the client's."""
+    """The request to serve. ``by_stages``: it differs from the request of the client."""
 
     request: Q
     by_stages: bool
@@ -64,9 +64,10 @@ class Pipeline:
         return request.operation in self._hooks
 
     def run(self, context: Context, request: Q, act: Callable[[Changed[Q]], R]) -> R:
-        """What ``act`` returns for the request that the stages make of this one, or what a stage ends it with.
+        """Call the ``before_`` hooks, ``act`` with the request that they return, and the ``after_`` hooks.
 
-        Raises the ClientError of a stage, and StageFailed for everything else that goes wrong because of a stage.
+        Returns the result of ``act``, or the result with which a stage ends the operation. Raises the ClientError of a
+        stage, and StageFailed for any other error of a stage.
         """
         answer = self.run_before(context, request)
         if isinstance(answer, Done):
@@ -77,24 +78,24 @@ class Pipeline:
         return result
 
     def run_before(self, context: Context, request: Q) -> Changed[Q] | Done[Any]:
-        """Call the ``before_`` hooks only."""
+        """Call the ``before_`` hooks. Returns the request to serve, or Done if a stage ends the operation."""
         hooks = self._hooks.get(request.operation)
         if hooks is None or not hooks.before:
             return Changed(request, by_stages=False)
         return self._ask(hooks.before, context, request)
 
     def run_after(self, context: Context, request: Request, result: object) -> None:
-        """Call the ``after_`` hooks only."""
+        """Call the ``after_`` hooks. Their errors are logged."""
         hooks = self._hooks.get(request.operation)
         for hook in hooks.after if hooks else ():
             try:
                 hook(context, request, result)
-            except BaseException as exc:  # noqa: BLE001 - raised again if no stage has raised it
+            except BaseException as exc:  # noqa: BLE001 - note_failure() raises it again if it came from outside
                 note_failure(hook, exc)
 
     @staticmethod
     def serve(wanted: Changed[Q], act: Callable[[Changed[Q]], R]) -> R:
-        """What ``act`` returns; StageFailed if it finds invalid what the stages made of the client's valid request."""
+        """Return the result of ``act``. Raises StageFailed if stages have made the client's valid request invalid."""
         try:
             return act(wanted)
         except InvalidInput as exc:
@@ -120,12 +121,12 @@ class Pipeline:
 
 
 def hooks_of(stages: Collection[Stage], name: str) -> list[Hook]:
-    """The hooks of this name that stages have, in their order."""
+    """Return the hooks of this name that the stages override, in their order."""
     return [getattr(stage, name) for stage in stages if stage.has(name)]
 
 
 def call_hook(hook: Hook, *arguments: Any) -> Any:
-    """What the hook returns; StageFailed, with a line in the log, for what it raises that is not meant for clients."""
+    """Call a hook. An exception that is not meant for clients is logged and becomes StageFailed."""
     try:
         return hook(*arguments)
     except (ClientError, StoreUnavailable):
@@ -137,9 +138,9 @@ def call_hook(hook: Hook, *arguments: Any) -> Any:
 
 
 def note_failure(hook: Hook, exc: BaseException) -> None:
-    """Log what an ``after_`` hook has raised, which changes nothing, as the operation has been done.
+    """Log the exception of an ``after_`` hook. It has no other effect, because the operation has succeeded.
 
-    Raises it again if no stage has raised it: if it ends the request or the worker from outside.
+    An exception from outside of the stage, which ends the request or the worker, is raised again.
     """
     if is_from_outside(exc):
         raise exc
@@ -147,7 +148,7 @@ def note_failure(hook: Hook, exc: BaseException) -> None:
 
 
 def failure(hook: Hook, what: str, cause: BaseException | None = None) -> StageFailed:
-    """The error to raise; the log gets what the client must not see."""
+    """Log the details, which the client must not see, and return the error to raise."""
     _log.error("A stage failed: %s %s", _describe(hook), what, exc_info=cause)
     return StageFailed()
 
@@ -163,7 +164,7 @@ def _name(value: object) -> str:
 
 
 def _checked(result: Any, kind: Any, hook: Hook) -> Any:
-    """The result if it is of the type that the operation has; StageFailed otherwise, as no transport could show it."""
+    """Check the result of a stage. Raises StageFailed if it has the wrong type, because no transport could show it."""
     if kind is None:
         return None
     if isinstance(kind, list):
@@ -173,7 +174,7 @@ def _checked(result: Any, kind: Any, hook: Hook) -> Any:
     if not fits:
         raise failure(hook, f"ended the operation with {_name(result)}")
     try:
-        # Only what a stage made up can fail here, so nobody else pays for it.
+        # Only results of stages come here, so other requests do not spend the time.
         msgspec.json.encode(result)
         for message in _messages_in(result):
             msgspec.json.decode(message.body)
@@ -191,5 +192,5 @@ def _messages_in(result: Any) -> Iterator[Message]:
 
 
 def _texts(request: Request) -> list[str]:
-    """The documents of a request, to be compared: a hook may have changed them in place."""
+    """Encode the documents of a request, to find out whether a hook has changed them in place."""
     return [json.dumps(getattr(request, name)) for name in request.documents]

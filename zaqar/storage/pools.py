@@ -55,7 +55,7 @@ class PoolDrivers(Protocol):
     """Checks and opens the stores of pools. :mod:`zaqar.storage.registry` implements it."""
 
     def check(self, pool: Pool) -> None:
-        """Raise InvalidInput, about the wrong field, if no installed driver can serve such a pool."""
+        """Raise InvalidInput, about the invalid field, if no installed driver can serve such a pool."""
 
     def open(self, pool: Pool) -> MessageStore:
         """Open the store of the pool. Raises StartupError or StoreUnavailable if it cannot be opened."""
@@ -115,6 +115,7 @@ class LazyStore:
         return self._monotonic() < self._failed_until
 
     def note_failure(self) -> None:
+        """Count the store as failed for FAILURE_SECONDS."""
         self._failed_until = self._monotonic() + FAILURE_SECONDS
 
     def close(self) -> None:
@@ -152,6 +153,7 @@ class StoreRef(ABC):
 
     def note_failure(self) -> None:
         """Count the store as failed for FAILURE_SECONDS; called by code that saw it fail."""
+        return
 
 
 class _OnlyStore(StoreRef):
@@ -206,6 +208,7 @@ class Placement:
         """Read the pools and flavors again at the next use. Called after this worker has changed them."""
 
     def close(self) -> None:
+        """Close all stores."""
         self._store_ref.store.close()
 
 
@@ -300,7 +303,7 @@ class PoolPlacement(Placement):
             self._reading.release()
 
     def _refresh(self) -> None:
-        """Read the catalog again in a background thread. The caller has acquired the lock, and this call releases it."""
+        """Read the catalog again in a background thread. The caller has acquired the lock; this call releases it."""
         try:
             self._read(fresh=False)
         finally:
@@ -392,7 +395,7 @@ class PoolPlacement(Placement):
             store_ref.store.ping()
         except StoreUnavailable:
             store_ref.note_failure()
-            _log.debug("Pool '%s' does not answer and gets no new queue now.", store_ref.name)
+            _log.debug("Pool '%s' does not answer, so it gets no new queue now.", store_ref.name)
             return False
         return True
 
@@ -447,9 +450,10 @@ def _no_flavor(flavor: str) -> InvalidInput:
 
 
 def fan_out(question: Callable[[S], T], asked: Sequence[S], *, seconds: float) -> list[T | None]:
-    """Call ``question`` for several stores in parallel. Returns the answers in order, None for one later than ``seconds``.
+    """Call ``question`` for several stores in parallel, and return the answers in order.
 
-    A single store is asked in the caller's thread, without this time limit.
+    An answer is None if it is not there within ``seconds``. A single store is asked in the caller's thread, without
+    this time limit.
     """
     if len(asked) <= 1:
         return [question(item) for item in asked]
@@ -464,7 +468,7 @@ def fan_out(question: Callable[[S], T], asked: Sequence[S], *, seconds: float) -
 
 
 def first_yes(question: Callable[[S], bool], asked: Sequence[S], *, seconds: float) -> S | None:
-    """Call ``question`` for several stores in parallel. Returns the first one with a true answer within ``seconds``, or None."""
+    """Call ``question`` for several stores in parallel. Returns the first store with a true answer in time, or None."""
     if not asked:
         return None
     executor = ThreadPoolExecutor(min(len(asked), _MOST_THREADS))

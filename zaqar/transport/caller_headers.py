@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the headers that every request has, for both transports."""
+"""Checks the headers that identify a caller: X-Project-ID, Client-ID and X-Roles. Both transports use it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PROJECT = re.compile(r"(?! )[ -+\--~]{1,256}(?<! )")
 _CLIENT = re.compile(r"[ -~]*")
 _MAX_UUID_LENGTH = len("urn:uuid:{00000000-0000-0000-0000-000000000000}")
 _MAX_CACHED_LENGTH = 256
-"""Longest text that the caches here keep, so that callers cannot fill the memory."""
+"""Longest text that the caches of this module keep, so that callers cannot fill the memory."""
 
 
 def check_project(project: str) -> None:
-    """Raises InvalidInput unless the text is a valid id of a project."""
+    """Raise InvalidInput unless the text is a valid id of a project."""
     if _PROJECT.fullmatch(project) is None:
         raise InvalidInput("X-Project-ID", "must be one id of 1 to 256 printable ASCII characters without a comma")
 
@@ -45,7 +45,7 @@ class ClientIds:
 @functools.lru_cache(4096)
 def parse_uuid(text: str) -> str:
     """The UUID in one spelling, so that ``echo`` recognises a client that changes its spelling."""
-    # Not by uuid.UUID(), which takes what int() takes in base 16, such as "0x" or "_" in the middle.
+    # Not by uuid.UUID(), which accepts everything that int() accepts in base 16, such as "0x" or "_" in the middle.
     digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
     # A text that is longer than any spelling has extra braces and hyphens. It must not get into the cache.
     if len(text) > _MAX_UUID_LENGTH or _UUID.fullmatch(digits) is None:

@@ -9,7 +9,7 @@ from zaqar.model import QUEUE, TOPIC
 
 
 def _relation(template: str, allow: str, **variables: str) -> dict[str, Any]:
-    """A resource of the home document (draft-nottingham-json-home-03): with a template if it takes variables."""
+    """A resource of the home document (draft-nottingham-json-home-03). It has a template if it takes variables."""
     hints: dict[str, Any] = {"allow": allow.split(), "formats": {"application/json": {}}}
     if allow in ("POST", "PATCH"):
         hints["accept-post"] = ["application/json"]
@@ -115,7 +115,10 @@ _POOLS = {
 
 
 def home_document(*, admin_mode: bool, pooling: bool, prefix: str = "") -> dict[str, Any]:
-    """The resources of a service that is mounted at ``prefix``: those of an administrator only with ``admin_mode``."""
+    """The home document. ``prefix`` is the path at which the service is mounted.
+
+    Resources of administrators are listed only with ``admin_mode``.
+    """
     resources = dict(_HOME)
     if admin_mode:
         resources |= _HEALTH | (_POOLS if pooling else {})
@@ -123,5 +126,5 @@ def home_document(*, admin_mode: bool, pooling: bool, prefix: str = "") -> dict[
 
 
 def _below(prefix: str, resource: dict[str, Any]) -> dict[str, Any]:
-    """The resource of a service that is mounted at ``prefix``."""
+    """A copy of the resource with ``prefix`` before its path."""
     return {name: prefix + value if name in ("href", "href-template") else value for name, value in resource.items()}

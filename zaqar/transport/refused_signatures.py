@@ -13,11 +13,11 @@ from zaqar.errors import SignatureRefused
 _log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60
-"""Callers without an account can cause any number of refusals, so the log gets one line in this time."""
+"""The log gets at most one line in this time, because callers without an account can cause any number of refusals."""
 
 
 class RefusedSignatures:
-    """Safe for threads."""
+    """The counter of one transport. Any thread may use it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class RefusedSignatures:
         now = self._clock()
         with self._lock:
             self._refused[refused.reason] += 1
-            # A clock that was set back must not keep the log quiet for longer.
+            # The lower bound is for a clock that was set back: it must not keep the log quiet for longer.
             if self._quiet_until - SECONDS_BETWEEN_LINES <= now < self._quiet_until:
                 return
             self._quiet_until = now + SECONDS_BETWEEN_LINES

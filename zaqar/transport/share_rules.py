@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy checks for making a pre-signed URL, which may open only what its maker may do."""
+"""Policy checks for making a pre-signed URL. A URL may open only operations that its maker may carry out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zaqar.schemas.share import Wanted
 
 
 class ShareRules:
-    """``Authorizer.check`` for ``share`` on queues and topics; Forbidden if a rule does not admit the caller."""
+    """Checks the rules of ``share`` on queues and topics. Both transports use it."""
 
     def __init__(self, authorizer: Authorizer, limits: Limits) -> None:
         self._authorizer = authorizer
@@ -24,7 +24,10 @@ class ShareRules:
         self._authorizer.check(caller, f"{address.kind}s:share", address)
 
     def check_granted(self, caller: Context, address: QueueName, wanted: Wanted) -> None:
-        """Check the rule of each operation that the URL will open, because signed requests are not checked."""
+        """Check the rule of each operation that the URL will open, because signed requests are not checked again.
+
+        Raises Forbidden.
+        """
         for rule in granted_rules(wanted.paths, wanted.methods):
             if "scheme" in target_names(rule) and self._authorizer.asks_for(rule, "scheme"):
                 # The subscriber is not known yet, so check every scheme.

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the policy rules about subscriptions, whose targets have the scheme of the subscriber."""
+"""Checks the policy rules of subscriptions, which can depend on the URI scheme of the subscriber.
+
+Both transports use it. All methods raise Forbidden if the rule does not admit the caller.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ _SCHEME = "scheme"
 
 
 class SubscriptionRules:
-    """``Authorizer.check`` with ``scheme``, which is looked up only if the rule asks for it.
+    """Calls ``Authorizer.check`` with the ``scheme`` of a subscription, which is looked up only if a rule uses it.
 
-    The look-up reads the subscription before the operation itself does. A subscription that is not there has no
-    scheme, so a check such as ``'https':%(scheme)s`` is false.
+    The look-up reads the subscription before the operation itself reads it. A subscription that does not exist has no
+    scheme, so a check such as ``'https':%(scheme)s`` is false for it.
     """
 
     def __init__(self, authorizer: Authorizer, subscriptions: Subscriptions, limits: Limits) -> None:
@@ -33,7 +36,7 @@ class SubscriptionRules:
         self._authorizer.check(caller, "subscription:get_all", address)
 
     def check_creation(self, caller: Context, address: QueueName, raw: bytes) -> None:
-        """Ask ``subscription:create``. Raises InvalidInput for a body from which the scheme cannot be told."""
+        """Check ``subscription:create``. Raises InvalidInput if the body does not show the scheme."""
         scheme = {}
         if self._asks(caller, "subscription:create"):
             wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
@@ -49,11 +52,11 @@ class SubscriptionRules:
         self._authorizer.check(caller, "subscription:create", address, **{_SCHEME: CONNECTION_SCHEME})
 
     def check(self, caller: Context, rule: str, address: QueueName, id_: str) -> None:
-        """Ask a rule about a subscription that is there, or is not."""
+        """Check a rule for a subscription, which need not exist."""
         self._authorizer.check(caller, rule, address, **self._stored(caller, rule, address, id_))
 
     def check_change(self, caller: Context, address: QueueName, id_: str, raw: bytes) -> None:
-        """Ask ``subscription:update`` about the subscription as it is, and as a new subscriber would make it."""
+        """Check ``subscription:update`` for the present subscriber, and for the new one if the body has one."""
         self.check(caller, "subscription:update", address, id_)
         if self._asks(caller, "subscription:update"):
             wanted = parse_change(raw, source=address.name, limits=self._limits)

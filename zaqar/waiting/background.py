@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that run only while somebody waits."""
+"""Threads that run only while they are needed. :class:`~zaqar.waiting.hub.Hub` uses them while clients wait."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from zaqar.errors import StoreUnavailable
 _log = logging.getLogger(__name__)
 
 _random = random.Random()  # noqa: S311, no secret
-"""Not the one of the module, whose sequence programs may have fixed."""
+"""Separate from the generator of the module ``random``, which a program may have seeded."""
 
 LINGER_SECONDS = 5.0
-"""How long a thread goes on after nobody needs it, as clients that wait again and again come back in a moment."""
+"""How long a thread goes on after it was last needed. Clients that wait again and again come back within that time."""
 
 LONGEST_BACK_OFF_SECONDS = 4.0
 
 
 class Job(ABC):
-    """Something that a thread of its own does again and again. With gevent's patches it is a greenlet."""
+    """Work that is repeated in a thread of its own. With gevent's patches the thread is a greenlet."""
 
     name: str
     """Of the thread."""
@@ -33,7 +33,7 @@ class Job(ABC):
         self._nudged = threading.Event()
 
     def nudge(self) -> None:
-        """Have the next step begin now. Any thread may call it."""
+        """Begin the next step now, instead of at the end of the rest. Any thread may call it."""
         self._nudged.set()
 
     def rest(self, seconds: float) -> None:
@@ -47,10 +47,10 @@ class Job(ABC):
 
     @abstractmethod
     def step(self) -> float:
-        """Do it once. Returns how many seconds to rest. A step that waits by itself waits about a second at most."""
+        """Do the work once. Returns the seconds to rest. A step that waits by itself waits about a second at most."""
 
     def close(self) -> None:  # noqa: B027, most jobs have nothing to close
-        """The thread ends, or the last step has failed; a step after that begins anew."""
+        """Release what the steps keep open. Called when the thread ends and after a failed step; a step may follow."""
 
 
 class Background:
@@ -60,13 +60,13 @@ class Background:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all threads: a child process has none of its parent."""
+        """Forget all threads. Called in a child process, in which the threads of its parent do not run."""
         self._lock = threading.Lock()
         self._jobs: dict[Hashable, Job] = {}
         self._lingers = True
 
     def end(self) -> None:
-        """Have each thread end as soon as nobody needs it."""
+        """Make each thread end as soon as it is not needed, without LINGER_SECONDS."""
         self._lingers = False
         with self._lock:
             jobs = list(self._jobs.values())
@@ -78,11 +78,12 @@ class Background:
         return self._jobs.get(key)
 
     def start(self, key: Hashable, make: Callable[[], Job]) -> None:
-        """Have a thread for this job unless there is one. The job must be needed already.
+        """Start a thread for this job unless it has one. The job's ``is_needed`` must be true already.
 
         If the system refuses a thread, the log says so, and the next call tries again.
         """
-        # A thread that is about to end has either removed its key, or finds the job needed and goes on.
+        # Safe without the lock: _run() asks is_needed() and removes the key under the lock. So a thread that is about
+        # to end has either removed its key, and is replaced here, or sees that the job is needed and goes on.
         if key in self._jobs:
             return
         with self._lock:
@@ -94,7 +95,8 @@ class Background:
         except RuntimeError as exc:
             with self._lock:
                 del self._jobs[key]
-            # Not raised: a post that has found it must not fail, and clients are still woken by what this process does.
+            # Not raised: the caller may be a post, which is stored and must not fail. Clients that wait are still woken
+            # by posts and releases of this process.
             _log.error("%s: there is no thread for it, so clients that wait are answered late: %s", job.name, exc)
 
     def _run(self, key: Hashable, job: Job) -> None:
@@ -103,7 +105,7 @@ class Background:
         try:
             while True:
                 if jobs is not self._jobs:
-                    return  # A greenlet of the parent goes on in a child process.
+                    return  # This is a greenlet of the parent, which a fork has copied into the child process.
                 with self._lock:
                     now = time.monotonic()
                     if job.is_needed():

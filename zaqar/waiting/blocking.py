@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting in the thread, or the greenlet, that serves the request."""
+"""Waiting in the thread, or the greenlet, that serves the request. The HTTP transport uses it for ``wait``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from zaqar.waiting.waiters import Kind
 T = TypeVar("T")
 
 Watch = Callable[[Callable[[], None]], Callable[[], None]]
-"""Is given a function to call when the client may have gone, and returns one that ends this."""
+"""Takes a function to call when the client may have closed its connection. Returns a function that ends the watch."""
 
 
 class Attempt(NamedTuple, Generic[T]):
-    """What an attempt has found: the answer, whether it has messages, and whether it has as many as it may have."""
+    """The result of an attempt.
+
+    ``is_served``: whether the answer has messages. ``is_full``: whether it has as many as the request allows, so that
+    the queue may have more.
+    """
 
     answer: T
     is_served: bool
@@ -40,9 +44,10 @@ def wait_for(
 ) -> Attempt[T] | None:
     """Make attempts whenever one may succeed, until one is served or the time is over. Raises TooManyWaiting.
 
-    ``attempt`` is called with the version of the queue, or with None when the time is over; its errors are raised.
-    Returns the last attempt, or None if there was none because the process drains, or if the client ``is_gone``: then
-    nothing was taken for it. With ``watch`` a client that has gone waits no more.
+    ``seconds`` is the time to wait. ``attempt`` is called with the version of the queue, or with None when the time is
+    over; its errors are raised. Returns the last attempt. Returns None if there was none because the process drains, or
+    if the client ``is_gone``: then nothing was taken for it. With ``watch`` the wait ends early when the client closes
+    its connection.
     """
     deadline = time.monotonic() + seconds
     event = threading.Event()
@@ -51,7 +56,7 @@ def wait_for(
     unwatch = None if watch is None else watch(event.set)
     try:
         while True:
-            # Before anything is looked at, so that no wake-up is lost.
+            # Clear the event before the checks below, so that no later wake-up is lost.
             event.clear()
             if waiter.is_over:
                 return last
@@ -62,8 +67,8 @@ def wait_for(
                 try:
                     last = attempt(version)
                 except StoreUnavailable as exc:
-                    # The others would fail as well, one after the other. They try when the store answers again; or at
-                    # once, if it has answered and this attempt has met only messages that cannot be read.
+                    # While the store is away the attempts of all takers would fail, so do not pass the turn on: pollers
+                    # wake the takers later. After MessagesUnreadable, which is an answer, the next one may succeed.
                     waiter.finish(is_full=isinstance(exc, MessagesUnreadable), is_served=False)
                     raise
                 waiter.finish(is_full=last.is_full, is_served=last.is_served)
@@ -84,9 +89,9 @@ def _try_last(
     attempt: Callable[[int | None], Attempt[T]],
     is_gone: Callable[[], bool],
 ) -> Attempt[T] | None:
-    """Make an attempt at the end of the time, for a taker to which an empty answer may be false otherwise.
+    """Make one more attempt at the end of the time if an empty answer could be wrong; else return the last one.
 
-    It has not made one yet, or others have their turns right now, because messages are free.
+    That is so for a taker that has made no attempt yet, or while another taker has the turn, because messages are free.
     """
     if last is not None and (waiter.kind is not Kind.TAKER or waiter.queue.turn is None):
         return last

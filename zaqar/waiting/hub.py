@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What wakes the waiters of a process: posts and releases here, wake-ups from elsewhere, and a look at the stores.
+"""Wakes the waiters of a process: after posts and releases here, after wake-ups from elsewhere, and by polling stores.
 
-While somebody waits, each store is asked once a second for the positions of all queues that are waited for. So an event
-that was not told costs a second at most.
+The service calls :meth:`Hub.posted`, :meth:`Hub.received` and :meth:`Hub.freed` after each change; the transports call
+:meth:`Hub.join`. While clients wait, each store is asked once a second for the positions of all queues that are waited
+for. So an event of which this process gets no wake-up delays a client by a second at most.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from zaqar.waiting.polling import SOON_SECONDS, FindQueues, NamePoller, StorePol
 from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.shared_reads import SharedReads
 from zaqar.waiting.waiters import Kind, Located, Wake, digest_of
-from zaqar.waiting.wakeups import Channel, HostListener, Told
+from zaqar.waiting.wakeups import Channel, HostListener, WakeupMessage
 
 Remembered = Callable[[QueueName], Located | None]
-"""Where a queue is, from memory; None if it is not remembered. What is remembered may be out of date."""
+"""The location of a queue from the cache of this process, which may be stale; None if the cache does not have it."""
 
 BIND_AGAIN_SECONDS = 60.0
-"""When a process tries again to make its socket if it could not. Each time is logged."""
+"""Time until a process tries again to make its socket after it could not. Each failure is logged."""
 
-_MOST_PERHAPS = 1000
-"""Queues for which is remembered when others were told that messages may have come into them."""
+_MAX_OTHERS_TOLD = 1000
+"""Queues for which the hub remembers when it last told other processes that messages may have arrived."""
 
-_MOST_LOOKED_AT = 100
-"""Queues of one store that are looked at before the time because datagrams may have been lost."""
+_MAX_LOOKED_AT = 100
+"""If a store has no more queues than this that are waited for, they are looked at early after datagrams were lost."""
 
 _HOST, _NAMES, _CHANNEL = "host", "names", "channel"
 
@@ -47,7 +48,7 @@ class Hub:
     def __init__(
         self, *, folder: Path, remembered: Remembered, find_queues: FindQueues, clock: Clock, limits: Limits
     ) -> None:
-        """``folder`` is that of the sockets by which processes of this host wake each other."""
+        """``folder`` has the sockets by which processes of this host wake each other."""
         self._folder = folder
         self._remembered = remembered
         self._find_queues = find_queues
@@ -64,9 +65,9 @@ class Hub:
         self._background = Background()
         self._lock = threading.Lock()
         self._bind_at = float("-inf")
-        self._perhaps: dict[str, float] = {}
+        self._others_told_at: dict[str, float] = {}
         self.check_at = 0.0
-        """When a post has to call ``posted``, by ``time.monotonic``; before that nobody waits, here or elsewhere."""
+        """The time, by ``time.monotonic``, from which a post has to call ``posted``. Before it no client waits."""
         _hubs.add(self)
 
     def join(self, address: QueueName, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
@@ -82,10 +83,10 @@ class Hub:
         self._background.start(_HOST, self._make_listener)
         return waiter
 
-    # -- what this process does --------------------------------------------------------------------------------------
+    # -- changes by this process -------------------------------------------------------------------------------------
 
     def posted(self, queue: Queue, store_ref: StoreRef, ids: list[str]) -> None:
-        """Messages with these ids were posted to the queue. PERF: called only if it is time, see ``check_at``."""
+        """Wake waiters: messages with these ids were posted. PERF: callers skip it before the time ``check_at``."""
         if self._is_nobody_waiting():
             return
         address = QueueName(queue.project, queue.kind, queue.name)
@@ -93,40 +94,40 @@ class Hub:
         self._post(address, Located(queue.uid, store_ref), last)
 
     def received(self, queue: Queue, store_ref: StoreRef) -> None:
-        """Messages were put into the queue by this process, in another way than by a post."""
+        """Wake waiters: this process has put messages into the queue in another way than by a post."""
         if not self._is_nobody_waiting():
             self._post(QueueName(queue.project, queue.kind, queue.name), Located(queue.uid, store_ref), 0)
 
     def freed(self, queue: Queue) -> None:
-        """Messages of the queue are free again."""
+        """Wake waiters: messages of the queue are free again."""
         if self._is_nobody_waiting():
             return
         here = self.registry.wake(queue.uid, Wake.FREED, is_own=True)
         wake = Wake.FREE_READERS if here else Wake.FREED
-        self._tell(wake, QueueName(queue.project, queue.kind, queue.name), queue.uid)
+        self._wake_others(wake, QueueName(queue.project, queue.kind, queue.name), queue.uid)
 
-    def perhaps_received(self, queue: Queue, store_ref: StoreRef) -> None:
-        """Messages may have been put into the queue, which only the store knows. It is asked if somebody waits."""
+    def may_have_received(self, queue: Queue, store_ref: StoreRef) -> None:
+        """Messages may have been put into the queue; only the store knows. Ask it soon if a client waits."""
         if self._is_nobody_waiting():
             return
         self._look(queue.uid, store_ref)
         now = time.monotonic()
-        if now >= self._perhaps.get(queue.uid, 0.0) + SOON_SECONDS:
-            if len(self._perhaps) >= _MOST_PERHAPS:
-                self._perhaps.clear()
-            self._perhaps[queue.uid] = now
-            self._tell(Wake(0), QueueName(queue.project, queue.kind, queue.name), queue.uid)
+        if now >= self._others_told_at.get(queue.uid, 0.0) + SOON_SECONDS:
+            if len(self._others_told_at) >= _MAX_OTHERS_TOLD:
+                self._others_told_at.clear()
+            self._others_told_at[queue.uid] = now
+            self._wake_others(Wake(0), QueueName(queue.project, queue.kind, queue.name), queue.uid)
 
     def drain(self) -> None:
-        """Have every client that waits answered now, and let no other one wait."""
+        """Answer every waiting client now, and let no further client wait."""
         self.registry.drain()
         self._background.end()
 
     def adopt(self, before: Hub) -> None:
-        """Go on with the waiters of ``before``, because the process has reloaded. Both share them from now on.
+        """Take over the waiters of ``before`` after the process has reloaded its configuration. Both hubs share them.
 
-        Their queues are looked up again, because the stores of the former configuration may be closed. Until that is
-        done, which takes a moment, they are woken by posts of this process only.
+        Their queues are looked up again, because the stores of the former configuration may be closed. Until the
+        look-up is done, which takes a moment, the waiters are woken only by posts of this process.
         """
         before.registry.use(self.registry)
         before._remembered, before._find_queues, before.shared = self._remembered, self._find_queues, self.shared
@@ -139,54 +140,56 @@ class Hub:
         here = self.registry.note_queue(address, located, is_own=True, last=last)
         if here:
             self._watch(located)
-        self._tell(Wake.SHOWN if here else Wake.POSTED, address, located.uid, last)
+        self._wake_others(Wake.SHOWN if here else Wake.POSTED, address, located.uid, last)
 
     def _is_nobody_waiting(self) -> bool:
         if self.registry.waiting or self._wakeup_sender.listeners():
             return False
         with self._lock:
-            # Not later than the listing is made anew; a waiter that joins at this moment sets it back.
+            # listeners() is cached for LISTING_SECONDS, so another process that begins to wait is seen after that time.
+            # A waiter that joins here resets check_at under the same lock, so this does not overwrite its reset.
             if not self.registry.waiting:
                 self.check_at = time.monotonic() + LISTING_SECONDS
         return True
 
     def _pass_on(self, address: QueueName, uid: str) -> None:
-        self._tell(Wake.TAKERS, address, uid)
+        self._wake_others(Wake.TAKERS, address, uid)
 
-    def _tell(self, wake: Wake, address: QueueName, uid: str, last: int = 0) -> None:
-        """Tell the other processes of this host."""
+    def _wake_others(self, wake: Wake, address: QueueName, uid: str, last: int = 0) -> None:
+        """Send a wake-up to the other processes of this host."""
         job = self._background.get(_HOST)
         own = job.socket_name if isinstance(job, HostListener) else None
         names = self._wakeup_sender.listeners()
         if names and names != (own,):
-            self._wakeup_sender.wake(Told(wake, uid, last, digest_of(address)).encode(), except_name=own)
+            self._wakeup_sender.wake(WakeupMessage(wake, uid, last, digest_of(address)).encode(), except_name=own)
 
-    # -- what others do ----------------------------------------------------------------------------------------------
+    # -- changes by other processes ----------------------------------------------------------------------------------
 
-    def _hear(self, told: Told) -> None:
-        """Another process of this host has told something."""
-        if self.registry.note_foreign(told.digest, told.uid, told.wake, told.last):
+    def _handle(self, message: WakeupMessage) -> None:
+        """Handle the wake-up of another process of this host."""
+        if self.registry.note_other_process(message.digest, message.uid, message.wake, message.last):
             self._look_up()
-        elif not told.wake:
-            store_ref = self.registry.store_of(told.uid)
+        elif not message.wake:
+            store_ref = self.registry.store_of(message.uid)
             if store_ref is not None:
-                self._look(told.uid, store_ref)
+                self._look(message.uid, store_ref)
 
     def _look_up(self) -> None:
-        """Have the queues looked up that are waited for and not known."""
+        """Look up the queues that are waited for and whose uid and store are not known."""
         self._background.start(_NAMES, self._make_name_poller)
         names = self._background.get(_NAMES)
         if names is not None:
             names.nudge()
 
     def _look_at_all(self) -> None:
-        """Datagrams may have been lost. If many queues are waited for, the look once a second is soon enough.
+        """Look at the queues that are waited for, because datagrams may have been lost.
 
-        Posts to any queue can cause this, up to ten times a second, and it must not cost a store much.
+        If many queues of a store are waited for, the poll once a second is soon enough: posts to any queue can cause
+        this call up to ten times a second, and it must not cost a store much.
         """
         for store_ref in self.registry.store_refs():
             uids = self.registry.uids_of(store_ref)
-            if len(uids) <= _MOST_LOOKED_AT:
+            if len(uids) <= _MAX_LOOKED_AT:
                 for uid in uids:
                     self._look(uid, store_ref)
 
@@ -196,7 +199,7 @@ class Hub:
             poller.look(uid)
 
     def _watch(self, located: Located) -> None:
-        """Have the store asked for this queue from now on."""
+        """Poll the store for this queue from now on."""
         self._background.start(located.store_ref, lambda: self._make_poller(located.store_ref))
         self._background.start((_CHANNEL, located.store_ref), lambda: Channel(located.store_ref, self.registry))
         poller = self._background.get(located.store_ref)
@@ -211,7 +214,7 @@ class Hub:
         return HostListener(
             self.registry,
             bind=self._bind,
-            hear=self._hear,
+            handle=self._handle,
             look_at_all=self._look_at_all,
             tidy=lambda: self.shared.drop_old(),
         )
@@ -226,7 +229,7 @@ class Hub:
         return listener
 
     def _make_name_poller(self) -> NamePoller:
-        # Not the function itself, because a reload replaces it.
+        # A lambda, because a reload replaces the function while the poller goes on.
         return NamePoller(self.registry, lambda addresses: self._find_queues(addresses), self._found)
 
     def _make_poller(self, store_ref: StoreRef) -> StorePoller:
@@ -235,7 +238,7 @@ class Hub:
     # -- processes ---------------------------------------------------------------------------------------------------
 
     def renew_in_child(self) -> None:
-        """After a fork: the waiters, threads and the socket are those of the parent."""
+        """Begin without waiters in a child process. The waiters, threads and the socket belong to the parent."""
         listener = self._background.get(_HOST)
         if isinstance(listener, HostListener):
             listener.abandon()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at the stores while somebody waits: for what nobody has told, and for when claims and delays end.
+"""Polls the stores while clients wait: for changes without a wake-up, and for the time when a claim or delay ends.
 
-Each store has its own thread, so that a store that does not answer delays no clients of other stores.
+:class:`~zaqar.waiting.hub.Hub` runs one poller for each store and one for the management store, each in a thread of its
+own. So a store that does not answer delays no clients of other stores.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from zaqar.waiting.waiters import Located, Wake
 T = TypeVar("T")
 
 POLL_SECONDS = 1.0
-"""Time between two looks at everything that is waited for."""
+"""Time between two polls of all queues that are waited for."""
 
 SOON_SECONDS = 0.1
-"""Time between two looks if there is a reason to look before the time."""
+"""Shortest time between two polls if some queues are to be looked at early."""
 
 CHUNK = 500
-"""Queues in one call of a store."""
+"""Most queues in one call of a store."""
 
 FindQueues = Callable[[Collection[QueueName]], Mapping[QueueName, Located]]
-"""Where the queues are that exist. Asks the management store; at most 500 names."""
+"""Asks the management store for at most CHUNK names. Returns the location of each queue that exists."""
 
 
 class StorePoller(Job):
@@ -58,7 +59,7 @@ class StorePoller(Job):
         return self._registry.is_waited_at(self._store_ref)
 
     def look(self, uid: str) -> None:
-        """Have this queue looked at soon. Costs no call of its own if others are looked at as well."""
+        """Look at this queue within SOON_SECONDS. All queues of that time share one call of the store."""
         with self._lock:
             if uid in self._wanted:
                 return
@@ -66,12 +67,12 @@ class StorePoller(Job):
         self.nudge()
 
     def look_if_new(self, uid: str) -> None:
-        """Have it looked at soon if it was not waited for at the last look, as it is not known when a claim ends."""
+        """Look at this queue soon unless an earlier poll had it, because it is not known when a claim on it ends."""
         if uid not in self._known:
             self.look(uid)
 
     def close(self) -> None:
-        # After an outage everything is looked at.
+        # After an outage look at all queues.
         self._next_full = float("-inf")
 
     def step(self) -> float:
@@ -115,7 +116,7 @@ class StorePoller(Job):
         for uid in [uid for uid, due in self._due.items() if due <= now]:
             del self._due[uid]
             self._registry.wake(uid, Wake.FREED)
-            # When the next one is due is to be found out.
+            # Ask the store when the next claim or delay of this queue ends.
             with self._lock:
                 self._wanted.add(uid)
 
@@ -130,7 +131,7 @@ class StorePoller(Job):
 
 
 class NamePoller(Job):
-    """Asks the management store for queues that are waited for and were not there, or not known, so far."""
+    """Asks the management store for queues that are waited for and that did not exist, or are not known, so far."""
 
     name = "waiting for queues"
 
@@ -155,7 +156,7 @@ class NamePoller(Job):
 
     def rest(self, seconds: float) -> None:
         super().rest(seconds)
-        # Nudges that come close together cost one call.
+        # Wait until SOON_SECONDS after the last call, so that nudges that come close together cost one call.
         time.sleep(max(0.0, self._began + SOON_SECONDS - time.monotonic()))
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who waits for which queue, in which order. It does no I/O; :mod:`zaqar.waiting.hub` calls it when something happens.
+"""The waiting clients of each queue and their order. No I/O; :mod:`zaqar.waiting.hub` calls it when a queue changes.
 
 There are two kinds of waiters. *Takers* want to claim or pop: a message goes to one of them, so they have turns. At
 most one taker of a queue has the turn. It makes an attempt, and if the attempt has taken as many messages as it may, so
 that more may be free, the next taker gets the turn. So a post costs one attempt, and not one for each taker.
-*Readers* get what all readers get, so all of them are woken.
+*Readers* all see the same messages, so all of them are woken.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Kind", "Located", "Registry", "TooManyWaiting", "WaitedQueue", "Wait
 
 
 class Waiter:
-    """One client that waits; made by :meth:`Registry.join`. A caller that joins must call :meth:`leave`."""
+    """One waiting client, made by :meth:`Registry.join`. A caller that joins must call :meth:`leave` in the end."""
 
     __slots__ = ("_registry", "is_over", "is_ready", "kind", "project", "queue", "wake")
 
@@ -38,27 +38,30 @@ class Waiter:
         self.is_ready = False
         """Whether an attempt is due: a taker has the turn, or a reader was woken."""
         self.is_over = False
-        """Whether the process drains, so that the client is to be answered now."""
+        """Whether the process drains, so that the client has to be answered now."""
 
     def begin(self) -> int:
-        """Begin an attempt. Returns the version of the queue, which the attempt sees or a later one."""
+        """Begin an attempt. Returns the version of the queue; the attempt sees this version or a later one."""
         return self._registry.begin(self)
 
     def finish(self, *, is_full: bool, is_served: bool) -> None:
         """End an attempt.
 
-        ``is_full``: whether it has taken as many messages as it may, so that more may be free. ``is_served``: whether
-        it has taken any, so that this waiter waits no more.
+        ``is_full``: whether the attempt has taken as many messages as it may, so that more may be free. ``is_served``:
+        whether it has taken any, so that this waiter does not wait any more.
         """
         self._registry.finish(self, is_full=is_full, is_served=is_served)
 
     def leave(self) -> None:
-        """Wait no more. May be called twice. If this waiter has the turn, the next one gets it."""
+        """Stop waiting. May be called twice. If this waiter has the turn, the next one gets it."""
         self._registry.leave(self)
 
 
 class Registry:
-    """Any thread may use it. ``wake`` of a waiter is called under a lock and must neither block nor call back."""
+    """All waiting clients of a process. Any thread may use it.
+
+    ``wake`` of a waiter is called under the lock of the registry, so it must neither block nor call the registry.
+    """
 
     def __init__(
         self,
@@ -69,17 +72,17 @@ class Registry:
         max_streams_per_project: int,
         passed_on: Callable[[QueueName, str], None],
     ) -> None:
-        """READERs are limited as streams, other waiters as waiting clients.
+        """``max_streams`` limits READERs, ``max_waiting`` all other waiters.
 
-        ``passed_on`` is called, without a lock, with the address and the uid of a queue if more may be free than the
-        takers of this process took after a post or a release of this process.
+        ``passed_on`` is called, without a lock, with the name and the uid of a queue if the takers of this process have
+        ended their turns after a post or a release of this process, and more messages may be free.
         """
         self._most = {False: (max_waiting, max_waiting_per_project), True: (max_streams, max_streams_per_project)}
         self._passed_on = passed_on
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: in a child process nobody waits who waited in its parent."""
+        """Forget all waiters. Called in a child process, in which the clients of its parent do not wait."""
         self._lock = threading.Lock()
         self._queues: dict[QueueName, WaitedQueue] = {}
         self._by_uid: dict[str, WaitedQueue] = {}
@@ -91,16 +94,16 @@ class Registry:
         self.waiting = 0
         """Waiters of any kind. This and the counters below are for metrics, and may be read without a lock."""
         self.streams = 0
-        """How many of them are READERs."""
+        """Waiters that are READERs."""
         self.woken = 0
-        """Times that a waiter was woken."""
+        """How often a waiter was woken."""
         self.attempts = 0
         self.empty_attempts = 0
         """Attempts of takers that found nothing."""
         self.is_draining = False
 
     def join(self, address: QueueName, located: Located | None, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
-        """Wait from now on. The first taker of a queue has the turn at once, as nothing was noted for it before.
+        """Begin to wait. The first taker of a queue has the turn at once, because no earlier event was noted for it.
 
         Raises TooManyWaiting.
         """
@@ -123,11 +126,12 @@ class Registry:
             if kind is Kind.TAKER:
                 queue.takers[waiter] = None
                 if queue.turn is None and len(queue.takers) == 1:
-                    queue.turn, queue.again, queue.tells = waiter, False, False
+                    queue.turn, queue.changed_during_turn, queue.must_tell_others = waiter, False, False
                     waiter.is_ready = True
             else:
                 if not queue.readers:
-                    # Nothing was noted for readers before, so no earlier read is known to be up to date.
+                    # Without readers, changes do not raise the version. So begin a new version: the result of an
+                    # earlier read may be stale and must not be shared.
                     queue.version = next(self._versions)
                 queue.readers[waiter] = None
                 waiter.is_ready = True
@@ -147,7 +151,7 @@ class Registry:
         return queue
 
     def is_waited_by_digest(self, digest: str) -> bool:
-        """Whether anybody waits for a queue whose name has this digest."""
+        """Whether a client waits for a queue whose name has this digest."""
         return digest in self._by_digest
 
     def begin(self, waiter: Waiter) -> int:
@@ -155,7 +159,7 @@ class Registry:
             if waiter.kind is Kind.TAKER:
                 self.attempts += 1
                 if waiter.queue.turn is waiter:
-                    waiter.queue.again = False
+                    waiter.queue.changed_during_turn = False
             else:
                 waiter.is_ready = False
             return waiter.queue.version
@@ -165,38 +169,42 @@ class Registry:
             if waiter.kind is not Kind.TAKER:
                 return
             self.empty_attempts += not is_served
-            told = self._end_turn(waiter, goes_on=is_full or waiter.queue.again, leaves=is_served)
-        self._tell(told)
+            passed_on = self._end_turn(
+                waiter, more_may_be_free=is_full or waiter.queue.changed_during_turn, leaves=is_served
+            )
+        self._pass_on(passed_on)
 
     def leave(self, waiter: Waiter) -> None:
         with self._lock:
-            # If it has the turn, it was woken and has not tried, or its attempt has failed.
-            told = self._end_turn(waiter, goes_on=True, leaves=True)
-        self._tell(told)
+            # If the waiter still has the turn, it was woken and has made no attempt, or its attempt has failed. So
+            # messages may be free, and the next taker gets the turn.
+            passed_on = self._end_turn(waiter, more_may_be_free=True, leaves=True)
+        self._pass_on(passed_on)
 
-    def _end_turn(self, waiter: Waiter, *, goes_on: bool, leaves: bool) -> tuple[QueueName, str] | None:
-        """End the turn of this waiter if it has it. Returns the queue if others are to be told that more may be free.
+    def _end_turn(self, waiter: Waiter, *, more_may_be_free: bool, leaves: bool) -> tuple[QueueName, str] | None:
+        """End the turn of this waiter if it has it.
 
-        ``goes_on``: whether more may be free.
+        Returns the name and uid of the queue if more messages may be free and other processes have to be told so. The
+        caller does that after it has released the lock.
         """
         queue = waiter.queue
-        told = None
+        passed_on = None
         has_turn = queue.turn is waiter
         if leaves:
             self._forget(waiter)
         if has_turn:
             queue.turn, waiter.is_ready = None, False
-            if goes_on and queue.takers:
+            if more_may_be_free and queue.takers:
                 self._give_turn(queue)
-            elif goes_on and queue.tells:
-                told, queue.tells = (queue.address, queue.uid), False
+            elif more_may_be_free and queue.must_tell_others:
+                passed_on, queue.must_tell_others = (queue.address, queue.uid), False
         if not queue.takers and not queue.readers:
             self._remove(queue)
-        return told
+        return passed_on
 
-    def _tell(self, told: tuple[QueueName, str] | None) -> None:
-        if told is not None:
-            self._passed_on(*told)
+    def _pass_on(self, passed_on: tuple[QueueName, str] | None) -> None:
+        if passed_on is not None:
+            self._passed_on(*passed_on)
 
     def _forget(self, waiter: Waiter) -> None:
         queue = waiter.queue
@@ -220,7 +228,7 @@ class Registry:
 
     def _give_turn(self, queue: WaitedQueue) -> None:
         following = next(iter(queue.takers))
-        queue.turn, queue.again = following, False
+        queue.turn, queue.changed_during_turn = following, False
         self._ready(following)
 
     def _ready(self, waiter: Waiter) -> None:
@@ -231,11 +239,13 @@ class Registry:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def wake(self, uid: str, wake: Wake = Wake.POSTED, *, is_own: bool = False, last: int = 0) -> bool:
-        """Something has happened to a queue. Returns whether a taker of this process will make an attempt.
+        """Wake waiters of a queue that has changed. Returns whether a taker of this process will make an attempt.
 
-        ``last`` is the number of the newest message, if it is known. ``is_own``: whether this process did it, and has
-        not told the takers of others.
+        ``last`` is the number of the newest message, 0 if it is not known. ``is_own``: whether this process has made
+        the change and has not told the takers of other processes.
         """
+        # PERF: no lock if no client waits. A client that joins at this moment makes an attempt after it has joined,
+        # and sees the change. A queue that is waited for but not located yet is found by the NamePoller.
         if uid not in self._by_uid:
             return False
         with self._lock:
@@ -243,7 +253,7 @@ class Registry:
             return queue is not None and self._wake(queue, wake, is_own=is_own, last=last)
 
     def note_queue(self, address: QueueName, located: Located, *, is_own: bool = False, last: int = 0) -> bool:
-        """A queue of this name exists and was posted to, or was created just now. The rest is as in :meth:`wake`."""
+        """As :meth:`wake`, for a queue that was posted to or created just now. Notes where the queue is."""
         if address not in self._queues:
             return False
         with self._lock:
@@ -254,10 +264,10 @@ class Registry:
                 self._locate(queue, located)
             return self._wake(queue, Wake.POSTED, is_own=is_own, last=last)
 
-    def note_foreign(self, digest: str, uid: str, wake: Wake, last: int) -> bool:
-        """Another process has told that something happened to the queue of this name and uid.
+    def note_other_process(self, digest: str, uid: str, wake: Wake, last: int) -> bool:
+        """As :meth:`wake`, for a change of which another process has sent a wake-up.
 
-        Returns whether the queue has to be looked up, because it is not known here by this uid.
+        Returns whether the queue has to be looked up because this process knows the name with another uid or none.
         """
         with self._lock:
             queue = self._by_digest.get(digest)
@@ -266,6 +276,7 @@ class Registry:
             if queue.uid == uid:
                 self._wake(queue, wake, last=last)
                 return False
+            # The queue was deleted and created again, or was created after the clients began to wait.
             self._locate(queue, None)
             self._wake(queue, wake)
             return True
@@ -280,15 +291,16 @@ class Registry:
         if Wake.TAKERS not in wake or not queue.takers:
             return False
         if queue.turn is None:
-            queue.tells = is_own
+            queue.must_tell_others = is_own
             self._give_turn(queue)
         else:
-            queue.again = True
-            queue.tells = queue.tells or is_own
+            # The attempt under way may have looked before this change. When it ends, the next taker gets the turn.
+            queue.changed_during_turn = True
+            queue.must_tell_others = queue.must_tell_others or is_own
         return True
 
     def note_positions(self, uids: Iterable[str], positions: dict[str, QueuePosition], now: float) -> None:
-        """What the store has said about queues. One that is not in ``positions`` may have been deleted."""
+        """Wake waiters according to the answer of the store. A queue without a position may have been deleted."""
         with self._lock:
             for uid in uids:
                 queue = self._by_uid.get(uid)
@@ -302,12 +314,13 @@ class Registry:
             return
         wake = Wake(0)
         if position.last != queue.last:
-            # Smaller if the store has lost messages, or if a post was noted after the store was asked.
+            # The position may also be smaller: the store has lost messages, or a post was noted after the store was
+            # asked. Readers then look once more, which does no harm.
             wake |= Wake.READERS
             queue.last = position.last
         if position.free:
             if queue.turn is None:
-                # Takers that have the turn at this moment find the same.
+                # A taker that has the turn at this moment finds these messages.
                 wake |= Wake.TAKERS
             if queue.is_news(position, now):
                 wake |= Wake.FREE_READERS
@@ -339,7 +352,7 @@ class Registry:
                 self._locate(queue, None)
 
     def drain(self) -> None:
-        """Have every client answered now, and let no other one wait."""
+        """Answer every client now, and let no further client wait."""
         with self._lock:
             self.is_draining = True
             for queue in self._queues.values():
@@ -347,7 +360,7 @@ class Registry:
                     waiter.is_over = True
                     _wake_up(waiter)
 
-    # -- what to ask the stores --------------------------------------------------------------------------------------
+    # -- queues to ask the stores for --------------------------------------------------------------------------------
 
     def store_refs(self) -> list[StoreRef]:
         """The stores of the queues that are waited for and known to exist."""
@@ -358,7 +371,7 @@ class Registry:
         return store_ref in self._by_store
 
     def store_of(self, uid: str) -> StoreRef | None:
-        """Where the queue of this uid is, if it is waited for."""
+        """The store of the queue with this uid; None if no client waits for it."""
         with self._lock:
             queue = self._by_uid.get(uid)
             return None if queue is None or queue.located is None else queue.located.store_ref
@@ -369,7 +382,7 @@ class Registry:
             return list(self._by_store.get(store_ref, ()))
 
     def missing(self) -> list[QueueName]:
-        """The names that are waited for and that no queue is known by."""
+        """The names that clients wait for and for which no queue is known."""
         with self._lock:
             return list(self._missing)
 
@@ -377,6 +390,7 @@ class Registry:
 def _wake_up(waiter: Waiter) -> None:
     try:
         waiter.wake()
-    except Exception:  # noqa: BLE001, it is another one's code
-        # Such as one whose event loop is closed. It must neither keep others asleep nor fail a post that is stored.
+    except Exception:  # noqa: BLE001, the function belongs to a transport
+        # For example, the event loop of the waiter is closed. Other waiters must be woken all the same, and a post that
+        # is stored must not fail.
         _log.exception("A client that waits cannot be woken.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One read for all readers of a queue that are at the same position."""
+"""One read of a store for all readers that are at the same position of a queue. Streams and waiting lists use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zaqar.model import Message
 T = TypeVar("T")
 
 MAX_KEPT_BYTES = 16 * 1024 * 1024
-"""Memory of all results that are kept. One that alone takes more is shared by the callers that wait for it."""
+"""Memory of all results that are kept. A larger result is shared only by the callers that wait for it."""
 
 KEEP_SECONDS = 2.0
 """How long a result is kept. All readers of a queue are woken at the same time."""
@@ -35,10 +35,10 @@ class _Read:
 
 
 class SharedReads:
-    """Any thread may use it, and greenlets too.
+    """Shares the results of reads among callers. Any thread or greenlet may use it.
 
-    A result is shared by callers with the same key. A caller that was woken because something has changed passes a
-    larger version than before, and gets no result of a read that began before that change.
+    Callers with the same key share a result. A caller that was woken by a change passes a larger version than before,
+    and gets no result of a read that began before that change.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class SharedReads:
         """Bytes of the results that are kept."""
 
     def read(self, key: Hashable, version: int, call: Callable[[], T]) -> T:
-        """The result of ``call`` by this or by another caller. Raises what ``call`` raises, for all callers alike."""
+        """The result of ``call``, made by this or by another caller. An error of ``call`` is raised to each of them."""
         while True:
             with self._lock:
                 self._drop_old()
@@ -62,7 +62,7 @@ class SharedReads:
                 return found.result  # type: ignore[no-any-return]
             if isinstance(found.error, Exception):
                 raise found.error.with_traceback(None)
-            # The thread or greenlet of that caller was ended, which says nothing about the read.
+            # The thread or greenlet of the caller that read was ended. That says nothing about the store: read again.
         return self._call(key, own, call)
 
     def _call(self, key: Hashable, own: _Read, call: Callable[[], T]) -> T:
@@ -73,7 +73,7 @@ class SharedReads:
             raise
         finally:
             with self._lock:
-                # A later caller with a larger version may have begun another read.
+                # A caller with a larger version may have begun another read for the key meanwhile. Keep that one.
                 is_newest = self._running.get(key) is own
                 if is_newest:
                     del self._running[key]
@@ -83,7 +83,7 @@ class SharedReads:
         return result
 
     def kept(self, key: Hashable, version: int) -> tuple[Any] | None:
-        """The result that :meth:`read` would return without a call and without waiting, in a tuple; else None."""
+        """The kept result in a tuple, if :meth:`read` would return it without a call and without waiting; else None."""
         with self._lock:
             self._drop_old()
             found = self._kept.get(key)
@@ -124,7 +124,7 @@ class SharedReads:
 
 
 def _size_of(result: Any) -> int:
-    """Bytes in memory, about. The bodies of messages are nearly all of it."""
+    """Approximate bytes in memory. The bodies of messages are nearly all of it."""
     size, left = _READ_BYTES, [result]
     while left:
         one = left.pop()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zaqar.model import Message
 
 MAX_HELD = 1000
-"""Delayed messages that a reader may have behind it. If there are more, it reads on when one of them is due."""
+"""Delayed messages that a reader may have passed. If it has passed so many, it reads on when one of them is due."""
 
 
 class Shown(NamedTuple):
@@ -35,7 +35,7 @@ class Tail:
         """``position`` is the number of the last message that the reader has seen; 0 if it has seen none."""
         self.position = position
         self._max_held = max_held
-        # Positions grow, so this is in the order of the numbers.
+        # Numbers are added in ascending order, so the first key is the smallest.
         self._held: dict[int, float] = {}
         self._due: list[tuple[float, int]] = []
 
@@ -47,7 +47,7 @@ class Tail:
 
     @property
     def room(self) -> int:
-        """Messages that may be read now, all of which may turn out to be delayed."""
+        """Number of messages that may be read now. All of them may turn out to be delayed."""
         return self._max_held - len(self._held)
 
     @property
@@ -72,7 +72,7 @@ class Tail:
         return sorted(number for _, number in heapq.nsmallest(limit, self._due) if self._held[number] <= now)
 
     def take_due(self, numbers: Sequence[int], messages: Iterable[Message]) -> list[Shown]:
-        """Note what a read of held messages has returned. A number without a message is gone, and is let go."""
+        """Note the result of a read of held messages. A number without a message is forgotten: the message is gone."""
         found = {message.sequence: message for message in messages}
         wanted = set(numbers)
         self._due = [entry for entry in self._due if entry[1] not in wanted]
@@ -86,7 +86,7 @@ class Tail:
             if message.due is None:
                 shown.append(Shown(message, self.resume))
             else:
-                # The clocks of two processes differ a little.
+                # The clocks of two processes differ a little, so the message may not be due yet by the other clock.
                 self._hold(number, message.due)
         return shown
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of waiting: kinds of waiters and of wake-ups, and a queue that is waited for."""
+"""Types of this package: kinds of waiters, kinds of wake-ups, and the state of a queue that is waited for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNCHANGED_SECONDS = 5.0
 
 
 class Kind(Enum):
-    """What a waiter does when it is woken. FREE_READER is a reader that sees no claimed or no delayed messages."""
+    """The kind of a waiter. A FREE_READER is a reader that does not see claimed or does not see delayed messages."""
 
     TAKER = "taker"
     READER = "reader"
@@ -35,7 +35,7 @@ class Wake(Flag):
     FREED = TAKERS | FREE_READERS
     """A message is free again: a claim was released or has ended, or a delay has ended."""
     SHOWN = FREE_READERS | READERS
-    """A message was posted, and takers are told in another way."""
+    """A message was posted, and takers are passed_on in another way."""
     POSTED = TAKERS | FREE_READERS | READERS
 
 
@@ -47,7 +47,7 @@ class Located(NamedTuple):
 
 
 class TooManyWaiting(Exception):
-    """As many clients wait as this process, or the project in it, may have. The client may try again in a moment."""
+    """The process, or the project in it, has as many waiting clients as allowed. The client may retry in a moment."""
 
     def __init__(self, *, of_project: bool) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class TooManyWaiting(Exception):
 
 @dataclass(eq=False, slots=True)
 class WaitedQueue:
-    """A queue for which somebody waits. ``located`` is None if there is no such queue, or if it is not known yet.
+    """A queue for which clients wait. ``located`` is None if there is no such queue, or if it is not known yet.
 
     ``version`` grows with each change that readers may see; see :class:`~zaqar.waiting.shared_reads.SharedReads`.
     """
@@ -67,10 +67,10 @@ class WaitedQueue:
     takers: dict[Waiter, None] = field(default_factory=dict)
     readers: dict[Waiter, None] = field(default_factory=dict)
     turn: Waiter | None = None
-    again: bool = False
-    """Whether something happened after the attempt of the turn may have begun."""
-    tells: bool = False
-    """Whether the takers of other processes have to be told if the takers of this one leave messages."""
+    changed_during_turn: bool = False
+    """Whether the queue has changed after the attempt of the turn may have begun, so that the turn is passed on."""
+    must_tell_others: bool = False
+    """Whether the takers of other processes have to be passed_on if the takers of this process leave messages."""
     last: int = 0
     version: int = 0
     position: QueuePosition | None = None
@@ -78,15 +78,16 @@ class WaitedQueue:
 
     @property
     def uid(self) -> str:
-        """Empty if the queue is not known."""
+        """The uid of the queue; empty if the queue is not known."""
         return "" if self.located is None else self.located.uid
 
     def is_news(self, position: QueuePosition, now: float) -> bool:
-        """Whether a message may be free since the last position that was news.
+        """Whether FREE_READERS have to look again: the position has changed, or the last look was long ago.
 
-        A release of one claim among several may leave the position as it was, so that in a while it counts as news.
+        A release of one claim among several may leave the position as it is. So an unchanged position counts as news
+        every UNCHANGED_SECONDS.
         """
-        # Also if the clock was set back.
+        # A negative difference means that the clock was set back. That counts as news as well.
         is_news = position != self.position or not 0.0 <= now - self.looked_at < UNCHANGED_SECONDS
         if is_news:
             self.position, self.looked_at = position, now
@@ -95,5 +96,6 @@ class WaitedQueue:
 
 def digest_of(address: QueueName) -> str:
     """Identifies the name of a queue among processes, in 16 characters."""
-    # A tenant that finds two names with the same digest only delays and wakes its own waiters for these two queues.
+    # The digest is short. A tenant that finds two names with the same digest only delays and wakes its own waiters for
+    # these two queues.
     return blake2b("\0".join(address).encode(), digest_size=8).hexdigest()

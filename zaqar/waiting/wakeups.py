@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wake-ups from elsewhere: datagrams of other processes of this host, and channels of stores."""
+"""Receives wake-ups from elsewhere: datagrams of other processes of this host, and channels of stores.
+
+:class:`~zaqar.waiting.hub.Hub` runs the jobs of this module while clients wait.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +21,28 @@ from zaqar.waiting.registry import Registry
 from zaqar.waiting.waiters import Wake
 
 _random = random.Random()  # noqa: S311, no secret
-"""Not the one of the module, whose sequence programs may have fixed."""
+"""Separate from the generator of the module ``random``, which a program may have seeded."""
 
 SPREAD_SECONDS = 0.003
-"""Takers of several processes that are woken at the same time try within this time, in random order.
+"""Takers of several processes that are woken by the same event make their attempts within this time, in random order.
 
-So one of them often finds that another one has taken everything, before it has begun, and no two meet in the store.
+So their attempts rarely contend in the store: most of them begin after another one has taken the messages.
 """
 
 MANY = 10
-"""Datagrams that Linux keeps for a socket at least (``net.unix.max_dgram_qlen``). After so many, some may be lost."""
+"""Datagrams that Linux queues for a socket by default (``net.unix.max_dgram_qlen``). Further ones may be lost."""
 
 NO_CHANNEL_SECONDS = 60.0
-"""When a store that has no channel is asked for one again: a pool may have got another store."""
+"""Pause before a store that has no channel is asked for one again: a pool may have got another store meanwhile."""
 
 _DATAGRAM = re.compile(rb"([0-7])([0-9a-f]{24})([0-9a-f]{12})([0-9a-f]{16})")
 
 
-class Told(NamedTuple):
-    """What a datagram says: something has happened to the queue with this uid, whose name has this digest.
+class WakeupMessage(NamedTuple):
+    """The content of a datagram: the queue with this uid, whose name has this digest, has changed.
 
-    Without ``wake``: messages may have become free, and the store is to be asked. ``last`` is the number of the newest
-    message, 0 if it is not known.
+    An empty ``wake`` means that messages may have become free and that the receiver has to ask the store. ``last`` is
+    the number of the newest message, 0 if it is not known.
     """
 
     wake: Wake
@@ -52,7 +55,7 @@ class Told(NamedTuple):
 
     @classmethod
     def decode(cls, datagram: bytes) -> Self | None:
-        """None if it is no such datagram, such as one of another version of this program."""
+        """The content of a datagram; None if it has another format, such as that of another release."""
         found = _DATAGRAM.fullmatch(datagram)
         if found is None:
             return None
@@ -61,25 +64,25 @@ class Told(NamedTuple):
 
 
 class Spread:
-    """Takers that are to be woken in a moment."""
+    """Wake-ups of takers that are carried out after a random part of SPREAD_SECONDS, one for each queue."""
 
     def __init__(self) -> None:
-        self._told: dict[str, Told] = {}
+        self._messages: dict[str, WakeupMessage] = {}
         self._at = 0.0
 
-    def add(self, told: Told) -> None:
-        if not self._told:
+    def add(self, message: WakeupMessage) -> None:
+        if not self._messages:
             self._at = time.monotonic() + _random.uniform(0.0, SPREAD_SECONDS)
-        self._told[told.uid] = told
+        self._messages[message.uid] = message
 
     def seconds(self, most: float) -> float:
-        """Until they are due, if there are any; ``most`` at most."""
-        return min(most, max(0.0, self._at - time.monotonic())) if self._told else most
+        """Seconds until the wake-ups are due, at most ``most``; ``most`` if there are none."""
+        return min(most, max(0.0, self._at - time.monotonic())) if self._messages else most
 
-    def take_due(self) -> list[Told]:
-        if not self._told or time.monotonic() < self._at:
+    def take_due(self) -> list[WakeupMessage]:
+        if not self._messages or time.monotonic() < self._at:
             return []
-        due, self._told = list(self._told.values()), {}
+        due, self._messages = list(self._messages.values()), {}
         return due
 
 
@@ -93,18 +96,19 @@ class HostListener(Job):
         registry: Registry,
         *,
         bind: Callable[[], WakeupSocket | None],
-        hear: Callable[[Told], None],
+        handle: Callable[[WakeupMessage], None],
         look_at_all: Callable[[], None],
         tidy: Callable[[], None],
     ) -> None:
-        """``bind`` makes the socket; None if it cannot be made now.
+        """``bind`` makes the socket, or returns None if it cannot be made now.
 
-        ``look_at_all`` is called if datagrams may have been lost, ``tidy`` once a second at least.
+        ``handle`` is called with each wake-up, ``look_at_all`` if datagrams may have been lost, and ``tidy`` at least
+        once a second.
         """
         super().__init__()
         self._bind = bind
         self._registry = registry
-        self._hear = hear
+        self._handle = handle
         self._look_at_all = look_at_all
         self._tidy = tidy
         self._spread = Spread()
@@ -128,22 +132,22 @@ class HostListener(Job):
         while count < MANY and (datagram := listener.receive(seconds)) is not None:
             seconds = 0.0
             count += 1
-            told = Told.decode(datagram)
-            if told is not None and self._registry.is_waited_by_digest(told.digest):
-                self._note(told)
-        for told in self._spread.take_due():
-            self._hear(told)
+            message = WakeupMessage.decode(datagram)
+            if message is not None and self._registry.is_waited_by_digest(message.digest):
+                self._note(message)
+        for message in self._spread.take_due():
+            self._handle(message)
         if count >= MANY:
             self._look_at_all()
         return 0.0
 
-    def _note(self, told: Told) -> None:
-        if Wake.TAKERS not in told.wake:
-            self._hear(told)
+    def _note(self, message: WakeupMessage) -> None:
+        if Wake.TAKERS not in message.wake:
+            self._handle(message)
             return
-        if told.wake != Wake.TAKERS:
-            self._hear(told._replace(wake=told.wake & ~Wake.TAKERS))
-        self._spread.add(told._replace(wake=Wake.TAKERS))
+        if message.wake != Wake.TAKERS:
+            self._handle(message._replace(wake=message.wake & ~Wake.TAKERS))
+        self._spread.add(message._replace(wake=Wake.TAKERS))
 
     def close(self) -> None:
         listener, self._listener = self._listener, None
@@ -151,14 +155,14 @@ class HostListener(Job):
             listener.close()
 
     def abandon(self) -> None:
-        """In a child process: the socket is that of the parent, which goes on with it."""
+        """Forget the socket in a child process, without removing its file: the parent still uses it."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.abandon()
 
 
 class Channel(Job):
-    """Receives what a store tells, if it has such a channel."""
+    """Receives the wake-ups that a store sends, if it has a channel for them."""
 
     def __init__(self, store_ref: StoreRef, registry: Registry) -> None:
         super().__init__()
@@ -178,9 +182,9 @@ class Channel(Job):
                 return NO_CHANNEL_SECONDS
         for uid in self._wakeups.receive(self._spread.seconds(POLL_SECONDS)):
             self._registry.wake(uid, Wake.SHOWN)
-            self._spread.add(Told(Wake.TAKERS, uid, 0, ""))
-        for told in self._spread.take_due():
-            self._registry.wake(told.uid, Wake.TAKERS)
+            self._spread.add(WakeupMessage(Wake.TAKERS, uid, 0, ""))
+        for message in self._spread.take_due():
+            self._registry.wake(message.uid, Wake.TAKERS)
         return 0.0
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ def tables(path: Path) -> set[str]:
 def test_a_database_is_upgraded_and_downgraded(manage: Manage, path: Path) -> None:
     assert manage("current") == (0, f"{path}: none\n", "")
     status, said, _ = manage("check_migration")
-    assert (status, said) == (1, f"{path}: no schema where {HEAD} is needed: run zaqar-sql-db-manage upgrade\n")
+    assert (status, said) == (1, f"{path}: no schema, but {HEAD} is needed: run zaqar-sql-db-manage upgrade\n")
     assert manage("upgrade") == (0, f"{path}: {HEAD} (head)\n", "")
     assert "messages" in tables(path)
     assert manage("current") == (0, f"{path}: {HEAD} (head)\n", "")

@@ -294,7 +294,7 @@ def test_reencrypt_rewrites_bodies_and_reports_how_many_are_left(
     rotated = configure(state_dir, f"message_encryption_key = {new}", f"message_encryption_old_keys = {old}")
     assert gc.main(["--reencrypt", *rotated]) == 0
     told = capsys.readouterr().out
-    assert "The configured message store: 2 bodies were encrypted anew." in told
+    assert "The configured message store: 2 bodies were encrypted again." in told
     newest = encryption_keys.load(conf.load(rotated)).ids[0]
     assert f"Every encrypted body has the key {newest}." in told
     # The old key can be removed.
@@ -307,7 +307,7 @@ def test_reencrypt_rewrites_bodies_and_reports_how_many_are_left(
     post(lost, rotated)
     assert gc.main(["--reencrypt", *rotated]) == 1
     told = capsys.readouterr().out
-    assert "0 bodies were encrypted anew" in told
+    assert "0 bodies were encrypted again" in told
     assert "2 bodies with the key" in told
     assert "Keep the old keys" in told
     assert all(key[4:] not in told for key in (old, new, lost))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The library's options and rules stay its own; what goes wrong on the way to Keystone has one form."""
+"""The options and rules of the library keep their meaning, and every error of Keystone becomes one exception."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def ask(tokens: TokenValidator, token: str | None, **changes: Any) -> Any:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-def test_defaults_of_ours_and_of_the_library(tmp_path: Path) -> None:
+def test_our_defaults_and_those_of_the_library(tmp_path: Path) -> None:
     options = load(tmp_path)
     AuthToken(options, FakeClock())
     group = options.keystone_authtoken
@@ -99,7 +99,7 @@ def test_options_of_a_section_of_another_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["True", "False"])
-def test_nothing_is_let_through_undecided(tmp_path: Path, value: str) -> None:
+def test_delay_auth_decision_has_no_effect(tmp_path: Path, value: str) -> None:
     tokens = started(tmp_path, f"delay_auth_decision = {value}")
     with pytest.raises(Unauthorized):
         ask(tokens, None)
@@ -125,7 +125,7 @@ def test_nothing_is_let_through_undecided(tmp_path: Path, value: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_mistake_stops_the_start_with_one_sentence(tmp_path: Path, lines: str, words: list[str]) -> None:
+def test_a_wrong_option_stops_the_start_with_one_sentence(tmp_path: Path, lines: str, words: list[str]) -> None:
     tokens = TokenValidator(load(tmp_path, lines), FakeClock())
     with pytest.raises(StartupError) as caught:
         tokens.start()
@@ -159,12 +159,12 @@ def test_the_library_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         check_strategy(options)
 
 
-def test_a_validator_that_was_not_started_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_validator_that_was_not_started_accepts_no_token(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         ask(TokenValidator(load(tmp_path), FakeClock()), "token")
 
 
-def test_a_start_is_the_only_one(tmp_path: Path) -> None:
+def test_a_second_start_does_nothing(tmp_path: Path) -> None:
     tokens = started(tmp_path)
     library = tokens._started
     tokens.start()
@@ -189,12 +189,12 @@ def test_the_library_refuses_with_the_same_answer(tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """The port of something that takes connections, and answers nothing."""
+    """The port of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
-def test_a_keystone_that_was_never_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_keystone_that_refuses_connections_is_unavailable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = started(tmp_path, port=free_port())
     with pytest.raises(KeystoneUnavailable) as caught:
         ask(tokens, "token")
@@ -205,7 +205,7 @@ def test_a_keystone_that_was_never_there(tmp_path: Path, caplog: pytest.LogCaptu
         tokens.check()
 
 
-def test_a_keystone_that_is_silent(tmp_path: Path, silent: int) -> None:
+def test_a_keystone_that_never_answers_is_unavailable(tmp_path: Path, silent: int) -> None:
     tokens = started(tmp_path, "http_connect_timeout = 1\nhttp_request_max_retries = 0", port=silent)
     began = time.monotonic()
     with pytest.raises(KeystoneUnavailable):
@@ -216,7 +216,7 @@ def test_a_keystone_that_is_silent(tmp_path: Path, silent: int) -> None:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A server before Keystone, which answers with one status whatever it is asked about a token."""
+    """A proxy before Keystone that answers all questions about tokens with one status."""
 
     status, message = 500, ""
 
@@ -270,8 +270,8 @@ VALIDATE = "You are not authorized to perform the requested action: identity:val
         (504, "", True),
     ],
 )
-def test_what_an_answer_of_keystone_is_about(tmp_path: Path, status: int, message: str, expected: Any) -> None:
-    """The token, only this question, or every question: then Keystone counts as away."""
+def test_the_cause_of_an_error_of_keystone(tmp_path: Path, status: int, message: str, expected: Any) -> None:
+    """An error is about the token, about this question, or about Keystone, which then counts as unavailable."""
     answering = type("Answering", (Answering,), {"status": status, "message": message})
     with ThreadingHTTPServer(("127.0.0.1", 0), answering) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -284,11 +284,11 @@ def test_what_an_answer_of_keystone_is_about(tmp_path: Path, status: int, messag
         assert caught.value.is_outage is expected
     else:
         assert isinstance(caught.value, expected)
-    # A token that was refused is remembered as that; otherwise the next one may find Keystone better.
+    # A refused token is cached. After any other error Keystone is asked again.
     assert tokens._cache.was_rejected(key_of("token")) == (expected is Unauthorized)
 
 
-def test_what_the_library_does_not_expect(
+def test_an_unexpected_exception_of_the_library_becomes_keystone_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens = started(tmp_path)
@@ -303,7 +303,7 @@ def test_what_the_library_does_not_expect(
     assert "Traceback" in caplog.text
 
 
-def test_the_check_beside_the_start_tells_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_check_in_the_background_logs_a_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = started(tmp_path, port=free_port())
     tokens._check_and_log()
     (record,) = [record for record in caplog.records if record.name == "zaqar.access.keystone"]
@@ -318,8 +318,8 @@ def test_paths_are_bytes_to_the_library() -> None:
     assert _make_environ("t", None, "GET", "/\udce9")["PATH_INFO"] == "/\xe9"
 
 
-def test_a_long_token_does_not_make_keystone_count_as_away(tmp_path: Path) -> None:
-    """A server before Keystone may drop the connection for it, which looks as if Keystone were away."""
+def test_a_long_token_does_not_make_keystone_count_as_unavailable(tmp_path: Path) -> None:
+    """A proxy before Keystone may drop the connection for a long token. That looks like an outage."""
     library = AuthToken(load(tmp_path, "http_request_max_retries = 0", port=free_port()), FakeClock(time.time()))
     for token, service_token, is_outage in (("x", None, True), ("x" * 1025, None, False), ("x", "x" * 1025, False)):
         with pytest.raises(KeystoneUnavailable) as failed:
@@ -327,7 +327,7 @@ def test_a_long_token_does_not_make_keystone_count_as_away(tmp_path: Path) -> No
         assert failed.value.is_outage is is_outage
 
 
-def test_keystone_is_not_asked_about_what_is_too_long(tmp_path: Path) -> None:
+def test_keystone_is_not_asked_about_a_token_that_is_too_long(tmp_path: Path) -> None:
     tokens = started(tmp_path, port=free_port())
     for token, service_token in (("x" * 8193, None), ("x", "x" * 8193)):
         with pytest.raises(Unauthorized):

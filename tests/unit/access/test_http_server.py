@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which server holds a request, and whether its client is there; tests/acceptance/test_waits.py asks real servers."""
+"""The server of a process, and whether a client has gone; tests/acceptance/test_waits.py uses real servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zaqar.access.http_server import HttpServer, count_threads, is_client_gone, 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection over TCP: the end of the server, and that of the client."""
+    """The server's end and the client's end of a TCP connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
@@ -43,7 +43,7 @@ def test_a_client_that_waits_for_its_answer_is_there(pair: tuple[socket.socket, 
 
 @pytest.mark.parametrize("sent", [b"", b"\x15\x03\x03\x00\x02\x01\x00"], ids=["nothing", "the end of a TLS session"])
 def test_a_client_that_has_closed_is_gone(pair: tuple[socket.socket, socket.socket], sent: bytes) -> None:
-    """Also if what it has sent before was not read yet."""
+    """Also if the server has not read its last data yet."""
     ours, theirs = pair
     theirs.sendall(sent)
     theirs.close()
@@ -63,13 +63,15 @@ def test_a_socket_that_the_server_has_closed_has_no_client(pair: tuple[socket.so
     assert is_client_gone(of_gunicorn(ours))
 
 
-def test_a_socket_with_a_timeout_is_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_socket_with_a_timeout_does_not_block(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, _ = pair
     ours.settimeout(60)
     assert not is_client_gone(of_gunicorn(ours))
 
 
-def test_uwsgi_tells_the_socket(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_socket_of_uwsgi_is_used(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = pair
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(connection_fd=ours.fileno))  # type: ignore[arg-type]
     assert not is_client_gone({})
@@ -77,7 +79,7 @@ def test_uwsgi_tells_the_socket(pair: tuple[socket.socket, socket.socket], monke
     assert is_client_gone({})
 
 
-def test_a_server_that_shows_no_socket_cannot_tell() -> None:
+def test_without_a_socket_the_client_counts_as_connected() -> None:
     assert not is_client_gone({})
 
 
@@ -87,7 +89,7 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("server", [HttpServer.GEVENT], indirect=True)
-def test_a_greenlet_is_no_thread(server: None) -> None:
+def test_gevent_has_no_number_of_threads(server: None) -> None:
     assert count_threads() is None
 
 
@@ -120,7 +122,7 @@ def test_threads_of_gunicorn(server: None, threads: int) -> None:
 
 
 @pytest.mark.parametrize("server", [HttpServer.OTHER], indirect=True)
-def test_an_unknown_server_is_taken_to_serve_one_request_at_a_time(
+def test_an_unknown_server_counts_as_serving_one_request_at_a_time(
     server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert count_threads() == 1

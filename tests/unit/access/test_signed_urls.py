@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-signed access: the format of the reference, and a grant that opens what it says and nothing else."""
+"""Pre-signed access: the format of OpenStack Zaqar, and grants that allow the signed access and nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def claimed(
     bound_to: tuple[str, ...] = (),
     **sent: str,
 ) -> Claim:
-    """What somebody sends who was given a signature by ``key``; ``sent`` is what was changed afterwards."""
+    """Make the claim of a client with a signature of ``key``. ``sent`` are the fields that it has changed."""
     signature = signed_urls.sign(
         key, project=project, paths=paths, methods=methods.split(","), expires=expires, bound_to=bound_to
     )
@@ -47,7 +47,7 @@ GOOD = claimed(MESSAGES, SUBSCRIPTIONS, methods="GET,POST")
 
 
 def refusal(claim: Claim, urls: SignedUrls | None = None, **request: Any) -> str:
-    """Why it does not open the request, asked twice: what is remembered changes nothing. "" if it opens it."""
+    """Return why the claim is refused, "" if it is accepted. It is checked twice, without and with the cache."""
     urls = urls or SignedUrls(KEY)
     asked = {"method": "GET", "path": MESSAGES, "now": NOW, **request}
     reasons, described = [], "The signature does not open this."
@@ -83,7 +83,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("paths", "methods", "expires", "signature"), EXAMPLES)
-def test_the_format_is_that_of_the_reference(
+def test_the_signature_is_that_of_openstack_zaqar(
     paths: list[str], methods: list[str], expires: str, signature: str
 ) -> None:
     end = parse_time(expires)
@@ -124,7 +124,7 @@ def test_the_signed_text() -> None:
         ("9999-12-31T23:59:59", 253_402_300_799.0),
     ],
 )
-def test_forms_of_a_time(text: str, time: float) -> None:
+def test_valid_times(text: str, time: float) -> None:
     assert parse_time(text) == time
     assert parse_time(format_time(time)) == time
 
@@ -138,7 +138,7 @@ def test_forms_of_a_time(text: str, time: float) -> None:
         *("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00", "2023-11-14Z"),
     ],
 )
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     assert parse_time(text) is None
     assert refusal(GOOD._replace(expires=text))
 
@@ -163,7 +163,7 @@ MEMBER = "50b68a50d6f5b8c8a7c62b01"
         (claimed(MESSAGES, methods="BREW,GET"), "GET", MESSAGES),
     ],
 )
-def test_it_opens_what_it_names(claim: Claim, method: str, path: str) -> None:
+def test_a_grant_allows_its_paths_and_methods(claim: Claim, method: str, path: str) -> None:
     assert refusal(claim, method=method, path=path) == ""
 
 
@@ -203,17 +203,17 @@ def test_it_opens_what_it_names(claim: Claim, method: str, path: str) -> None:
         {"path": "*"},
     ],
 )
-def test_it_opens_nothing_else(request_: dict[str, Any]) -> None:
+def test_a_grant_allows_no_other_paths_and_methods(request_: dict[str, Any]) -> None:
     assert refusal(GOOD, **request_)
 
 
-def test_a_head_is_not_handed_on_as_a_get() -> None:
+def test_a_grant_for_head_does_not_allow_get() -> None:
     claim = claimed(MESSAGES, methods="HEAD")
     assert refusal(claim, method="HEAD") == ""
     assert refusal(claim, method="GET")
 
 
-def test_put_confirms_and_nothing_else_does() -> None:
+def test_only_put_allows_to_confirm() -> None:
     everything = claimed(SUBSCRIPTIONS, methods="GET,POST,PATCH,PUT,DELETE")
     for method in ("GET", "POST", "PATCH", "DELETE"):
         assert refusal(everything, method=method, path=CONFIRM)
@@ -221,8 +221,8 @@ def test_put_confirms_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/pools", "/v2/queues", "/v2/queues/q", "/v2/queues/q/share", "/", "/v2/health"])
-def test_a_key_opens_no_other_resource(path: str) -> None:
-    """Even a signature of our own, as policy is asked when a share is made."""
+def test_a_grant_allows_no_other_resource(path: str) -> None:
+    """Even with a valid signature, because the policy was checked for the signed paths only."""
     assert refusal(claimed(path), path=path)
     assert refusal(claimed(path, MESSAGES), path=path)
 
@@ -258,7 +258,7 @@ def test_a_key_opens_no_other_resource(path: str) -> None:
         {"project": "shop,shop"},
     ],
 )
-def test_whatever_is_changed_opens_nothing(sent: dict[str, str]) -> None:
+def test_a_changed_grant_allows_nothing(sent: dict[str, str]) -> None:
     assert refusal(GOOD) == ""
     assert refusal(GOOD._replace(**sent))
 
@@ -268,8 +268,8 @@ def test_projects_that_would_make_the_text_ambiguous(project: str) -> None:
     assert refusal(claimed(MESSAGES, project=project))
 
 
-def test_fields_cannot_be_moved_into_each_other() -> None:
-    """The text is a list without lengths: what one field ends with, the next one could begin with."""
+def test_the_end_of_a_field_cannot_be_moved() -> None:
+    """The signed text has no lengths, so the end of a field could be moved to the beginning of the next one."""
     signature = claimed(MESSAGES, methods="GET", project="shop").signature
     one, two = Claim(signature, rf"{MESSAGES}\nGET", "shop", END, "x"), r"GET\nshop"
     assert refusal(one)
@@ -281,14 +281,14 @@ def test_fields_cannot_be_moved_into_each_other() -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "Secret"])
-def test_without_the_key_nothing_opens(key: str | None) -> None:
+def test_without_the_key_every_grant_is_refused(key: str | None) -> None:
     urls = SignedUrls(key, ["", "other"])
     assert refusal(GOOD, urls)
-    # Not even what somebody signed with an empty key.
+    # Not even a signature of an empty key.
     assert refusal(claimed(MESSAGES, key=""), urls)
 
 
-def test_a_previous_key_opens_and_does_not_sign() -> None:
+def test_a_previous_key_verifies_and_does_not_sign() -> None:
     urls = SignedUrls("new", ["older", KEY])
     assert refusal(GOOD, urls) == ""
     assert (
@@ -303,7 +303,7 @@ def test_a_previous_key_opens_and_does_not_sign() -> None:
 
 
 def test_every_key_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which key has made a signature does not show in the time."""
+    """The time does not reveal which key has made a signature."""
     compared = []
     compare = hmac.compare_digest
 
@@ -315,18 +315,18 @@ def test_every_key_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     for keys in (["a", "b", KEY], [KEY, "a", "b"], ["a", "b", "c"]):
         compared.clear()
         refused = refusal(GOOD, SignedUrls(keys[0], keys[1:]))
-        # A good one is remembered; a bad one is computed for each of the two requests.
+        # A valid signature is cached. An invalid one is computed for each of the two requests.
         assert len(compared) == (6 if refused else 3)
 
 
-def test_an_end_is_looked_at_each_time() -> None:
+def test_the_end_of_a_cached_grant_is_checked_each_time() -> None:
     urls = SignedUrls(KEY)
     assert refusal(GOOD, urls, now=NOW) == ""
     assert refusal(GOOD, urls, now=NOW + 59.999) == ""
     assert refusal(GOOD, urls, now=NOW + 60) == "it has expired"
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_cache_of_grants_is_bounded() -> None:
     urls = SignedUrls(KEY)
     for number in range(3000):
         claim = claimed(f"/v2/queues/q{number}/messages")
@@ -337,7 +337,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert claimed(MESSAGES, key="other") not in urls._verified
 
 
-def test_no_signature_is_shown() -> None:
+def test_repr_does_not_show_the_signature() -> None:
     urls = SignedUrls(KEY)
     refusal(GOOD, urls)
     assert GOOD.signature not in repr(GOOD)
@@ -374,7 +374,7 @@ def test_keys_in_a_file(tmp_path: Any, text: str, keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["a,,b", 'a, ""'])
-def test_an_empty_key_is_the_mistake_of_an_operator(tmp_path: Any, text: str) -> None:
+def test_an_empty_key_stops_the_start(tmp_path: Any, text: str) -> None:
     file = tmp_path / "zaqar.conf"
     file.write_text(f"[signed_url]\nprevious_secret_keys = {text}\n")
     with pytest.raises(StartupError, match=r"\[signed_url\] previous_secret_keys: a key is empty"):
@@ -403,7 +403,7 @@ def test_a_confirmation_is_no_share_and_a_share_no_confirmation() -> None:
     bound = claimed(SUBSCRIPTIONS, methods="PUT", bound_to=TERMS)
     assert refusal(bound, method="PUT", path=CONFIRM) == "no key has made the signature"
     assert not confirms(claimed(CONFIRM, methods="PUT"), *TERMS)
-    # Not even one that names more, or that was remembered for something else.
+    # Not even a confirmation with more paths, or one that is cached for other access.
     both = claimed(CONFIRM, MESSAGES, methods="PUT")
     urls = SignedUrls(KEY)
     assert refusal(both, urls, method="PUT", path=MESSAGES) == ""
@@ -413,7 +413,7 @@ def test_a_confirmation_is_no_share_and_a_share_no_confirmation() -> None:
 @pytest.mark.parametrize(
     "request_", [{"method": "GET"}, {"method": "POST"}, {"now": NOW + 60}, {"path": MESSAGES}, {"path": SUBSCRIPTIONS}]
 )
-def test_a_confirmation_opens_nothing_else(request_: dict[str, Any]) -> None:
+def test_a_confirmation_allows_nothing_else(request_: dict[str, Any]) -> None:
     asked = {"method": "PUT", "path": CONFIRM, **request_}
     for methods in ("PUT", "GET,POST,PUT"):
         assert refusal(claimed(CONFIRM, methods=methods, bound_to=TERMS), **asked)
@@ -449,16 +449,14 @@ Signed = tuple[str, list[str], list[str], str]
     path=asked_paths,
 )
 @example(signed=("shop", [MESSAGES], ["GET"], END), sent=None, method="GET", path=MESSAGES)
-def test_a_signature_opens_nothing_but_what_is_in_it(
-    signed: Signed, sent: Signed | None, method: str, path: str
-) -> None:
+def test_a_signature_allows_only_the_signed_access(signed: Signed, sent: Signed | None, method: str, path: str) -> None:
     project, signed_paths, methods, expires = signed
     claim = claimed(*signed_paths, methods=",".join(methods), expires=expires, project=project)
     other = sent or signed
     shown = Claim(claim.signature, ",".join(other[1]), ",".join(other[2]), other[3], other[0])
     opened = refusal(shown, method=method, path=path) == ""
     if opened:
-        # Whoever holds a signature has sent what was signed, in time, and asks for one of the paths and methods.
+        # The request is accepted only if it has the signed fields, is in time, and uses a signed path and method.
         assert (other[0], sorted(other[1]), sorted(other[2]), other[3]) == (
             project,
             sorted(signed_paths),
@@ -472,7 +470,7 @@ def test_a_signature_opens_nothing_but_what_is_in_it(
         assert rest == "" or rest.count("/") == 1 or (rest.endswith("/confirm") and method == "PUT")
         assert ".." not in path
     elif sent is None and path in signed_paths and method in methods and expires > format_time(NOW):
-        # And the property can fail: what is signed in the form of a share is opened.
+        # Some generated requests must be accepted: those with a signature in the form of a share.
         assert signed_urls._COLLECTION.fullmatch(path) is None
 
 
@@ -480,7 +478,7 @@ words = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\\,"),
 
 
 @given(words, words, grants)
-def test_no_two_grants_have_one_text(one: list[str], two: list[str], grant: Signed) -> None:
+def test_different_grants_have_different_texts(one: list[str], two: list[str], grant: Signed) -> None:
     def text(paths: list[str], methods: list[str]) -> bytes:
         return signed_urls._text(grant[0], paths, methods, grant[3])
 

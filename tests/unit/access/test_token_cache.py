@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens are remembered for their time, in bounded memory, and not as they are."""
+"""The token cache: times, bounds, and that it does not contain tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_key_does_not_show_its_token() -> None:
     assert len({key_of(text) for text in ("", "\xe9", "\udce9", "e")}) == 4
 
 
-def test_an_identity_is_remembered_for_its_time() -> None:
+def test_an_identity_is_cached_for_its_time() -> None:
     clock = FakeClock()
     cache = TokenCache(clock)
     cache.keep(key_of("a"), Answer(MEMBER, 60.0))
@@ -31,7 +31,7 @@ def test_an_identity_is_remembered_for_its_time() -> None:
     assert cache.find(key_of("a")) is None
 
 
-def test_and_never_longer_than_its_token_lives() -> None:
+def test_an_identity_is_not_cached_after_the_end_of_its_token() -> None:
     clock = FakeClock()
     cache = TokenCache(clock)
     cache.keep(key_of("a"), Answer(replace(MEMBER, expires=clock() + 10), 60.0))
@@ -41,7 +41,7 @@ def test_and_never_longer_than_its_token_lives() -> None:
     assert cache.find(key_of("a")) is None
 
 
-def test_a_clock_that_is_set_back_lengthens_nothing() -> None:
+def test_an_entry_does_not_live_longer_if_the_clock_is_set_back() -> None:
     clock = FakeClock()
     cache = TokenCache(clock)
     cache.keep(key_of("a"), Answer(MEMBER, 60.0))
@@ -51,7 +51,7 @@ def test_a_clock_that_is_set_back_lengthens_nothing() -> None:
     assert not cache.was_rejected(key_of("b"))
 
 
-def test_a_rejected_token_is_remembered_as_well() -> None:
+def test_a_rejected_token_is_cached() -> None:
     clock = FakeClock()
     cache = TokenCache(clock)
     cache.keep(key_of("a"), Answer(None, 10.0))
@@ -61,7 +61,7 @@ def test_a_rejected_token_is_remembered_as_well() -> None:
     assert not cache.was_rejected(key_of("a"))
 
 
-def test_the_last_answer_counts() -> None:
+def test_the_last_answer_about_a_token_replaces_earlier_ones() -> None:
     cache = TokenCache(FakeClock())
     cache.keep(key_of("a"), Answer(MEMBER, 60.0))
     cache.keep(key_of("a"), Answer(None, 10.0))
@@ -72,7 +72,7 @@ def test_the_last_answer_counts() -> None:
     assert not cache.was_rejected(key_of("a"))
 
 
-def test_both_are_bounded_and_apart() -> None:
+def test_valid_and_rejected_tokens_have_separate_bounds() -> None:
     cache = TokenCache(FakeClock())
     for number in range(20_000):
         cache.keep(key_of(f"valid {number}"), Answer(replace(MEMBER, user_id=f"user {number}"), 60.0))
@@ -85,7 +85,7 @@ def test_both_are_bounded_and_apart() -> None:
     assert sum(cache.find(key_of(f"valid {number}")) is not None for number in held) == len(held)
 
 
-def test_what_is_remembered_does_not_hold_the_token() -> None:
+def test_the_cache_does_not_contain_the_token() -> None:
     cache = TokenCache(FakeClock())
     token = "".join(("se", "cret-", str(id(cache))))
     cache.keep(key_of(token), Answer(MEMBER, 60.0))

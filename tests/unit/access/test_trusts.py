@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trusts for callers of the API: whose they have to be, and how many are made at a time."""
+"""Trusts for callers of the API: which trusts are accepted, and how many requests ask Keystone at a time."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_a_trust_is_made_with_the_token_of_the_caller() -> None:
     assert trustee.made == [("t", "p1", 5.0)]
 
 
-def test_without_a_token_there_is_none() -> None:
+def test_without_a_token_no_trust_is_made() -> None:
     trustee = Trustee()
     with pytest.raises(Forbidden, match="signed URL"):
         RequestTrusts(trustee, Bounds(4, 4)).create(a_context(token=None, signed=True), expires=5.0)
     assert trustee.made == []
 
 
-def test_a_trust_of_the_callers_own() -> None:
+def test_the_callers_own_trust_is_accepted() -> None:
     RequestTrusts(Trustee(), Bounds(4, 4)).check(a_context(), "t1")
 
 
@@ -79,7 +79,7 @@ def test_a_trust_of_the_callers_own() -> None:
         TrustRefused("why is not for everybody"),
     ],
 )
-def test_a_trust_of_somebody_else(token: TrustToken | Exception) -> None:
+def test_a_trust_of_another_user_is_refused(token: TrustToken | Exception) -> None:
     trustee = Trustee()
     trustee.token = token
     with pytest.raises(InvalidInput) as refused:
@@ -94,8 +94,8 @@ def test_a_caller_without_a_user_has_no_trusts() -> None:
         RequestTrusts(trustee, Bounds(4, 4)).check(a_context(user_id=None), "t1")
 
 
-class Crowd:
-    """Callers who all want something of a Keystone that answers when it is told to."""
+class ManyRequests:
+    """Concurrent requests to a Keystone that answers when the test says so."""
 
     def __init__(self, bounds: Bounds, *, patience: float = 30.0) -> None:
         self.trustee = Trustee()
@@ -111,7 +111,7 @@ class Crowd:
         assert self.go.wait(30)
 
     def ask(self, project: str, *, waits: bool = False) -> None:
-        """Have one more ask, who gets a place at once, or waits for one."""
+        """Start one more request, which gets a slot at once, or waits for a slot."""
         self.callers.append(self.pool.submit(self.requests.create, a_context(project), expires=1.0))
         if not waits:
             assert self.begun.acquire(timeout=30)
@@ -142,53 +142,53 @@ class Crowd:
 
 
 def test_few_requests_ask_at_a_time_and_some_wait() -> None:
-    """Of one project, and in all; the others learn at once that they cannot."""
-    crowd = Crowd(Bounds(4, 4))
+    """There are limits for one project and in all. Further requests are refused at once."""
+    many_requests = ManyRequests(Bounds(4, 4))
     for _ in range(2):
-        crowd.ask("p1")
+        many_requests.ask("p1")
     for _ in range(2):
-        crowd.ask("p1", waits=True)
-    assert crowd.refused("p1")
-    crowd.ask("p2")
-    crowd.ask("p3")
-    crowd.ask("p4", waits=True)
-    crowd.ask("p5", waits=True)
-    assert crowd.refused("p6")
-    crowd.end()
-    assert [each.result().id for each in crowd.callers] == 8 * ["new"]
-    assert not crowd.refused("p1")
+        many_requests.ask("p1", waits=True)
+    assert many_requests.refused("p1")
+    many_requests.ask("p2")
+    many_requests.ask("p3")
+    many_requests.ask("p4", waits=True)
+    many_requests.ask("p5", waits=True)
+    assert many_requests.refused("p6")
+    many_requests.end()
+    assert [each.result().id for each in many_requests.callers] == 8 * ["new"]
+    assert not many_requests.refused("p1")
 
 
-def test_nobody_waits_behind_a_silent_keystone() -> None:
-    crowd = Crowd(Bounds(2, 8))
-    crowd.ask("p1")
-    crowd.ask("p2")
-    crowd.ask("p3", waits=True)
-    crowd.now = SILENCE_SECONDS
-    assert crowd.refused("p4")
-    with crowd.requests._changed:
-        crowd.requests._changed.notify_all()
-    assert isinstance(crowd.callers[2].exception(30), KeystoneUnavailable)
-    crowd.end()
+def test_no_request_waits_if_keystone_does_not_answer() -> None:
+    many_requests = ManyRequests(Bounds(2, 8))
+    many_requests.ask("p1")
+    many_requests.ask("p2")
+    many_requests.ask("p3", waits=True)
+    many_requests.now = SILENCE_SECONDS
+    assert many_requests.refused("p4")
+    with many_requests.requests._changed:
+        many_requests.requests._changed.notify_all()
+    assert isinstance(many_requests.callers[2].exception(30), KeystoneUnavailable)
+    many_requests.end()
 
 
-def test_nobody_waits_for_ever() -> None:
-    crowd = Crowd(Bounds(1, 8), patience=0.0)
-    crowd.ask("p1")
-    assert crowd.refused("p2")
-    crowd.end()
+def test_a_request_waits_for_a_limited_time() -> None:
+    many_requests = ManyRequests(Bounds(1, 8), patience=0.0)
+    many_requests.ask("p1")
+    assert many_requests.refused("p2")
+    many_requests.end()
 
 
-def test_a_server_with_few_threads_lets_one_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_few_threads_allows_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={"threads": b"4"}))
     assert Bounds.of_server() == (1, 0)
-    crowd = Crowd(Bounds.of_server())
-    crowd.ask("p1")
-    assert crowd.refused("p2")
-    crowd.end()
+    many_requests = ManyRequests(Bounds.of_server())
+    many_requests.ask("p1")
+    assert many_requests.refused("p2")
+    many_requests.end()
 
 
-def test_a_failure_gives_the_place_back() -> None:
+def test_a_failed_request_releases_its_slot() -> None:
     trustee = Trustee()
     trustee.token = KeystoneUnavailable()
     requests = RequestTrusts(trustee, Bounds(4, 4))
@@ -229,14 +229,14 @@ def test_without_the_group_there_are_no_trusts(tmp_path: Any) -> None:
         ("auth_type = password\nauth_url = http://127.0.0.1:9/v3\ncafile = /nowhere", "[trustee] cafile"),
     ],
 )
-def test_mistakes_are_named_at_the_start(tmp_path: Any, lines: str, named: str) -> None:
+def test_wrong_options_are_named_at_the_start(tmp_path: Any, lines: str, named: str) -> None:
     conf = a_conf(tmp_path, f"[DEFAULT]\nauth_strategy = keystone\n[trustee]\n{lines}\n")
     with pytest.raises(StartupError) as failed:
         open_trustee(conf)
     assert named in str(failed.value)
 
 
-def test_a_section_of_others_may_be_used_with_its_project(tmp_path: Any) -> None:
+def test_a_shared_section_may_have_a_project(tmp_path: Any) -> None:
     lines = "[trustee]\nauth_section = keystone_authtoken\n[keystone_authtoken]\nauth_type = password\n"
     lines += "auth_url = http://127.0.0.1:9/v3\nusername = zaqar\npassword = x\nproject_name = service\n"
     conf = a_conf(tmp_path, f"[DEFAULT]\nauth_strategy = keystone\n{lines}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who waits for Keystone, for how long, and who is refused instead."""
+"""Which callers wait for Keystone and for how long, and which ones are refused."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BOB = Answer(Identity("demo", "bob", frozenset(), None, 1e12), 60.0)
 REJECTED = Answer(None, 10.0)
 MOST_CALLERS = 12
 AT_ONCE = 0.5
-"""Seconds. Nothing that is not to wait takes as long, also on a busy machine; what waits does so for longer."""
+"""Seconds. A call that must not wait is faster, even on a busy machine. A call that waits takes longer."""
 
 
 class Keystone:
-    """Answers when it is told to. ``asked`` are the keys of the questions, in their order."""
+    """A Keystone that answers when the test says so. ``asked`` has the names of the questions, in order."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -35,7 +35,7 @@ class Keystone:
         self._lock = threading.Lock()
 
     def question(self, name: str, answer: Answer | None = ANN) -> Callable[[], Answer]:
-        """None stands for no answer."""
+        """Make a question. With None there is no answer."""
 
         def ask() -> Answer:
             with self._lock:
@@ -69,7 +69,7 @@ def keystone() -> Iterator[Keystone]:
 
 
 def wait_for_callers(validations: Validations, count: int) -> None:
-    """Until so many are held, and a moment more, in which they come to where they wait."""
+    """Wait until ``count`` callers are in run(), and a little longer, until they wait for their turn."""
     deadline = time.monotonic() + 30
     while MOST_CALLERS - validations._callers._value < count:
         assert time.monotonic() < deadline
@@ -114,7 +114,7 @@ def test_an_answer_to_one_request_is_not_shared(keystone: Keystone, answer: Answ
 
 
 def share(validations: Validations, keystone: Keystone, answer: Answer) -> tuple[list[Answer], list[str]]:
-    """The answers to three who ask the same at once, the first of whom gets this answer; and who asked."""
+    """Let three callers ask the same at once; the first one gets ``answer``. Return the answers and the questions."""
     with ThreadPoolExecutor(3) as pool:
         futures: list[Future[Answer]] = [pool.submit(validations.run, b"a", keystone.question("first", answer))]
         keystone.wait_for(1)
@@ -124,7 +124,7 @@ def share(validations: Validations, keystone: Keystone, answer: Answer) -> tuple
         return [future.result(30) for future in futures], keystone.asked
 
 
-def test_who_waits_for_somebody_without_an_answer_gets_none(keystone: Keystone) -> None:
+def test_a_caller_waiting_for_a_question_that_fails_gets_keystone_unavailable(keystone: Keystone) -> None:
     validations = bounded()
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(validations.run, b"a", keystone.question("first", None))]
@@ -165,7 +165,7 @@ def test_more_callers_are_refused_at_once(keystone: Keystone) -> None:
     assert validations.run(b"b", keystone.question("later")) == ANN
 
 
-def test_one_more_gets_in_if_somebody_leaves_in_a_moment(keystone: Keystone) -> None:
+def test_a_further_caller_is_accepted_if_another_one_leaves_soon(keystone: Keystone) -> None:
     validations = bounded(most_callers=1)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(validations.run, b"a", keystone.question("first"))
@@ -177,7 +177,7 @@ def test_one_more_gets_in_if_somebody_leaves_in_a_moment(keystone: Keystone) -> 
 
 
 @pytest.mark.parametrize("outage", ["silent", "away"])
-def test_and_not_even_waits_for_that_if_keystone_does_not_answer(keystone: Keystone, outage: str) -> None:
+def test_a_further_caller_does_not_wait_if_keystone_does_not_answer(keystone: Keystone, outage: str) -> None:
     clock = FakeClock()
     validations = bounded(most_callers=1, monotonic=clock)
     with ThreadPoolExecutor(1) as pool:
@@ -201,7 +201,7 @@ def test_one_question_is_always_possible(keystone: Keystone, most_callers: int) 
     assert bounded(most_callers=most_callers).run(b"a", keystone.question("a")) == ANN
 
 
-def test_nobody_waits_longer_than_told(keystone: Keystone) -> None:
+def test_a_caller_waits_no_longer_than_its_patience(keystone: Keystone) -> None:
     validations = bounded(most_callers=3, patience=0.1)
     with ThreadPoolExecutor(2) as pool:
         held = [pool.submit(validations.run, key, keystone.question("held")) for key in (b"a", b"b")]
@@ -214,7 +214,7 @@ def test_nobody_waits_longer_than_told(keystone: Keystone) -> None:
         assert [future.result(30) for future in held] == [ANN] * 2
 
 
-def test_nobody_queues_up_behind_a_keystone_that_is_silent(keystone: Keystone) -> None:
+def test_no_caller_waits_if_keystone_does_not_answer(keystone: Keystone) -> None:
     clock = FakeClock()
     validations = bounded(most_callers=3, monotonic=clock)
     with ThreadPoolExecutor(2) as pool:
@@ -223,7 +223,7 @@ def test_nobody_queues_up_behind_a_keystone_that_is_silent(keystone: Keystone) -
         clock.advance(2.1)
         with refused_at_once():
             validations.run(b"a", keystone.question("the same"))
-        # A place that is free is used all the same: it may be a single answer that got lost.
+        # A free slot is still used, because only a single answer may have been lost.
         held.append(pool.submit(validations.run, b"b", keystone.question("another")))
         keystone.wait_for(2)
         with refused_at_once():
@@ -233,7 +233,7 @@ def test_nobody_queues_up_behind_a_keystone_that_is_silent(keystone: Keystone) -
     assert keystone.asked == ["held", "another"]
 
 
-def test_after_a_failure_one_in_a_second_tries(keystone: Keystone) -> None:
+def test_after_an_outage_one_caller_per_second_tries(keystone: Keystone) -> None:
     keystone.answer()
     clock = FakeClock()
     validations = bounded(monotonic=clock)
@@ -254,7 +254,7 @@ def test_after_a_failure_one_in_a_second_tries(keystone: Keystone) -> None:
     assert keystone.asked == ["first", "second", "third", "fourth", "fifth"]
 
 
-def test_a_question_that_fails_alone_keeps_nobody_from_asking(keystone: Keystone) -> None:
+def test_a_failure_of_one_token_does_not_stop_other_callers(keystone: Keystone) -> None:
     keystone.answer()
     validations = bounded()
 
@@ -267,7 +267,7 @@ def test_a_question_that_fails_alone_keeps_nobody_from_asking(keystone: Keystone
         assert validations.run(b"b", keystone.question("b")) == ANN
 
 
-def test_only_one_tries_however_long_it_takes(keystone: Keystone) -> None:
+def test_after_an_outage_one_caller_tries_at_a_time(keystone: Keystone) -> None:
     clock = FakeClock()
     validations = bounded(monotonic=clock)
 
@@ -287,7 +287,7 @@ def test_only_one_tries_however_long_it_takes(keystone: Keystone) -> None:
     assert keystone.asked == ["trying"]
 
 
-def test_what_goes_wrong_otherwise_holds_nobody(keystone: Keystone) -> None:
+def test_an_unexpected_exception_releases_its_slots(keystone: Keystone) -> None:
     keystone.answer()
     validations = bounded(most_callers=1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A receiver of webhooks that answers byte by byte what a test tells it to."""
+"""A receiver of webhooks that answers with the bytes that a test gives."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries, subscriptions and a configuration to try tasks with."""
+"""Deliveries, subscriptions and a configuration for tests of senders."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_verdict_that_can_never_be_written_is_given_up(caplog: pytest.LogCaptu
         settling.settle(1)
         await settling.attempts.drain()
         assert (len(settling.attempts), settling.attempts.stuck, settling.state.is_away) == (0, False, False)
-        assert "What became of 1 deliveries cannot be written" in caplog.text
+        assert "The outcome of 1 deliveries cannot be written" in caplog.text
 
     asyncio.run(play())
 

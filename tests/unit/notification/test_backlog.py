@@ -15,7 +15,7 @@ def capacity() -> Capacity:
     return Capacity(overall=20, per_project=8, per_target=2)
 
 
-def test_worth_taking(capacity: Capacity) -> None:
+def test_a_take_is_worthwhile_while_a_subscription_has_due_deliveries(capacity: Capacity) -> None:
     backlog = SubscriptionBacklog(capacity)
     assert not backlog.worth_taking()
     backlog.note_due(["a"])
@@ -27,8 +27,8 @@ def test_worth_taking(capacity: Capacity) -> None:
     assert not backlog.any_due
 
 
-def test_a_lane_that_is_noted_during_a_look_is_not_found_empty_by_it(capacity: Capacity) -> None:
-    """The look may have been a moment too early for it."""
+def test_a_subscription_that_is_noted_during_a_take_stays_due_after_it(capacity: Capacity) -> None:
+    """The store may have been read before its delivery was written."""
     backlog = SubscriptionBacklog(capacity)
     backlog.note_due(["a"])
     backlog.begin_take()
@@ -41,7 +41,7 @@ def test_a_lane_that_is_noted_during_a_look_is_not_found_empty_by_it(capacity: C
     assert not backlog.any_due
 
 
-def test_a_lane_without_room_waits_for_it(capacity: Capacity) -> None:
+def test_a_saturated_subscription_is_left_out_until_there_is_room(capacity: Capacity) -> None:
     backlog = SubscriptionBacklog(capacity)
     for _ in range(2):
         assert capacity.try_acquire(SLOT)
@@ -62,7 +62,7 @@ def test_a_lane_without_room_waits_for_it(capacity: Capacity) -> None:
     assert backlog.worth_taking()
 
 
-def test_many_lanes_without_room_are_looked_at_in_turns() -> None:
+def test_many_saturated_subscriptions_are_checked_in_turns() -> None:
     """A look costs the same however many there are; once a second all are looked at."""
     capacity = Capacity(overall=200, per_project=100, per_target=1)
     backlog = SubscriptionBacklog(capacity)
@@ -104,7 +104,7 @@ def test_the_room_of_a_project_is_how_many_more_may_begin(own: int, others: int)
     assert capacity.room_of("p", 500) == 0
 
 
-def test_the_room_of_lanes_is_that_of_their_projects_if_all_are_known() -> None:
+def test_the_room_of_subscriptions_is_that_of_their_projects_if_all_slots_are_known() -> None:
     async def run() -> list[int | None]:
         capacity = Capacity(overall=10, per_project=4, per_target=2)
         backlog = SubscriptionBacklog(capacity)
@@ -114,7 +114,7 @@ def test_the_room_of_lanes_is_that_of_their_projects_if_all_are_known() -> None:
             backlog.remember(lane, Slot(project, lane))
             backlog.note_due([lane])
         found.append(backlog.room(50))
-        # What is full waits for room by itself.
+        # A saturated subscription does not count.
         backlog.note_saturated("c", Slot("q", "c"))
         found.append(backlog.room(50))
         backlog.note_due(["unknown"])

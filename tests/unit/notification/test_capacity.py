@@ -21,27 +21,27 @@ def capacity() -> Capacity:
     return made
 
 
-def sit(capacity: Capacity, slot: Slot, most: int = 100) -> int:
-    """How many sit down."""
+def acquire(capacity: Capacity, slot: Slot, most: int = 100) -> int:
+    """Acquire up to ``most`` slots; return how many it got."""
     return sum(capacity.try_acquire(slot) for _ in range(most))
 
 
-def test_a_target(capacity: Capacity) -> None:
-    assert sit(capacity, SLOT) == 4
+def test_attempts_to_one_target_are_limited(capacity: Capacity) -> None:
+    assert acquire(capacity, SLOT) == 4
     capacity.release(SLOT)
-    assert sit(capacity, SLOT) == 1
+    assert acquire(capacity, SLOT) == 1
 
 
-def test_a_project(capacity: Capacity) -> None:
-    slots_ = [Slot("p", f"{n}:80") for n in range(5)]
-    for slot in slots_:
+def test_attempts_of_one_project_are_limited(capacity: Capacity) -> None:
+    several = [Slot("p", f"{n}:80") for n in range(5)]
+    for slot in several:
         capacity.note(slot, reached=True)
-    assert [sit(capacity, slot) for slot in slots_] == [4, 4, 0, 0, 0]
-    assert sit(capacity, Slot("other", "4:80")) == 4
+    assert [acquire(capacity, slot) for slot in several] == [4, 4, 0, 0, 0]
+    assert acquire(capacity, Slot("other", "4:80")) == 4
 
 
-def test_more_is_worth_while_when_half_is_free(capacity: Capacity) -> None:
-    sit(capacity, SLOT)
+def test_a_target_has_room_if_half_of_its_slots_are_free(capacity: Capacity) -> None:
+    acquire(capacity, SLOT)
     rooms = []
     for _ in range(4):
         rooms.append(capacity.has_room(SLOT))
@@ -52,29 +52,29 @@ def test_more_is_worth_while_when_half_is_free(capacity: Capacity) -> None:
 
 def test_a_target_that_does_not_answer(capacity: Capacity) -> None:
     capacity.note(SLOT, reached=False)
-    assert sit(capacity, SLOT) == 1
+    assert acquire(capacity, SLOT) == 1
     assert not capacity.has_room(SLOT)
     capacity.note(SLOT, reached=True)
-    assert sit(capacity, SLOT) == 3
+    assert acquire(capacity, SLOT) == 3
 
 
-def test_a_stranger(capacity: Capacity) -> None:
-    stranger = Slot("p", "new:80")
-    assert sit(capacity, stranger) == 2
-    capacity.note(stranger, reached=True)
-    assert sit(capacity, stranger) == 2
+def test_an_unknown_target_gets_two_attempts_at_a_time(capacity: Capacity) -> None:
+    unknown_target = Slot("p", "new:80")
+    assert acquire(capacity, unknown_target) == 2
+    capacity.note(unknown_target, reached=True)
+    assert acquire(capacity, unknown_target) == 2
 
 
 def test_targets_are_forgotten(capacity: Capacity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacities, "MOST_REMEMBERED", 3)
     for n in range(3):
         capacity.note(Slot("p", f"{n}:80"), reached=False)
-    assert sit(capacity, SLOT) == 2
-    assert sit(capacity, Slot("q", "2:80")) == 1
+    assert acquire(capacity, SLOT) == 2
+    assert acquire(capacity, Slot("q", "2:80")) == 1
 
 
-def test_nothing_is_kept_of_who_has_nothing_under_way(capacity: Capacity) -> None:
-    sit(capacity, SLOT)
+def test_no_counts_are_kept_of_projects_and_targets_without_attempts(capacity: Capacity) -> None:
+    acquire(capacity, SLOT)
     for _ in range(4):
         capacity.release(SLOT)
     assert not any(capacity._projects)
@@ -93,18 +93,18 @@ def test_one_store_never_reserves_all(capacity: Capacity) -> None:
     assert capacity.share == 3
 
 
-def test_the_least_bounds_there_are() -> None:
+def test_limits_of_one() -> None:
     capacity = Capacity(overall=1, per_project=1, per_target=1)
     assert (capacity.share, capacity.most_of_one) == (1, 1)
     assert capacity.has_room(SLOT)
-    assert sit(capacity, SLOT) == 1
+    assert acquire(capacity, SLOT) == 1
     assert not capacity.has_room(SLOT)
     capacity.release(SLOT)
     assert capacity.has_room(SLOT)
 
 
-def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
-    """Stores that do not answer hold what was reserved for them, and never all."""
+def test_while_other_stores_are_asked_half_of_the_free_room_is_left() -> None:
+    """Stores that do not answer hold their reservations, and never all of them."""
     capacity = Capacity(overall=200, per_project=100, per_target=10)
     with ExitStack() as silent:
         shares = []
@@ -121,77 +121,77 @@ def test_while_others_are_asked_half_of_the_rest_is_left() -> None:
 DEFAULTS = {"overall": 200, "per_project": 100, "per_target": 10}
 
 
-def proven(capacity: Capacity, project: str, count: int) -> list[Slot]:
-    """Seats of targets that have answered."""
-    slots_ = [Slot(project, f"{project}-good-{n}:443") for n in range(count)]
-    for slot in slots_:
+def answering(capacity: Capacity, project: str, count: int) -> list[Slot]:
+    """Slots of targets that have answered."""
+    several = [Slot(project, f"{project}-good-{n}:443") for n in range(count)]
+    for slot in several:
         capacity.note(slot, reached=True)
-    return slots_
+    return several
 
 
 def silent(capacity: Capacity, project: str, count: int) -> list[Slot]:
-    slots_ = [Slot(project, f"{project}-silent-{n}:443") for n in range(count)]
-    for slot in slots_:
+    several = [Slot(project, f"{project}-silent-{n}:443") for n in range(count)]
+    for slot in several:
         capacity.note(slot, reached=False)
-    return slots_
+    return several
 
 
-def strangers(capacity: Capacity, project: str, count: int) -> list[Slot]:
+def unknown(capacity: Capacity, project: str, count: int) -> list[Slot]:
     return [Slot(project, f"{project}-new-{n}:443") for n in range(count)]
 
 
-MAKERS = {"proven": proven, "silent": silent, "strangers": strangers}
+MAKERS = {"answering": answering, "silent": silent, "unknown": unknown}
 
 
 def fill(capacity: Capacity, kind: str, projects: int, targets: int) -> list[int]:
     """Projects in turns, each with that many targets, take all they get: how many each has under way."""
-    slots_ = [MAKERS[kind](capacity, f"greedy-{n}", targets) for n in range(projects)]
+    several = [MAKERS[kind](capacity, f"greedy-{n}", targets) for n in range(projects)]
     got = [0] * projects
     for _ in range(DEFAULTS["per_target"]):
         for target in range(targets):
             for n in range(projects):
-                got[n] += capacity.try_acquire(slots_[n][target])
+                got[n] += capacity.try_acquire(several[n][target])
     return got
 
 
 @pytest.mark.parametrize(
     ("kind", "projects", "targets", "each"),
     [
-        # What is proven may have all but a share that shrinks with the number of projects.
-        ("proven", 1, 100, (100, 100)),
-        ("proven", 3, 100, (50, 50)),
-        ("proven", 10, 100, (18, 19)),
-        ("proven", 1000, 3, (0, 1)),
-        # Strangers half of all, silent ones a quarter.
-        ("strangers", 1, 100, (51, 51)),
-        ("strangers", 3, 100, (17, 17)),
-        ("strangers", 1000, 3, (0, 1)),
+        # Targets that answer may have all slots; the share of each project shrinks with the number of projects.
+        ("answering", 1, 100, (100, 100)),
+        ("answering", 3, 100, (50, 50)),
+        ("answering", 10, 100, (18, 19)),
+        ("answering", 1000, 3, (0, 1)),
+        # Unknown targets half of all, silent ones a quarter.
+        ("unknown", 1, 100, (51, 51)),
+        ("unknown", 3, 100, (17, 17)),
+        ("unknown", 1000, 3, (0, 1)),
         ("silent", 1, 100, (26, 26)),
         ("silent", 3, 100, (8, 9)),
         ("silent", 1000, 3, (0, 1)),
     ],
 )
-def test_what_projects_that_hang_get(kind: str, projects: int, targets: int, each: tuple[int, int]) -> None:
+def test_slots_of_projects_whose_targets_hang(kind: str, projects: int, targets: int, each: tuple[int, int]) -> None:
     capacity = Capacity(**DEFAULTS)
     got = fill(capacity, kind, projects, targets)
     assert (min(got), max(got)) == each
-    assert sum(got) <= {"proven": 200, "strangers": 100, "silent": 50}[kind]
+    assert sum(got) <= {"answering": 200, "unknown": 100, "silent": 50}[kind]
 
 
-@pytest.mark.parametrize("kind", ["strangers", "silent"])
+@pytest.mark.parametrize("kind", ["unknown", "silent"])
 @pytest.mark.parametrize("projects", [1, 3, 30, 1000])
-def test_what_is_left_for_others(kind: str, projects: int) -> None:
+def test_slots_that_are_left_for_other_projects(kind: str, projects: int) -> None:
     """Targets that answer always find room; new ones do among projects whose targets are known not to answer."""
     capacity = Capacity(**DEFAULTS)
     fill(capacity, kind, projects, 100 if projects < 1000 else 3)
-    good = proven(capacity, "other", 10)
-    assert sum(sit(capacity, slot) for slot in good) >= 50
-    newcomer = strangers(capacity, "newcomer", 1)[0]
+    good = answering(capacity, "other", 10)
+    assert sum(acquire(capacity, slot) for slot in good) >= 50
+    newcomer = unknown(capacity, "newcomer", 1)[0]
     expected = kind == "silent" or projects <= 30
     assert capacity.has_room(newcomer) == capacity.try_acquire(newcomer) == expected
 
 
-def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
+def test_a_project_whose_new_targets_all_hang_gets_fewer_slots() -> None:
     """Its next ones count as silent, until one of them answers."""
     capacity = Capacity(**DEFAULTS)
     for round_ in range(3):
@@ -200,10 +200,10 @@ def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
             if capacity.try_acquire(slot):
                 capacity.release(slot)
             capacity.note(slot, reached=False)
-    got = fill(capacity, "strangers", 1000, 3)
+    got = fill(capacity, "unknown", 1000, 3)
     assert sum(got) == 50
-    newcomer = strangers(capacity, "newcomer", 1)[0]
-    assert sit(capacity, newcomer) == 1
+    newcomer = unknown(capacity, "newcomer", 1)[0]
+    assert acquire(capacity, newcomer) == 1
     waiting = f"greedy-{got.index(0)}"
     assert not capacity.try_acquire(Slot(waiting, "another:443"))
     capacity.note(Slot(waiting, "answers:443"), reached=True)
@@ -211,10 +211,10 @@ def test_a_project_that_brings_ever_new_targets_which_hang() -> None:
 
 
 @pytest.mark.parametrize("per_project", [1, 20, 150, 200, 500])
-def test_one_project_alone_has_its_bound(per_project: int) -> None:
-    """Whoever is the only tenant sets it as high as the bound of all."""
+def test_a_project_without_others_can_use_all_slots_of_a_project(per_project: int) -> None:
+    """An operator with one tenant may set it as high as the number of all slots."""
     capacity = Capacity(overall=200, per_project=per_project, per_target=10)
-    assert sum(sit(capacity, slot) for slot in proven(capacity, "p", 60)) == min(per_project, 200)
+    assert sum(acquire(capacity, slot) for slot in answering(capacity, "p", 60)) == min(per_project, 200)
 
 
 class Slots(RuleBasedStateMachine):
@@ -246,12 +246,12 @@ class Slots(RuleBasedStateMachine):
                 for each, slots in enumerate((self.overall, max(1, self.overall // 2), max(1, self.overall // 4)))
             ]
             own = [self.under_way(each, slot.project) for each in range(3)]
-            sat = self.capacity.try_acquire(slot)
+            acquired = self.capacity.try_acquire(slot)
             if has_room:
-                assert sat, "what is taken because there is room finds room"
+                assert acquired, "if has_room is true, the next attempt may begin"
             if own[0] == 0 and min(free[: kind + 1]) > 0:
-                assert sat, "who has nothing under way gets what is free"
-            if not sat:
+                assert acquired, "a project without attempts gets a free slot"
+            if not acquired:
                 return
             self.held.setdefault(slot, []).append(kind)
             for each in range(1, kind + 1):
@@ -279,7 +279,7 @@ class Slots(RuleBasedStateMachine):
         slots = (self.overall, max(1, self.overall // 2), max(1, self.overall // 4))
         for kind, most in enumerate(slots):
             assert self.under_way(kind) == self.capacity._under_way[kind] <= most
-        # However many do not answer, half is left for those that do.
+        # However many targets do not answer, half is left for targets that do.
         assert self.overall - self.under_way(1) >= self.overall - max(1, self.overall // 2)
         for project in {slot.project for slot in self.held}:
             assert self.under_way(0, project) <= self.per_project

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notifier remembers is never acted on after it has changed: new subscribers, ends, and confirmations."""
+"""No attempt rests on a cached subscription that has changed: new subscribers, ends, and confirmations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD, NEW = "http://old/x", "http://new/x"
 
 
 class RecordingSender(ScriptedSender):
-    """Notes who was sent what."""
+    """Records the subscriber of each attempt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ CHANGES: dict[str, Callable[[Harness], None]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_waits_in_the_store_goes_to_nobody_else(what: str) -> None:
+def test_a_delivery_that_is_taken_after_a_change_goes_to_the_new_subscriber_only(what: str) -> None:
     """The subscription was read a moment ago, is changed, and the next delivery is taken right after that."""
     harness, sender = Harness(), RecordingSender()
     harness.subscribe(subscriber=OLD)
@@ -83,7 +83,9 @@ def resend(harness: Harness, notifier: RunningNotifier) -> None:
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delivery_that_is_leased_when_it_is_made_goes_to_the_new_subscriber_only(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The subscriptions are listed, the store takes its time to store the deliveries, and meanwhile one is changed."""
     harness, sender = Harness(), RecordingSender()
     harness.subscribe(subscriber=OLD)
@@ -110,8 +112,8 @@ def test_what_is_sent_as_it_is_made_goes_to_nobody_else(what: str, monkeypatch: 
     asyncio.run(script())
 
 
-def test_the_word_of_an_old_subscriber_ends_nothing() -> None:
-    """It answers 410 when the subscription has another subscriber already, who then gets the message."""
+def test_a_410_of_a_replaced_subscriber_does_not_end_the_subscription() -> None:
+    """The subscription has another subscriber when the 410 comes, and that one gets the message."""
     harness, sender = Harness(), RecordingSender()
     harness.subscribe(subscriber=OLD)
 
@@ -184,11 +186,11 @@ def test_asking_again_has_a_pause(asking: Harness) -> None:
     assert all(later - earlier >= PAUSE for earlier, later in pairwise(times))
 
 
-def test_a_target_is_asked_once_in_a_pause_whoever_subscribes_it(asking: Harness) -> None:
+def test_a_target_gets_one_confirmation_in_a_pause_from_all_projects_together(asking: Harness) -> None:
     """Eight subscriptions of eight projects, two notifiers, of which one is started again."""
     sender = RecordingSender()
     for number in range(1, 9):
-        asking.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", project=f"p{number}", state=PENDING)
+        asking.subscribe(f"s{number}", subscriber=f"http://target/hook?n={number}", project=f"p{number}", state=PENDING)
         ask(asking, f"s{number}")
 
     async def script() -> None:
@@ -242,7 +244,7 @@ def test_a_failed_attempt_counts_as_well(asking: Harness) -> None:
 def test_without_a_pause_all_are_asked_at_once() -> None:
     harness, sender = Harness(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
     for number in range(1, 9):
-        harness.subscribe(f"s{number}", subscriber=f"http://victim/hook?n={number}", state=PENDING)
+        harness.subscribe(f"s{number}", subscriber=f"http://target/hook?n={number}", state=PENDING)
         ask(harness, f"s{number}")
 
     async def script() -> None:
@@ -253,7 +255,7 @@ def test_without_a_pause_all_are_asked_at_once() -> None:
     asyncio.run(script())
 
 
-def test_who_was_replaced_is_not_asked_again() -> None:
+def test_a_replaced_subscriber_gets_no_more_confirmations() -> None:
     """Each subscriber is replaced right after it was asked; the next confirmation goes to the one there is then."""
     harness, sender = Harness(bounds=Bounds(require_confirmation=True, confirmation_pause=0)), RecordingSender()
     subscribers = [f"http://host{number}/" for number in range(6)]
@@ -272,7 +274,9 @@ def test_who_was_replaced_is_not_asked_again() -> None:
     assert sender.subscribers == subscribers
 
 
-def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subscriber_that_is_replaced_while_a_pause_is_taken_gets_no_confirmation(
+    asking: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sender = RecordingSender()
     asking.subscribe(subscriber=OLD, state=PENDING)
     take_pauses = asking.management.subscriptions.take_pauses
@@ -298,8 +302,8 @@ def test_who_is_replaced_while_a_pause_is_taken_is_not_asked(asking: Harness, mo
     assert sender.subscribers == [NEW]
 
 
-def test_what_a_subscriber_answers_to_a_confirmation_is_not_shown(asking: Harness) -> None:
-    """It may be what it was sent, and that is a signature which is for nobody else."""
+def test_the_answer_to_a_confirmation_is_not_shown(asking: Harness) -> None:
+    """It may repeat the signature of the confirmation, which only the subscriber may know."""
     sender = RecordingSender()
     sender.answers["s1"] = lambda delivery: Outcome(delivery.tries > 0, 200 if delivery.tries else 500, "the signature")
     asking.subscribe(subscriber=OLD, state=PENDING)

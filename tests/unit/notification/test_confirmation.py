@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confirmations: what they open is exactly the confirmation of their subscription, for a day."""
+"""Confirmations allow exactly the confirmation of their subscription, for a day."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def shared(one: str, other: str, *, same_project: bool = False) -> list[float]:
     return sorted(end for key, end in keys(first).items() if key in keys(second))
 
 
-def test_a_subscription_has_a_pause_whoever_its_subscriber_is() -> None:
+def test_a_subscription_has_one_pause_for_all_its_subscribers() -> None:
     one = a_subscription("mailto:a@example.org")
     common = set(keys(one)) & set(keys(replace(one, subscriber="https://example.com/x")))
     assert [keys(one)[key] for key in common] == [1060.0]
@@ -56,8 +56,8 @@ def test_one_target_in_several_spellings(one: str, other: str) -> None:
         ("http://example.org/hook", "https://example.org:80/hook2?x"),
     ],
 )
-def test_other_targets_of_one_place(one: str, other: str) -> None:
-    """They wait shortly for those of the same project, and not at all for those of another one."""
+def test_different_targets_of_one_host_or_mail_domain(one: str, other: str) -> None:
+    """They share a short pause within a project, and none across projects."""
     assert shared(one, other, same_project=True) == [1001.0]
     assert shared(one, other) == []
 

@@ -73,7 +73,7 @@ def test_subscribers_get_plain_bodies_and_the_store_keeps_ciphertext(harness: Ha
 
 
 @pytest.mark.parametrize(("outcome", "told"), [(BROKEN, NOT_KEPT), (SILENT, "no answer")], ids=["answer", "none"])
-def test_what_a_subscriber_answers_is_not_kept(harness: Harness, outcome: Outcome, told: str) -> None:
+def test_the_answer_about_an_encrypted_message_is_not_kept(harness: Harness, outcome: Outcome, told: str) -> None:
     """It may repeat the message, and attempts are stored as they are."""
     harness.subscribe(options={"_retry_policy": NO_RETRIES})
     sender = Recorder()
@@ -111,7 +111,9 @@ def test_a_dead_letter_of_an_encrypted_message_is_encrypted(harness: Harness, mo
     assert {attempt["answer"] for attempt in letter["attempts"]} == {NOT_KEPT}
 
 
-def test_what_cannot_be_decrypted_waits_while_others_go_on(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_that_cannot_be_decrypted_waits_while_others_go_on(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
     harness.subscribe("s1")
     harness.subscribe("s2")
     sender = Recorder()
@@ -148,7 +150,7 @@ def test_what_cannot_be_decrypted_waits_while_others_go_on(harness: Harness, cap
     assert "cannot be decrypted" in caplog.text
 
 
-def test_it_does_not_wait_for_ever(harness: Harness) -> None:
+def test_a_message_that_cannot_be_decrypted_is_dead_in_the_end(harness: Harness) -> None:
     harness.subscribe(expires=harness.clock() + 10**8)
     sender = Recorder()
 

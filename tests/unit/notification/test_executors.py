@@ -59,7 +59,7 @@ def test_the_result_or_the_error_comes_back() -> None:
     asyncio.run(play())
 
 
-def test_who_waits_for_a_store_that_hangs(release: threading.Event) -> None:
+def test_few_callers_wait_for_a_store_that_hangs(release: threading.Event) -> None:
     """As many as there are threads, and others for a moment; a caller that is cancelled leaves its thread busy."""
 
     async def play() -> None:
@@ -115,7 +115,7 @@ def test_a_store_that_failed_is_asked_by_one_call_after_a_pause(caplog: pytest.L
     ]
 
 
-def test_while_one_call_finds_out_the_others_do_not_wait(release: threading.Event) -> None:
+def test_while_one_call_probes_the_store_others_fail_at_once(release: threading.Event) -> None:
     async def play() -> None:
         calls = GuardedExecutor("The store", 2)
         await seconds_of(calls, fail)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large posts: each is expanded piece by piece, in turns with others, and by whichever notifier is there."""
+"""Large posts: each is expanded piece by piece, in turns with others, and by any notifier."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Step:
 
 
 class RecordingOutbox(MemoryOutbox):
-    """An outbox that tells what is expanded, and lets a test act before that is stored."""
+    """An outbox that records each step, and lets a test act before the step is stored."""
 
     def __init__(self, data: MessageData) -> None:
         super().__init__(data)
@@ -96,7 +96,7 @@ class ManyQueues(Harness):
 
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> ManyQueues:
-    """Its pieces are small, so that few messages are many of them; and none ends because the machine is busy."""
+    """Pieces are small, so that few messages make many pieces, and no piece ends because the machine is busy."""
     monkeypatch.setattr(pieces, "PIECE_DELIVERIES", 20)
     monkeypatch.setattr(pieces, "PIECE_SECONDS", 3600.0)
     return ManyQueues()
@@ -116,7 +116,7 @@ def each_once(harness: ManyQueues, subscribers: Sequence[str], numbers: range) -
 # -- large posts beside small ones -------------------------------------------------------------------------------------
 
 
-def test_a_large_post_holds_up_no_small_one(harness: ManyQueues) -> None:
+def test_a_large_post_does_not_delay_small_ones(harness: ManyQueues) -> None:
     """The message of another project is sent while a post of 300 pieces gets on by some of them."""
 
     async def play() -> None:
@@ -142,7 +142,7 @@ def test_a_large_post_holds_up_no_small_one(harness: ManyQueues) -> None:
 
 
 @pytest.mark.parametrize("kind", ["prefix", "numeric", "or"])
-def test_costly_filters_hold_up_nobody(kind: str) -> None:
+def test_costly_filters_do_not_delay_other_queues(kind: str) -> None:
     harness = ManyQueues()
     conditions, body, _ = COSTLY[kind]
 
@@ -172,7 +172,7 @@ def test_posts_of_several_queues_take_turns(harness: ManyQueues) -> None:
             await until(lambda: not harness.store.data.outbox, 60)
         order = [step.queue_uid for step in harness.store.outbox.steps if step.is_piece]
         assert Counter(order) == dict.fromkeys((queue.uid for queue in queues), 10)
-        # None is two pieces ahead of another one for long: those that are made at a time may end in any order.
+        # No post gets far ahead of another one. Pieces that are made at the same time may end in any order.
         for place in range(len(order)):
             done = Counter(order[:place])
             assert max(done.values(), default=0) - min(done[queue.uid] for queue in queues) <= 3
@@ -185,7 +185,7 @@ def test_projects_take_turns_however_many_queues_one_has(harness: ManyQueues) ->
         many = [harness.queue(letter, "many")[0] for letter in "bcdefg"]
         one, _ = harness.queue("o")
         async with harness.notifier() as notifier:
-            # Whose a queue is becomes known with its first post.
+            # The project of a queue is known after its first post.
             for queue in (*many, one):
                 harness.post_to(queue, "first")
             notifier.wake()
@@ -224,7 +224,7 @@ def test_posts_in_memory_are_bounded_in_number_and_bytes(harness: ManyQueues, la
             harness.store.outbox.before = look
             notifier.wake()
             while harness.store.data.outbox:
-                # For those that were handed back for a while.
+                # So that posts that were handed back become free.
                 harness.clock.advance(1)
                 notifier.wake()
                 await asyncio.sleep(0.01)
@@ -255,7 +255,7 @@ def test_two_notifiers_on_large_posts_make_each_delivery_once(harness: ManyQueue
     asyncio.run(play())
 
 
-def test_whoever_takes_over_goes_on_from_the_stored_position(harness: ManyQueues, killable: None) -> None:
+def test_a_notifier_that_takes_over_goes_on_from_the_stored_position(harness: ManyQueues, killable: None) -> None:
     async def play() -> None:
         names = harness.subscribe_many(10)
         enough = threading.Event()
@@ -287,13 +287,13 @@ def test_whoever_takes_over_goes_on_from_the_stored_position(harness: ManyQueues
                 assert each_once(harness, names, range(1, 61))
                 await until(lambda: all(len(harness.deliveries(id_, DONE)) == 60 for id_ in names))
                 again = {each.message for each in killed.sender.sent} & {each.message for each in heir.sender.sent}
-                # What was being sent when it was cut off, and of that no more than it had room for.
+                # Attempts that were under way at the cut, at most as many as there are reservations.
                 assert len(again) <= harness.bounds.most
 
     asyncio.run(play())
 
 
-def test_a_notifier_that_was_held_up_stores_and_sends_nothing_that_another_one_did(harness: ManyQueues) -> None:
+def test_a_late_notifier_stores_and_sends_nothing_that_another_one_has_stored(harness: ManyQueues) -> None:
     """As when the machine stood still between the lease and the piece."""
 
     async def play() -> None:
@@ -340,8 +340,8 @@ def test_a_notifier_that_was_held_up_stores_and_sends_nothing_that_another_one_d
 
 
 def test_subscribers_that_come_and_go_between_pieces(harness: ManyQueues, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who was there before the post and stays gets each message once, and who has gone gets no more."""
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    """A subscription that exists from before the post to the end gets each message once; a removed one gets no more."""
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     monkeypatch.setattr("zaqar.notification.subscribers.READ", 3)
     monkeypatch.setattr(pieces, "MOST_OF_A_PAGE", 4)
 
@@ -433,7 +433,9 @@ def test_a_stop_hands_posts_back_at_once(harness: ManyQueues) -> None:
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_post_that_cannot_be_expanded_holds_up_no_other(harness: ManyQueues, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_post_that_cannot_be_expanded_does_not_delay_others(
+    harness: ManyQueues, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def play() -> None:
         harness.subscribe_many(1, options={"filter": {"n": [1]}})
         queue, subscriber = harness.queue("b")
@@ -452,7 +454,7 @@ def test_a_post_that_cannot_be_expanded_holds_up_no_other(harness: ManyQueues, m
 def test_a_store_that_is_away_for_a_while_during_a_large_post(
     harness: ManyQueues, which: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     away = threading.Event()
     failed: list[str] = []
 
@@ -491,7 +493,7 @@ def test_a_store_that_is_away_for_a_while_during_a_large_post(
     assert caplog.text.count("is away") == 1
 
 
-def test_jobs_of_a_piece_that_is_refused_are_not_sent(harness: ManyQueues) -> None:
+def test_deliveries_of_a_piece_that_is_refused_are_not_sent(harness: ManyQueues) -> None:
     async def play() -> None:
         harness.subscribe_many(2)
         async with harness.notifier() as notifier:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notifier does with a delivery whose lease is nearly over when it gets it."""
+"""Deliveries whose lease is nearly over when the store answers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_nothing_is_sent_under_a_lease_that_is_nearly_over(
                 assert notifier.sender.sent == []
                 assert not notifier.capacity._targets
                 (left,) = harness.waiting()
-                assert left.due == harness.clock() + 6, "it is left to whoever comes after the lease"
+                assert left.due == harness.clock() + 6, "another notifier takes it after the lease"
         async with harness.notifier() as other:
             other.wake()
             await asyncio.sleep(0.05)

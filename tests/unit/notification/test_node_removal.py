@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead WebSocket processes: which are taken for dead, and what is done about them."""
+"""The removal of WebSocket processes whose lease has expired."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Harness:
                 await asyncio.sleep(0.005)
 
     async def look(self) -> None:
-        """Look once, and let what that has begun end."""
+        """Look once, and wait for the turns that this has begun."""
         await self.removal.look()
         await self.until(lambda: not self.removal._running())
 
@@ -96,7 +96,7 @@ def test_a_node_whose_lease_is_over_loses_its_subscriptions_and_its_row() -> Non
     play(go)
 
 
-def test_what_was_cut_off_goes_on_later(hurry: None) -> None:
+def test_a_removal_that_failed_goes_on_later(hurry: None) -> None:
     async def go(harness: Harness) -> None:
         harness.add("dead", subscriptions=2)
         harness.clock.advance(LEASE)
@@ -154,7 +154,7 @@ def test_nodes_whose_removal_waits_for_a_store_get_turns(monkeypatch: pytest.Mon
         await harness.until(lambda: not harness.removal._running())
         await harness.look()
         assert "dead" not in harness.over()
-        # The others go on with what they had begun.
+        # The other nodes go on with the steps that they had begun.
         monkeypatch.setattr(node_removal, "SLOW_SECONDS", 10.0)
         await asyncio.sleep(2 * node_removal.FIRST_PAUSE_SECONDS)
         await harness.look()
@@ -183,7 +183,7 @@ def test_a_large_node_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatc
     play(go)
 
 
-def test_what_is_remembered_of_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_nodes_whose_removal_has_begun_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_removal, "MAX_KNOWN", 6)
 
     async def go(harness: Harness) -> None:
@@ -203,7 +203,7 @@ def test_what_is_remembered_of_nodes_is_bounded(monkeypatch: pytest.MonkeyPatch)
     play(go)
 
 
-def test_it_goes_on_by_itself(hurry: None) -> None:
+def test_the_loop_removes_nodes_and_repeats_failures(hurry: None) -> None:
     async def go(harness: Harness) -> None:
         harness.add("fails", *(f"dead {n}" for n in range(3 * NODES)), subscriptions=2)
         harness.clock.advance(LEASE)
@@ -218,7 +218,7 @@ def test_it_goes_on_by_itself(hurry: None) -> None:
     play(go)
 
 
-def test_after_an_outage_of_the_store_nodes_may_renew_before_any_is_taken_for_dead(
+def test_after_an_outage_of_the_store_nodes_may_renew_before_any_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("FIRST_SECONDS", "POLL_SECONDS"):

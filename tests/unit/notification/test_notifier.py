@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notifier as a whole, on memory stores: what arrives where, how often, whatever happens in between."""
+"""The notifier as a whole, on memory stores: which messages arrive at which subscriber, and how often."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NO_RETRIES = {
     "minimum_delay_retries": 0,
     "maximum_delay_retries": 0,
 }
-"""What is left are the retries of the backoff phase."""
+"""Only the retries of the backoff phase are left."""
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_a_filter(harness: Harness) -> None:
     asyncio.run(play())
 
 
-# -- who is to get messages ----------------------------------------------------------------------------------------
+# -- which subscribers get messages ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_unconfirmed_subscriptions(state: str, required: bool, gets: bool) -> No
 
 @pytest.mark.parametrize("how", ["deleted", "expired", "refused"])
 def test_a_subscription_that_ends_in_between(harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
 
     async def play() -> None:
         subscription = harness.subscribe(expires=harness.clock() + 65)
@@ -241,7 +241,7 @@ def test_a_subscription_that_ends_in_between(harness: Harness, how: str, monkeyp
     asyncio.run(play())
 
 
-def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(harness: Harness) -> None:
+def test_all_deliveries_of_a_subscription_that_is_gone_are_dropped_in_one_step(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe("s1")
         now = harness.clock()
@@ -261,7 +261,7 @@ def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(
             assert looked_up.count("gone") <= 20
             assert notifier.connection.calls["delivery_log.drop"] == 1
             assert notifier.connection.calls["deliveries.take"] <= 20
-            # One that is stored much later, by whoever was asleep for so long.
+            # A delivery that a process stores much later, after it stood still.
             harness.clock.advance(DROPPED_LIFETIME)
             while harness.store.sweep(now=harness.clock(), limit=1000):
                 pass
@@ -273,9 +273,11 @@ def test_deliveries_of_a_subscription_that_is_gone_are_not_looked_at_one_by_one(
 
 
 @pytest.mark.parametrize("how", ["refused", "expired by this clock"])
-def test_one_that_may_come_back_is_not_dropped(harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliveries_of_a_subscription_that_may_come_back_are_not_dropped(
+    harness: Harness, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker with a slower clock may just have given it more time; a refused one can be confirmed."""
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
 
     async def play() -> None:
         if how == "refused":
@@ -299,7 +301,7 @@ def test_one_that_may_come_back_is_not_dropped(harness: Harness, how: str, monke
     asyncio.run(play())
 
 
-def test_what_is_remembered_discards_nothing() -> None:
+def test_a_cached_subscription_discards_no_delivery() -> None:
     """Another notifier has made the delivery after the confirmation that this one has not heard of."""
     harness = Harness(bounds=Bounds(require_confirmation=True))
 
@@ -343,7 +345,7 @@ def test_a_confirmation_is_sent_while_it_is_wanted() -> None:
 
 
 def test_retries(harness: Harness) -> None:
-    """Three at once, then after the minimum delay; what is waited for is stored."""
+    """Three at once, then after the minimum delay. The time of the next one is stored."""
 
     async def play() -> None:
         harness.subscribe()
@@ -370,7 +372,7 @@ def test_retries(harness: Harness) -> None:
     asyncio.run(play())
 
 
-def test_a_subscriber_that_asks_for_patience(harness: Harness) -> None:
+def test_retry_after_delays_the_next_attempt(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe()
         sender = ScriptedSender()
@@ -385,7 +387,7 @@ def test_a_subscriber_that_asks_for_patience(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("policy", [{}, {"retries_with_no_delay": 1000}])
-def test_delays_of_a_task_come_in_place_of_the_policy(harness: Harness, policy: dict[str, int]) -> None:
+def test_delays_of_a_sender_replace_the_retry_policy(harness: Harness, policy: dict[str, int]) -> None:
     async def play() -> None:
         harness.subscribe(expires=1e12, options={"_retry_policy": policy})
         sender = ScriptedSender()
@@ -405,7 +407,7 @@ def test_delays_of_a_task_come_in_place_of_the_policy(harness: Harness, policy: 
     asyncio.run(play())
 
 
-def test_what_is_refused_for_good_is_dead_at_once(harness: Harness) -> None:
+def test_a_final_failure_makes_a_delivery_dead_at_once(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe(options={"dead_letter_queue": "lost"})
         sender = ScriptedSender()
@@ -421,7 +423,7 @@ def test_what_is_refused_for_good_is_dead_at_once(harness: Harness) -> None:
 
 
 async def let_time_pass(harness: Harness, notifier: harnesses.RunningNotifier) -> None:
-    """A minute, unless a delivery is leased: it would be free by this clock, and be sent twice."""
+    """Advance the clock by a minute, unless a delivery is leased: it would be sent twice if its lease ended."""
     if all(delivery.owner is None for delivery in harness.waiting()):
         harness.clock.advance(60)
     notifier.wake()
@@ -575,9 +577,7 @@ def test_a_dead_letter_queue_that_is_away(harness: Harness, monkeypatch: pytest.
         async with harness.notifier(subscribe_with_dead_letters(harness)) as notifier:
             harness.post(1)
             while notifier.counts["put off"] < 20:
-                harness.clock.advance(60)
-                notifier.wake()
-                await asyncio.sleep(0.01)
+                await let_time_pass(harness, notifier)
             assert len(notifier.sender.sent) == 11
             assert harness.dead_letters == []
             harness.refusal = None
@@ -591,7 +591,7 @@ def test_a_dead_letter_queue_that_is_away(harness: Harness, monkeypatch: pytest.
     asyncio.run(play())
 
 
-def test_many_dead_letters_that_wait_are_little_work(harness: Harness) -> None:
+def test_the_pause_of_a_dead_letter_that_waits_grows(harness: Harness) -> None:
     """The pause grows with the time since the last attempt, up to a bound."""
     harness.refusal = StoreUnavailable()
 
@@ -615,16 +615,16 @@ def test_many_dead_letters_that_wait_are_little_work(harness: Harness) -> None:
 
 @pytest.mark.parametrize("what", ["dead letters", "ends"])
 @pytest.mark.parametrize("place", ["of the deliveries", "of others", "none yet"])
-def test_a_silent_store_that_takes_dead_letters_holds_up_nobody(
+def test_a_silent_store_of_dead_letters_does_not_delay_others(
     harness: Harness, what: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor do ends of subscriptions, which change the queue on its store: neither threads nor slots are taken."""
+    """Nor do ends of subscriptions, which change the queue in its store. They hold neither threads nor slots."""
     silent = threading.Event()
     monkeypatch.setattr("zaqar.notification.executors.SLOW_SECONDS", 0.1)
     monkeypatch.setattr("zaqar.notification.executors.FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr("zaqar.notification.executors.MOST_PAUSE_SECONDS", 0.05)
-    # What each delivery asks of the management store must not wait behind it.
-    monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+    # Calls of the management store for each delivery must not wait for the silent store.
+    monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
     ended: list[str] = []
     hanging: list[str] = []
     end, post_letter = harness.end, harness.post_dead_letter
@@ -703,7 +703,7 @@ async def advance_until(harness: Harness, notifier: harnesses.RunningNotifier, c
 # -- no subscriber delays another --------------------------------------------------------------------------------------
 
 
-def test_subscribers_that_hang_hold_up_nobody() -> None:
+def test_subscribers_that_hang_do_not_delay_others() -> None:
     harness = Harness(bounds=Bounds(most=40, most_per_project=30, most_per_target=10))
 
     async def play() -> None:
@@ -725,14 +725,14 @@ def test_subscribers_that_hang_hold_up_nobody() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notifiers, "FINISH_SECONDS", 0.1)
         asyncio.run(play())
-    # What was broken off is free for the next notifier at once.
+    # Deliveries whose attempt was cancelled are free for the next notifier at once.
     for n in range(5):
         assert [(each.owner, each.due <= harness.clock()) for each in harness.waiting(f"h{n}")] == [(None, True)] * 40
 
 
 @pytest.mark.parametrize(("projects", "receivers", "seconds"), [(3, 100, 600.0), (80, 3, 2.5)], ids=str)
-def test_projects_whose_receivers_hang_hold_up_no_other(projects: int, receivers: int, seconds: float) -> None:
-    """Neither at the taking of deliveries nor at the slots; also those that have just begun to subscribe."""
+def test_projects_whose_receivers_hang_do_not_delay_others(projects: int, receivers: int, seconds: float) -> None:
+    """Neither the take nor the slots are delayed, also for projects that have just begun to subscribe."""
     harness = Harness()
 
     async def hang_for_a_while(delivery: Delivery) -> Outcome:
@@ -807,7 +807,7 @@ def test_a_target_that_does_not_answer_gets_one_attempt_at_a_time() -> None:
     asyncio.run(play())
 
 
-def test_bounds() -> None:
+def test_attempts_at_a_time_are_limited_by_target_and_by_project() -> None:
     harness = Harness(bounds=Bounds(most=12, most_per_project=8, most_per_target=4))
 
     async def play() -> None:
@@ -890,7 +890,7 @@ def test_the_work_of_a_killed_notifier_is_taken_over(harness: Harness) -> None:
         asyncio.run(play())
 
 
-def test_leases_of_what_takes_long_are_extended(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_are_extended_during_long_attempts(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zaqar.notification.attempts.EXTEND_SECONDS", 0.01)
 
     async def play() -> None:
@@ -1015,7 +1015,7 @@ def test_the_management_store_is_away(harness: Harness, monkeypatch: pytest.Monk
             def fail(**_: object) -> Subscription:
                 raise StoreUnavailable
 
-            monkeypatch.setattr("zaqar.notification.subscribers.REMEMBER_SECONDS", 0.0)
+            monkeypatch.setattr("zaqar.notification.subscribers.CACHE_SECONDS", 0.0)
             monkeypatch.setattr(harness.management.subscriptions, "get", fail)
             harness.clock.advance(6)
             notifier.wake()
@@ -1049,7 +1049,7 @@ def test_an_idle_notifier_looks_at_its_interval(harness: Harness, monkeypatch: p
     asyncio.run(play())
 
 
-def test_stop_lets_what_is_under_way_end(harness: Harness) -> None:
+def test_a_stop_lets_attempts_end(harness: Harness) -> None:
     async def play() -> None:
         harness.subscribe()
         sender = ScriptedSender()
@@ -1072,7 +1072,7 @@ def test_stop_lets_what_is_under_way_end(harness: Harness) -> None:
     asyncio.run(play())
 
 
-def test_a_message_of_text_that_is_no_ascii_in_a_dead_letter(harness: Harness) -> None:
+def test_non_ascii_text_in_a_dead_letter(harness: Harness) -> None:
     async def play() -> None:
         async with harness.notifier(subscribe_with_dead_letters(harness)) as notifier:
             harness.post("žaqar \U0001f4e8")

@@ -41,7 +41,7 @@ class InOrder:
 
 
 @pytest.mark.parametrize("displaced", [(1,), (1, 2, 3), (20,), (5, 30, 31)])
-def test_those_of_a_killed_notifier_come_before_the_backlog_when_their_lease_is_over(
+def test_deliveries_of_a_killed_notifier_come_before_their_successors_when_the_lease_is_over(
     displaced: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capacities, "FIRST_PAUSE_SECONDS", 0.1)
@@ -92,7 +92,7 @@ def test_messages_of_hosts_whose_clocks_differ_are_found_too(monkeypatch: pytest
     asyncio.run(run())
 
 
-def test_a_pause_grows_until_the_lane_goes_on() -> None:
+def test_a_subscription_is_paused_until_it_resumes() -> None:
     async def run() -> list[float | None]:
         found = SubscriptionBacklog(Capacity(overall=10, per_project=10, per_target=2))
         found.note_saturated("full", Slot("p", "t"))

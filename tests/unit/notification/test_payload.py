@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a notification says."""
+"""The body of a notification."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_form_that_receivers_know() -> None:
 @pytest.mark.parametrize(
     "body", [b'{"a": 1.10,  "b":"\xc3\xa9"}', b"1e2", b'"\\u00e9"', b"null", b"12345678901234567890"]
 )
-def test_the_body_is_not_written_anew(body: bytes) -> None:
+def test_the_body_is_embedded_byte_for_byte(body: bytes) -> None:
     assert b'"body":' + body + b"," in notification(a_delivery(body), SUBSCRIPTION)
 
 
@@ -49,7 +49,7 @@ def test_the_template_of_a_subscriber(template: Any, expected: Any) -> None:
     assert json.loads(apply_template(b'{"n":1}', options)) == expected
 
 
-def test_a_template_makes_no_more_of_a_message_than_so_many_copies() -> None:
+def test_a_template_holds_a_bounded_number_of_copies_of_the_message() -> None:
     """Also one that was stored before there was a bound: 3,000 copies of 256 KiB were 750 MiB for each delivery."""
     template = ",".join([PLACE_OF_THE_MESSAGE] * 3000)
     made = apply_template(b"1" * 262_144, {"post_data": template})

@@ -72,7 +72,7 @@ def test_one_for_each_message_and_subscription() -> None:
     assert made == [("a", 7), ("b", 7), ("a", 8), ("b", 8)]
 
 
-def test_what_a_delivery_has_of_its_message() -> None:
+def test_a_delivery_has_the_fields_of_its_message() -> None:
     (piece,) = pieces_of(posted(b"[1]", delay=30), subscription("a"))
     ((delivery, of),) = piece.made
     assert delivery == Delivery(UID, "a", 7, b"[1]", 300, 1000.0, "c", due=1030.0)
@@ -169,7 +169,7 @@ def test_positions_lead_from_piece_to_piece_and_page_to_page(monkeypatch: pytest
     ]
 
 
-def test_nobody_who_wants_it_is_one_piece_however_many_messages_there_are() -> None:
+def test_without_subscribers_all_messages_are_one_piece() -> None:
     post = posted(*[b"1"] * 5000)
     assert len(pieces_of(post, subscription("a", REFUSED))) == 1
     assert len(pieces_of(post)) == 1
@@ -215,7 +215,7 @@ class Stopwatch:
 
 
 def whole(post: Posted, *those: Subscription, expander: PieceMaker) -> list[tuple[list[tuple[str, int]], Any]]:
-    """What a notifier makes of a post: the pieces of page after page, each page from the position on."""
+    """All pieces of a post, page after page, each page from the position on."""
     found = []
     position: PostPosition | None = post.position
     while position is not None:
@@ -229,7 +229,7 @@ def whole(post: Posted, *those: Subscription, expander: PieceMaker) -> list[tupl
 
 
 def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many subscriptions with costly filters cannot keep for long what others wait for: the page ends earlier."""
+    """Many costly filters cannot hold the event loop for long: the page is cut."""
     monkeypatch.setattr(pieces, "PIECE_SECONDS", 0.03)
     watch = Stopwatch(monkeypatch)
     watch.seconds[b"[1]"] = pieces.PIECE_SECONDS / 2 + 0.001
@@ -253,7 +253,7 @@ def test_a_first_piece_ends_within_its_first_message(monkeypatch: pytest.MonkeyP
     ("conditions", "most"),
     [([1], 100), ([{"prefix": str(n)} for n in range(150)], 100), ([{"numeric": ["=", n]} for n in range(150)], 21)],
 )
-def test_a_page_is_bounded_in_what_any_message_may_cost(conditions: Any, most: int) -> None:
+def test_a_page_is_bounded_in_the_comparisons_of_one_message(conditions: Any, most: int) -> None:
     """Its first message is matched in no time, but the next one may be of another kind."""
     those = [subscription(f"{n:03}", filter={"a": conditions}) for n in range(150)]
     found = whole(posted(b"0", b'{"a": 1}'), *those, expander=PieceMaker(require_confirmation=False))
@@ -264,7 +264,7 @@ def test_a_page_is_bounded_in_what_any_message_may_cost(conditions: Any, most: i
 
 
 def test_a_piece_ends_before_a_message_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was made of that message is made by the next piece, and nothing is made twice or left out."""
+    """The next piece makes all deliveries of that message, and none is made twice or left out."""
     monkeypatch.setattr(pieces, "PIECE_SECONDS", 0.03)
     watch = Stopwatch(monkeypatch)
     watch.seconds[b'{"n": 2}'] = pieces.PIECE_SECONDS / 2 + 0.001
@@ -346,7 +346,7 @@ def test_posts_that_are_matched_take_turns() -> None:
     asyncio.run(play())
 
 
-def test_one_that_is_cancelled_leaves_its_turn_to_others() -> None:
+def test_a_piece_that_is_cancelled_leaves_its_turn_to_others() -> None:
     async def play() -> None:
         expander = PieceMaker(require_confirmation=False)
         for waits in range(4):

@@ -16,7 +16,7 @@ from zaqar.notification.verdicts import MOST_LATER_SECONDS, POSTPONED_PART, POST
 POSTPONED = Outcome(False, None, "Keystone is not available", reached=None, postponed=True)
 
 
-def test_what_is_postponed_is_no_attempt_and_waits_longer_with_time() -> None:
+def test_a_postponed_delivery_has_no_attempt_and_its_pause_grows() -> None:
     harness = Harness()
     harness.subscribe()
     harness.post("m")

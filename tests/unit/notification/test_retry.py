@@ -82,9 +82,7 @@ def test_phases_may_be_left_out() -> None:
         (20, 60.0, None),
     ],
 )
-def test_a_subscriber_can_put_off_the_next_attempt(
-    tries: int, retry_after: float | None, expected: float | None
-) -> None:
+def test_retry_after_lengthens_the_delay(tries: int, retry_after: float | None, expected: float | None) -> None:
     at = next_attempt(tries, RetryPolicy(), now=START, retry_after=retry_after, jitter=0.0)
     assert at == (None if expected is None else START + expected)
 
@@ -136,7 +134,7 @@ SUBSCRIPTION: dict[str, Any] = {"minimum_delay": 9, "retries_with_no_delay": 0}
             SUBSCRIPTION,
             RetryPolicy(minimum_delay=7, maximum_delay=77),
         ),
-        # What a subscription says of overriding is for nobody.
+        # The flag has no meaning in the policy of a subscription.
         (
             QUEUE,
             SUBSCRIPTION | {"ignore_subscription_override": True},
@@ -160,7 +158,7 @@ def attempts_of_a_mail(jitter: float) -> list[float]:
 @pytest.mark.parametrize("greylisted", [60, 300, 900, 3600, 4 * 3600, 12 * 3600, 36 * 3600])
 def test_a_mail_comes_again_after_a_greylist(greylisted: float, jitter: float) -> None:
     later = [at for at in attempts_of_a_mail(jitter) if at >= greylisted]
-    # Not long after, as it seems to somebody who waits for it, and more than once.
+    # Soon enough for a person who waits for the mail, and more than once.
     assert later[0] <= max(2.5 * greylisted, greylisted + 16_000)
     assert len(later) > 1
 

@@ -61,7 +61,7 @@ def watched(harness: Harness) -> Iterator[tuple[Watched, Subscribers]]:
     calls.close()
 
 
-def test_what_was_read_is_believed_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_is_cached_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play() -> None:
         harness = Harness()
         subscription = harness.subscribe()
@@ -73,15 +73,15 @@ def test_what_was_read_is_believed_for_a_moment(monkeypatch: pytest.MonkeyPatch)
             assert await subscribers.get(UID, "s1") == subscription
             now = asyncio.get_running_loop().time()
             assert await subscribers.get(UID, "s1", not_before=now) is None
-            monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.0)
+            monkeypatch.setattr(modules, "CACHE_SECONDS", 0.0)
             await subscribers.get(UID, "s1")
             assert store.calls["subscriptions.get"] == 3
-            assert len(subscribers._known._readings) == 1
+            assert len(subscribers._cache._readings) == 1
 
     asyncio.run(play())
 
 
-def test_those_who_ask_at_the_same_time_share_a_reading() -> None:
+def test_callers_at_the_same_time_share_a_reading() -> None:
     async def play() -> None:
         harness = Harness()
         subscription = harness.subscribe()
@@ -97,7 +97,7 @@ def test_those_who_ask_at_the_same_time_share_a_reading() -> None:
     asyncio.run(play())
 
 
-def test_a_failure_is_not_remembered() -> None:
+def test_a_failure_is_not_cached() -> None:
     async def play() -> None:
         harness = Harness()
         subscription = harness.subscribe()
@@ -148,7 +148,7 @@ def test_pages_are_all_subscriptions_in_the_order_of_their_ids(
     asyncio.run(play())
 
 
-def test_a_page_is_as_fresh_as_it_is_asked_for_and_its_subscriptions_are_remembered() -> None:
+def test_a_page_is_as_fresh_as_the_caller_asks_and_its_subscriptions_are_cached() -> None:
     async def play() -> None:
         harness = Harness()
         with watched(harness) as (store, subscribers):
@@ -189,7 +189,9 @@ def test_a_page_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(play())
 
 
-def test_a_page_that_was_begun_has_who_was_in_it_and_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_is_expanded_in_part_keeps_its_subscriptions_that_still_exist(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(modules, "READ", 2)
 
     async def play() -> None:
@@ -206,7 +208,7 @@ def test_a_page_that_was_begun_has_who_was_in_it_and_is_still_there(monkeypatch:
             assert ids_of(await page_of(subscribers, position, most=4)) == ids_of(page)
             harness.end(those[1])
             again = await page_of(subscribers, position, most=4)
-            # One of those who came later has room now.
+            # One of the later callers has room now.
             assert {"s00", "s20", "s30"} <= set(ids_of(again))
             assert len(again.subscriptions) == 4
             assert (again.end, again.is_last) == ("s30", False)
@@ -216,8 +218,8 @@ def test_a_page_that_was_begun_has_who_was_in_it_and_is_still_there(monkeypatch:
     asyncio.run(play())
 
 
-def test_a_page_that_has_grown_keeps_what_is_needed_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end stands, so of what is too much only the filters are loaded."""
+def test_a_page_whose_options_have_grown_keeps_the_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is fixed, so of the subscriptions beyond the limit only the filters are loaded."""
     monkeypatch.setattr(modules, "READ", 2)
     monkeypatch.setattr(modules, "PAGE_BYTES", 100_000)
 
@@ -231,13 +233,13 @@ def test_a_page_that_has_grown_keeps_what_is_needed_to_go_on(monkeypatch: pytest
             assert page.reduced == {f"s{n:02}" for n in range(2, 20)}
             for each in page.subscriptions:
                 assert each.options.keys() == ({"filter"} if each.id in page.reduced else {"filter", "much"})
-            assert subscribers._known.size < 3 * 100_000 + 20 * 5000
+            assert subscribers._cache.size < 3 * 100_000 + 20 * 5000
             assert (await subscribers.get(UID, "s10")).options.keys() == {"filter", "much"}  # type: ignore[union-attr]
 
     asyncio.run(play())
 
 
-# -- what is remembered -----------------------------------------------------------------------------------------------
+# -- the cache --------------------------------------------------------------------------------------------------------
 
 
 async def remember(harness: Harness, subscribers: Subscribers, what: str, number: int) -> None:
@@ -261,9 +263,9 @@ async def remember(harness: Harness, subscribers: Subscribers, what: str, number
 
 
 @pytest.mark.parametrize("what", ["subscriptions", "pages", "queues", "nothing"])
-def test_what_is_remembered_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "MOST_BYTES", 400_000)
-    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
+    monkeypatch.setattr(modules, "CACHE_SECONDS", 3600.0)
 
     async def play() -> None:
         harness = Harness()
@@ -271,23 +273,23 @@ def test_what_is_remembered_is_bounded_in_bytes(what: str, monkeypatch: pytest.M
             seen = []
             for number in range(500 if what in ("nothing", "queues") else 60):
                 await remember(harness, subscribers, what, number)
-                seen.append(subscribers._known.size)
+                seen.append(subscribers._cache.size)
             assert max(seen) <= 400_000
-            # It was filled, and what is counted is what is there.
+            # It was filled, and the count is right.
             assert seen[-1] > 200_000
-            assert subscribers._known.size == sum(each.size for each in subscribers._known._readings.values())
+            assert subscribers._cache.size == sum(each.size for each in subscribers._cache._readings.values())
             if what == "queues":
-                assert len(subscribers._known) > 200, "their other metadata is not kept"
-            for key in list(subscribers._known._readings):
-                subscribers._known.forget(key)
-            assert subscribers._known.size == 0
+                assert len(subscribers._cache) > 200, "their other metadata is not kept"
+            for key in list(subscribers._cache._readings):
+                subscribers._cache.forget(key)
+            assert subscribers._cache.size == 0
 
     asyncio.run(play())
 
 
-def test_what_is_remembered_takes_no_more_memory_than_it_is_counted_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_takes_no_more_memory_than_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules, "MOST_BYTES", 2_000_000)
-    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 3600.0)
+    monkeypatch.setattr(modules, "CACHE_SECONDS", 3600.0)
 
     class Fresh:
         """A part of a store that makes a new object for each call, like a driver that reads from a server."""
@@ -313,8 +315,8 @@ def test_what_is_remembered_takes_no_more_memory_than_it_is_counted_with(monkeyp
     asyncio.run(play())
 
 
-def test_it_is_forgotten_though_nobody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "REMEMBER_SECONDS", 0.05)
+def test_old_readings_are_removed_without_further_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "CACHE_SECONDS", 0.05)
 
     async def play() -> None:
         harness = Harness()
@@ -322,9 +324,9 @@ def test_it_is_forgotten_though_nobody_asks_again(monkeypatch: pytest.MonkeyPatc
             for round_ in range(2):
                 for what in ("subscriptions", "pages", "queues", "nothing"):
                     await remember(harness, subscribers, what, round_)
-                assert len(subscribers._known) >= 4
-                await until(lambda: not len(subscribers._known))
-                assert subscribers._known.size == 0
+                assert len(subscribers._cache) >= 4
+                await until(lambda: not len(subscribers._cache))
+                assert subscribers._cache.size == 0
 
     asyncio.run(play())
 

@@ -108,7 +108,7 @@ def test_a_trust_whose_subscription_has_another_one_is_deleted(removals: Removal
     assert removals.deleted == ["t1"]
 
 
-def test_a_subscription_that_others_may_still_take_for_live_keeps_its_trust(removals: Removals) -> None:
+def test_a_subscription_that_is_live_by_the_clock_of_another_worker_keeps_its_trust(removals: Removals) -> None:
     removals.trust()
     removals.subscribe("t1", expires=removals.clock() + 60)
     removals.clock.advance(60 + MAX_CLOCK_SKEW / 2)
@@ -126,7 +126,7 @@ def test_a_trust_that_has_ended_is_forgotten(removals: Removals) -> None:
     assert removals.record() is None
 
 
-def test_a_deletion_that_keystone_refuses_is_tried_ever_more_seldom(removals: Removals) -> None:
+def test_the_pause_after_a_refused_deletion_grows(removals: Removals) -> None:
     removals.trust(expires=1e12)
     removals.error = TrustRefused("its user may be disabled")
     pauses = []
@@ -156,7 +156,7 @@ def test_while_keystone_is_away_all_wait(removals: Removals) -> None:
     assert removals.deleted == ["t1"]
 
 
-def test_that_keystone_is_away_is_found_out_once_in_a_round(removals: Removals) -> None:
+def test_keystone_that_is_away_is_asked_once_in_a_round(removals: Removals) -> None:
     tried: list[int] = []
     removals.before_deletion = lambda: tried.append(1)
     for number in range(BATCH_OF_A_PROJECT):
@@ -188,7 +188,7 @@ def test_a_notifier_that_dies_leaves_the_work_to_others(removals: Removals) -> N
     assert removals.deleted == ["t1"]
 
 
-def test_what_another_notifier_has_is_left_alone(removals: Removals) -> None:
+def test_a_record_that_another_notifier_has_is_left_alone(removals: Removals) -> None:
     trust = removals.trust()
     store = removals.management.trusts
     listing = store.list_due

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where webhooks may lead: spellings of what is not public, all refused, and what is public, in no way hindered."""
+"""Hosts that webhooks may have: all spellings of addresses that are not public are refused, and public ones pass."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_trick_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ACCEPTED_URLS)
-def test_what_is_public_passes(url: str) -> None:
+def test_public_hosts_pass(url: str) -> None:
     target_policy().check_url(url, field="subscriber")
 
 
@@ -191,7 +191,7 @@ def test_a_public_address_passes(address: str) -> None:
     assert target_policy().addresses_of(bracketed(address)) == [address]
 
 
-def test_the_refusal_does_not_say_where_a_name_leads() -> None:
+def test_the_refusal_does_not_tell_the_address_of_a_name() -> None:
     with pytest.raises(InvalidInput) as caught:
         target_policy().check_url("http://private.example/", field="subscriber")
     assert "192.168" not in str(caught.value)
@@ -227,7 +227,7 @@ def test_the_operator_can_allow_networks(allowed: str, address: str, passes: boo
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "[::ffff:127.1]"])
-def test_what_is_allowed_has_one_spelling_too(host: str) -> None:
+def test_an_allowed_address_has_one_spelling_too(host: str) -> None:
     with pytest.raises(InvalidInput):
         target_policy("127.0.0.0/8", "0.0.0.0/0", "::/0").check_url(f"http://{host}/", field="subscriber")
 
@@ -239,7 +239,7 @@ def test_all_addresses_of_a_name_have_to_be_allowed() -> None:
     assert target_policy("10.0.0.0/8").addresses_of("mixed.example") == ["93.184.215.14", "10.0.0.1"]
 
 
-def test_a_name_that_leads_elsewhere_later_is_refused_then() -> None:
+def test_a_name_whose_address_changes_later_is_refused_then() -> None:
     answers = iter([["93.184.215.14"], ["127.0.0.1"]])
     rebound = WebhookTargetPolicy([], resolver=lambda _: next(answers))
     rebound.check_url("http://rebinding.example/", field="subscriber")
@@ -252,7 +252,7 @@ def test_a_name_without_addresses_is_no_address() -> None:
         WebhookTargetPolicy([], resolver=lambda _: []).addresses_of("empty.example")
 
 
-def test_a_name_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_hangs_delays_a_caller_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zaqar.notification.webhook_targets.LOOK_UP_SECONDS", 0.01)
     answered, asked = threading.Event(), []
 
@@ -274,7 +274,7 @@ def test_a_name_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.Monke
         slow.check_url("http://slow.example/", field="subscriber")
 
 
-def test_the_system_knows_the_names_of_its_own() -> None:
+def test_names_of_the_host_are_resolved_by_the_system() -> None:
     assert "127.0.0.1" in look_up("127.0.0.1")
     with pytest.raises(OSError, match="no name"):
         look_up("a" * 64 + ".invalid")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A refusal as a value, for tests that compare two opinions of one document."""
+"""Returns an error as a value, for tests that compare two checks of one document."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zaqar.errors import InvalidInput
 
 
 def refusal_of(check: Callable[[], object]) -> InvalidInput | None:
-    """The error that the check raises, None where it raises none."""
+    """Return the error that the check raises, None if it raises none."""
     try:
         check()
     except InvalidInput as error:

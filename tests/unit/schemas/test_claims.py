@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terms of a claim, by hand and by the schema of the document alike."""
+"""TTL and grace of a claim: the parser and the JSON schema accept the same documents."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ terms = st.fixed_dictionaries({}, optional={"ttl": field, "grace": field, "TTL":
 @example(document={"ttl": 60.0})
 @example(document={"ttl": True})
 @example(document={"grace": None})
-def test_what_is_checked_by_hand_is_what_the_schema_says(document: Any) -> None:
+def test_the_parser_accepts_the_documents_that_the_schema_accepts(document: Any) -> None:
     by_schema = refusal_of(lambda: Validator(terms_schema(LIMITS)).check(document))
     raw = json.dumps(document).encode()
     by_hand = refusal_of(lambda: parse_terms(raw, limits=LIMITS))

@@ -41,7 +41,7 @@ def test_states() -> None:
             check_state(state)
 
 
-def test_a_resend_says_what() -> None:
+def test_a_resend_needs_the_state_dead() -> None:
     parse_resend(b'{"state": "dead"}')
     for raw in (b"", b"null", b"{}", b"[]", b'{"state":"done"}', b'{"state":"dead","x":1}'):
         with pytest.raises(InvalidInput):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single fields, and what a schema's complaint becomes."""
+"""Checks of single fields, and the errors of the JSON schema validator."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_bad_names(name: str) -> None:
 
 
 @given(name=st.text(max_size=66) | st.text(st.sampled_from("aZ09_-.\n/"), max_size=66))
-def test_the_pattern_of_the_document_says_the_same(name: str) -> None:
+def test_the_pattern_in_the_schema_accepts_the_same_names(name: str) -> None:
     # As ECMA 262 reads it: there "$" does not match before a newline.
     documented = re.search(NAME_PATTERN.replace("$", r"\Z"), name) is not None
     try:
@@ -145,7 +145,7 @@ COMPLAINTS: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("value", "field", "reason"), COMPLAINTS)
-def test_complaints_name_the_field(value: Any, field: str, reason: str) -> None:
+def test_errors_name_the_field(value: Any, field: str, reason: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Validator(SCHEMA).check(value)
     assert (caught.value.field, caught.value.reason) == (field, reason)
@@ -167,14 +167,14 @@ def test_the_whole_document_has_a_name() -> None:
 
 
 @pytest.mark.parametrize("bad", ["1", 1.0, 60.0, 1e3, True, False, None, [], {}, [1]])
-def test_integers_are_integers(bad: Any) -> None:
-    """JSON Schema takes 60.0 for an integer, and Python takes True for one."""
+def test_other_numbers_are_not_accepted_as_integers(bad: Any) -> None:
+    """In JSON Schema 60.0 is an integer, and in Python True is one."""
     with pytest.raises(InvalidInput):
         Validator({"type": "integer"}).check(bad)
 
 
 class Counted(list[Any]):
-    """Counts how many of its items were looked at."""
+    """Counts how many of its items were read."""
 
     seen = 0
 
@@ -184,7 +184,7 @@ class Counted(list[Any]):
             yield item
 
 
-def test_the_first_bad_field_is_named_and_the_rest_not_looked_at() -> None:
+def test_validation_stops_at_the_first_bad_field() -> None:
     items = Counted([1, "bad", *range(1000), "bad", "bad"])
     with pytest.raises(InvalidInput) as caught:
         Validator({"type": "array", "items": {"type": "integer"}}).check(items)

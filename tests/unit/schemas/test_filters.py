@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters of subscriptions: what they match, and what is wrong with those that are none."""
+"""Filters of subscriptions: which bodies match, and the errors of invalid filters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ MATCHES: list[tuple[Any, list[Any], list[Any]]] = [
         [{"a": {"b": "x"}}, {"a": {"b": ["x"]}}, {"a": [{"b": "y"}, {"b": "x"}]}, {"a": [[{"b": "x"}]]}],
         [{"a": "x"}, {"a": {"c": "x"}}, {"b": "x"}, {"a": []}, {}],
     ),
-    # One and the same element has to match.
+    # All conditions have to match the same element.
     (
         {"a": {"b": [1], "c": [2]}},
         [{"a": [{"b": 1, "c": 2}]}],
@@ -154,13 +154,13 @@ def nested(levels: int) -> Any:
         (nested(MOST_LEVELS + 1), "filter" + ".a" * MOST_LEVELS),
     ],
 )
-def test_a_mistake_is_named_by_its_path(policy: Any, field: str) -> None:
+def test_an_error_has_the_path_of_the_invalid_part(policy: Any, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         compile_filter(policy, field="filter")
     assert caught.value.field == field
 
 
-def test_the_bounds_are_allowed() -> None:
+def test_a_filter_at_the_limits_is_accepted() -> None:
     assert matches({"a": list(range(MOST_CONDITIONS))}, {"a": MOST_CONDITIONS - 1})
     body: Any = "x"
     for _ in range(MOST_LEVELS):
@@ -168,7 +168,7 @@ def test_the_bounds_are_allowed() -> None:
     assert matches(nested(MOST_LEVELS), body)
 
 
-def test_only_so_many_elements_are_looked_at() -> None:
+def test_a_match_examines_a_limited_number_of_elements() -> None:
     assert matches({"a": ["x"]}, {"a": [0] * (MOST_ELEMENTS - 1) + ["x"]})
     assert not matches({"a": ["x"]}, {"a": [0] * MOST_ELEMENTS + ["x"]})
     # All arrays of a body count together.
@@ -176,7 +176,7 @@ def test_only_so_many_elements_are_looked_at() -> None:
 
 
 class Counted(list[Any]):
-    """An array that counts how many of its elements are looked at."""
+    """An array that counts how many of its elements are read."""
 
     seen = 0
 
@@ -205,8 +205,8 @@ def deep(levels: int, conditions: Any) -> Any:
     ],
     ids=["prefix", "suffix", "case", "equal", "few", "numeric", "anything-but", "or", "deep"],
 )
-def test_one_match_is_bounded(policy: Any, element: Any, most: int) -> None:
-    """In elements that are looked at, the fewer the more there is to compare with each."""
+def test_a_match_makes_a_limited_number_of_comparisons(policy: Any, element: Any, most: int) -> None:
+    """The more conditions there are, the fewer elements are examined."""
     array = Counted([element] * (2 * MOST_ELEMENTS))
     assert not matches({"a": policy}, {"a": array})
     assert 0 < array.seen <= most + 1
@@ -227,7 +227,7 @@ def seconds_of(policy: Any, body: Any) -> float:
 
 @pytest.mark.parametrize("name", ["prefix", "suffix", "equals-ignore-case"])
 def test_many_conditions_on_texts_take_about_as_long_as_a_few(name: str) -> None:
-    """150 of them took 50 times as long as one, with each of the 600 words of a message."""
+    """Compared one by one, 150 of them would take 50 times as long as one, for a message with 600 words."""
     body = {"a": [f"word-{n}-drow" for n in range(600)]}
     few, many = ({"a": [{name: f"{n}{'.' * 20}{n}"} for n in range(count)]} for count in (2, MOST_CONDITIONS))
     assert seconds_of(many, body) < 8 * seconds_of(few, body)
@@ -237,7 +237,7 @@ texts = st.text("aAbß", max_size=4)
 
 
 @given(wanted=st.lists(texts, min_size=1, max_size=8), value=texts)
-def test_several_conditions_on_texts_are_any_of_them(wanted: list[str], value: str) -> None:
+def test_several_conditions_on_texts_match_if_any_matches(wanted: list[str], value: str) -> None:
     expected = {
         "prefix": any(value.startswith(text) for text in wanted),
         "suffix": any(value.endswith(text) for text in wanted),
@@ -286,7 +286,7 @@ policies = st.recursive(
 
 
 @given(policy=policies | documents, bodies=st.lists(documents | st.dictionaries(st.sampled_from("abc"), documents)))
-def test_any_json_is_a_filter_or_is_refused_and_any_json_can_be_matched(policy: Any, bodies: list[Any]) -> None:
+def test_any_json_is_accepted_or_refused_as_a_filter_and_can_be_matched(policy: Any, bodies: list[Any]) -> None:
     refusal = refusal_of(lambda: compile_filter(policy, field="filter"))
     if refusal is not None:
         assert refusal.field.startswith("filter")

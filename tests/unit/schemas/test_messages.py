@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posts: what is accepted, by hand and by the schema of the document alike; ids; checksums."""
+"""Posts: the parser and the JSON schema accept the same documents; ids; checksums."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ field = numbers | odd | anything
 
 
 def near(good: st.SearchStrategy[Any], other: st.SearchStrategy[Any] = anything) -> st.SearchStrategy[Any]:
-    """Mostly good: a document with many faults would be refused for the first, and show nothing of the rest."""
+    """Mostly valid values: a document with many errors is refused for the first one and does not test the rest."""
     return st.integers(0, 11).flatmap(lambda n: good if n else other)
 
 
@@ -67,8 +67,8 @@ post = near(st.fixed_dictionaries({"messages": near(st.lists(message, max_size=4
 @example(document={"messages": [{"body": None, "ttl": None}]})
 @example(document={"messages": []})
 @example(document={"Messages": [{"body": 1}]})
-def test_what_is_checked_by_hand_is_what_the_schema_says(document: Any) -> None:
-    """All that the schema cannot say is the size of the whole, and what an absent field comes to."""
+def test_the_parser_accepts_the_documents_that_the_schema_accepts(document: Any) -> None:
+    """The schema cannot express the size of the whole, and the value of an absent field."""
     by_schema = refusal_of(lambda: Validator(post_schema(LIMITS)).check(document))
     raw = json.dumps(document).encode()
     by_hand = refusal_of(lambda: drafts_of(raw))
@@ -87,7 +87,7 @@ def test_what_is_checked_by_hand_is_what_the_schema_says(document: Any) -> None:
     "_default_message_delay": st.integers(0, 2**31),
     "_dead_letter_queue_messages_ttl": st.none() | st.integers(60, 2**31),
 }))  # fmt: skip
-def test_a_message_without_fields_fits_whatever_the_metadata_say(metadata: dict[str, Any]) -> None:
+def test_a_message_without_fields_is_valid_with_any_metadata(metadata: dict[str, Any]) -> None:
     """The operator may have lowered a limit since they were stored."""
     (draft,) = drafts_of(b'{"messages":[{"body":1}]}', **metadata)
     assert draft.ttl == min(metadata.get("_default_message_ttl", 600), 1000)
@@ -106,7 +106,7 @@ def test_bodies_are_kept_byte_for_byte(body: bytes) -> None:
     assert [draft.body for draft in drafts_of(raw)] == [body, body]
 
 
-def test_a_body_does_not_hold_the_request() -> None:
+def test_a_body_does_not_keep_the_request_in_memory() -> None:
     """A slice of the request would keep all of it in memory for as long as the message."""
     (draft,) = drafts_of(b'{"messages":[{"body":1}],"pad":"%s"}' % (b"x" * 1000))
     assert type(draft.body) is bytes
@@ -130,7 +130,7 @@ FAULTS: list[tuple[bytes, str]] = [
     (b'{"messages":[{"body":1,"ttl":59},{"body":1,"ttl":58}]}', "messages[0].ttl"),
     (b'{"messages":[{"body":1},{"body":1,"delay":51}]}', "messages[1].delay"),
     (b'{"messages":[{"body":1,"ttl":59,"delay":51}]}', "messages[0].ttl"),
-    # What is not clean JSON is refused wherever it stands, also where nobody looks.
+    # Invalid JSON is refused in any place, also in unknown fields.
     (b'{"messages":[{"body":1,"body":2}]}', "body"),
     (b'{"messages":[{"body":{"a":{"b":1,"b":1}}}]}', "body"),
     (b'{"messages":[{"body":[1e999]}]}', "body"),
@@ -141,7 +141,7 @@ FAULTS: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("raw", "field"), FAULTS)
-def test_faults_name_the_field(raw: bytes, field: str) -> None:
+def test_errors_name_the_field(raw: bytes, field: str) -> None:
     assert refusal(raw).field == field
 
 
@@ -157,7 +157,7 @@ def test_faults_name_the_field(raw: bytes, field: str) -> None:
         (b'{"messages":[{"body":1,"delay":null}]}', "messages[0].delay: must be of type integer"),
     ],
 )
-def test_faults_are_told_in_the_words_of_all_other_errors(raw: bytes, sentence: str) -> None:
+def test_errors_of_msgspec_have_the_words_of_other_errors(raw: bytes, sentence: str) -> None:
     assert str(refusal(raw)) == sentence
 
 
@@ -179,7 +179,7 @@ def test_size_is_that_of_the_whole_request() -> None:
     assert len(drafts_of(raw, _max_messages_post_size=len(raw))) == 1
     error = refusal(raw, _max_messages_post_size=len(raw) - 1)
     assert (error.field, error.reason) == ("messages", f"the post has {len(raw)} bytes, more than {len(raw) - 1}")
-    # Space counts as well, and comes before any fault of a message.
+    # White space counts too, and the size is checked before the messages.
     assert refusal(raw + b" ", _max_messages_post_size=len(raw)).field == "messages"
     assert refusal(b'{"messages":[{"body":1,"ttl":0}]}', _max_messages_post_size=5).field == "messages"
 
@@ -195,7 +195,7 @@ def test_the_queue_cannot_allow_more_than_the_operator() -> None:
 # -- checksums -------------------------------------------------------------------------------------------------------
 
 
-def test_checksums_are_made_only_where_they_are_on() -> None:
+def test_checksums_are_made_only_if_enabled() -> None:
     posted = parse_post(b'{"messages":[{"body":{"b":[1, 2.50]}}]}')
     (plain,) = make_drafts(posted, size=1, rules=RULES, limits=LIMITS)
     assert plain.checksum is None
@@ -217,12 +217,12 @@ def test_checksums_do_not_depend_on_the_spelling(value: Any) -> None:
     ("text", "ids"),
     [("a", ["a"]), ("b,a,b", ["b", "a", "b"]), (",a,,b,", ["a", "b"]), (" a", [" a"]), ("é", ["é"])],
 )
-def test_ids(text: str, ids: list[str]) -> None:
+def test_a_list_of_ids_is_split_at_commas(text: str, ids: list[str]) -> None:
     assert check_ids(split_ids(text), most=3, field="ids") == ids
 
 
 @pytest.mark.parametrize("text", ["", ",", ",,,"])
-def test_no_ids(text: str) -> None:
+def test_an_empty_list_of_ids_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^claim_ids: must hold at least one id$"):
         check_ids(split_ids(text), most=3, field="claim_ids")
 

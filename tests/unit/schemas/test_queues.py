@@ -203,7 +203,7 @@ def test_rules_from_metadata() -> None:
     assert rules_of(metadata, default_limits()) == QueueRules(10, 61, 2, "dead", 62, 3)
 
 
-def test_lowered_limits_count_for_stored_metadata() -> None:
+def test_lowered_limits_apply_to_stored_metadata() -> None:
     lowered = make_limits(max_messages_post_size=9, max_message_ttl=60, max_message_delay=1)
     metadata = {
         "_max_messages_post_size": 10,
@@ -255,7 +255,7 @@ def queue(name: str = "q", **metadata: Any) -> Queue:
     return Queue(uid="0" * 24, project="p", name=name, metadata=metadata)
 
 
-def keeper(name: str | None, **values: str) -> Callable[[Queue], bool]:
+def filter_by(name: str | None, **values: str) -> Callable[[Queue], bool]:
     keep = make_filter(name, values)
     assert keep is not None
     assert keep.needs_metadata is bool(values)
@@ -289,15 +289,15 @@ def test_no_filter() -> None:
     ],
     ids=repr,
 )
-def test_spellings(value: Any, spellings: list[str], others: list[str]) -> None:
+def test_a_query_parameter_equals_a_metadata_value(value: Any, spellings: list[str], others: list[str]) -> None:
     for text in spellings:
-        assert keeper(None, key=text)(queue(key=value)), text
+        assert filter_by(None, key=text)(queue(key=value)), text
     for text in others:
-        assert not keeper(None, key=text)(queue(key=value)), text
+        assert not filter_by(None, key=text)(queue(key=value)), text
 
 
-def test_all_filters_must_agree() -> None:
-    keep = keeper("^a", team="red", size="5")
+def test_a_queue_must_match_all_filters() -> None:
+    keep = filter_by("^a", team="red", size="5")
     assert keep(queue("ab", team="red", size=5, more=1))
     for name, team, size in (("ba", "red", 5), ("ab", "red", 6), ("ab", "blue", 5)):
         assert not keep(queue(name, team=team, size=size))
@@ -321,7 +321,7 @@ def test_all_filters_must_agree() -> None:
     ],
 )
 def test_names_are_searched(pattern: str, names: list[str]) -> None:
-    keep = keeper(pattern)
+    keep = filter_by(pattern)
     assert [name for name in ("abc", "b", "x.y") if keep(queue(name))] == names
 
 
@@ -329,7 +329,7 @@ def test_names_are_searched(pattern: str, names: list[str]) -> None:
     "pattern",
     [
         *("(", "[", "*", "a{2,1}", "(?=a)", r"(a)\1", "a**", "\\", "a{1001}", "(" * 2000),
-        # Well-formed, and too large.
+        # Valid, but too large.
         *(r"\pL{40}", r"(\pL{30}){30}", "(((a{100}){100}){100}){100}"),
     ],
     ids=range(13),
@@ -341,11 +341,11 @@ def test_bad_patterns(pattern: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def seconds(pattern: str, names: list[str]) -> float:
-    """To compile it and search all the names; the quickest of three."""
+    """Return the seconds to compile it and search all names: the fastest of three runs."""
     took = math.inf
     for _ in range(3):
         started = time.perf_counter()
-        keep = keeper(pattern)
+        keep = filter_by(pattern)
         for name in names:
             keep(queue(name))
         took = min(took, time.perf_counter() - started)
@@ -354,13 +354,13 @@ def seconds(pattern: str, names: list[str]) -> float:
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(a|aa)+$", "(.*)*x$", "^(([a-z])+.)+[A-Z]+$", "(.*a){20}"])
 def test_no_pattern_takes_long(pattern: str) -> None:
-    """Where a name does not match, an engine that goes back tries each of 2**60 ways."""
+    """If a name does not match, a backtracking engine tries 2**60 ways."""
     names = ["a" * 60 + "!"] * 100
     assert seconds(pattern, names) < 200 * seconds("b$", names)
 
 
 def test_large_patterns_are_bounded_too() -> None:
     names = ["a" * 63 + "-"] * 20
-    # Each is about as much as the memory for an expression admits, and keeps most of it busy for each character.
+    # Each one almost reaches the memory limit of an expression, and uses most of its states for each character.
     for pattern in ("(.?){900}$", "([a-z]?){1000}$", "|".join(["(x+x+)+y"] * 300), r"(\pL?){12}$"):
         assert seconds(pattern, names) < 5000 * seconds("b$", names)

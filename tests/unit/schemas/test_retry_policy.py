@@ -24,7 +24,7 @@ COUNTS = ("retries_with_no_delay", "minimum_delay_retries", "maximum_delay_retri
 
 
 @pytest.mark.parametrize("function", ["linear", "arithmetic", "geometric", "exponential"])
-def test_form(function: str) -> None:
+def test_valid_policies(function: str) -> None:
     validator = Validator(retry_policy.SCHEMA)
     validator.check({})
     validator.check({**FULL, "retry_backoff_function": function, "unknown": 1})
@@ -39,7 +39,7 @@ def test_form(function: str) -> None:
         *(("ignore_subscription_override", value) for value in (0, 1, "true", None)),
     ],
 )
-def test_bad_form(field: str, value: Any) -> None:
+def test_invalid_policies(field: str, value: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         Validator(retry_policy.SCHEMA).check({**FULL, field: value}, root="_retry_policy")
     assert caught.value.field == field
@@ -60,7 +60,7 @@ def test_bad_form(field: str, value: Any) -> None:
     ],
 )
 def test_span_of_the_delays(policy: dict[str, Any] | None, fits: bool) -> None:
-    """Each of the two has its default where it is absent."""
+    """A missing delay has its default."""
     if fits:
         retry_policy.check(policy, field="_retry_policy")
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is JSON enough to be stored, in tables at the bounds and against two other parsers."""
+"""The strict JSON decoder: tables of values at its bounds, and comparisons with two other parsers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from zaqar.schemas.strict_json import INT64_MAX, INT64_MIN, MAX_DEPTH, decode, e
 
 
 def refusal(raw: bytes) -> str | None:
-    """Why it is refused, None where it is not."""
+    """Return why it is refused, None if it is accepted."""
     error = refusal_of(lambda: decode(raw))
     return None if error is None else error.reason
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal, and of equal types all the way down: 1, 1.0 and true are three values."""
+def is_equal_json(one: Any, other: Any) -> bool:
+    """Whether two values are equal and have equal types at all levels: 1, 1.0 and true are different values."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(is_equal_json(one[key], other[key]) for key in one)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(is_equal_json, one, other))
     if isinstance(one, float):
         return one.hex() == other.hex()
     return bool(one == other)
@@ -55,9 +55,9 @@ values = st.recursive(
 @given(value=values, ascii_only=st.booleans(), indent=st.sampled_from([None, 0, 1, "\t"]))
 def test_every_spelling_of_a_value_is_read(value: Any, ascii_only: bool, indent: int | str | None) -> None:
     raw = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
-    assert same(decode(raw), value)
-    assert same(decode(encode(value)), value)
-    assert same(decode(msgspec.json.encode(value)), value)
+    assert is_equal_json(decode(raw), value)
+    assert is_equal_json(decode(encode(value)), value)
+    assert is_equal_json(decode(msgspec.json.encode(value)), value)
 
 
 STRUCTURE = [*"[]{},:", *" \n\t\r\f\v\x00\xa0\ufeff"]
@@ -100,9 +100,9 @@ def test_accepts_what_another_strict_parser_accepts(text: str) -> None:
         assert reason is not None
         return
     if reason is None:
-        assert same(decode(raw), theirs)
+        assert is_equal_json(decode(raw), theirs)
     else:
-        # Well-formed, and refused all the same: for one of the reasons that the module names.
+        # Well-formed, and refused by one of the additional rules of the module.
         assert any(words in reason for words in BEYOND_JSON), reason
 
 
@@ -116,7 +116,7 @@ def test_accepts_what_another_strict_parser_accepts(text: str) -> None:
 def test_bytes_are_utf_8_or_refused(raw: bytes) -> None:
     # json.loads() guesses the encoding of bytes (and would take UTF-16); here there is only one.
     if refusal(raw) is None:
-        assert same(decode(raw), json.loads(raw.decode()))
+        assert is_equal_json(decode(raw), json.loads(raw.decode()))
 
 
 def test_bad_utf_8_is_located() -> None:
@@ -142,7 +142,7 @@ def test_every_int64_is_read(number: int) -> None:
     [str(INT64_MAX + 1), str(INT64_MIN - 1), "9" * 19, "-" + "9" * 19, "9" * 20, "9" * 21, "-" + "9" * 5000],
 )
 def test_no_other_integer_is_read(digits: str) -> None:
-    # int() refuses more than 4300 digits with an error of its own, which must not come through.
+    # int() raises another error for more than 4300 digits, which must not reach the caller.
     for raw in (digits, f'{{"a":[{digits}]}}'):
         assert refusal(raw.encode()) == "an integer does not fit into 64 bits"
 
@@ -162,7 +162,7 @@ def test_no_other_integer_is_read(digits: str) -> None:
     ],
 )
 def test_floats_are_doubles(text: str, number: float) -> None:
-    assert same(decode(text.encode()), number)
+    assert is_equal_json(decode(text.encode()), number)
 
 
 @pytest.mark.parametrize("text", ["1e309", "-1e309", "1.8e308", "1e999999999", "1" * 400 + ".0", "1E400"])
@@ -232,13 +232,13 @@ def test_a_key_twice_is_refused(text: str, key: str) -> None:
 
 def test_a_key_in_two_objects_is_fine() -> None:
     assert decode(b'{"a":{"a":[{"a":1},{"a":1}]}}') == {"a": {"a": [{"a": 1}, {"a": 1}]}}
-    # Only the same code points are the same key: these two look alike.
+    # Keys are compared by code points. These two only look alike.
     assert len(decode(rb'{"\u00e9":1,"e\u0301":2}')) == 2
 
 
 # -- depth -----------------------------------------------------------------------------------------------------------
 
-# Each of them is 100 brackets that nest nothing, so that the depth is computed and not only bounded by their number.
+# Each one has 100 brackets without nesting, so that the depth has to be computed.
 SIBLINGS = ["[" + "[]," * 50 + '{"a":[{}]}]', '"' + "[{" * 50 + '"', '"' + '\\"[' * 100 + '\\\\"', '"]]]]}}}}"']
 
 
@@ -260,7 +260,7 @@ def test_objects_nest_as_arrays_do() -> None:
 
 
 @pytest.mark.parametrize("sibling", SIBLINGS)
-def test_siblings_are_no_depth(sibling: str) -> None:
+def test_siblings_do_not_count_as_depth(sibling: str) -> None:
     deep = nest(MAX_DEPTH - 1, "0").decode()
     for inside in (f"{sibling},{deep}", f"{deep},{sibling}", f"{sibling},{deep},{sibling}"):
         assert refusal(f"[{inside}]".encode()) is None
@@ -282,7 +282,7 @@ def depth_of(value: Any) -> int:
 
 
 @pytest.mark.parametrize("brackets", ["[" * 200_000, "{" * 200_000, '{"a":' * 50_000, "[" * 200_000 + "]" * 200_000])
-def test_no_depth_is_too_much_to_look_at(brackets: str) -> None:
+def test_extreme_depth_is_refused_without_an_overflow(brackets: str) -> None:
     assert "nested" in (refusal(brackets.encode()) or "")
 
 
@@ -290,7 +290,7 @@ def test_no_depth_is_too_much_to_look_at(brackets: str) -> None:
 
 
 def seconds(raw: bytes) -> float:
-    """The quickest of three."""
+    """Return the seconds of the fastest of three runs."""
     took = math.inf
     for _ in range(3):
         started = time.perf_counter()
@@ -314,10 +314,10 @@ def seconds(raw: bytes) -> float:
     ids=range(8),
 )
 def test_hostile_documents_take_no_longer_than_others(hostile: bytes) -> None:
-    """Many brackets, then something to stumble over: a string without an end was tried from each quote in it."""
+    """Many brackets, and a string without an end, which a simple pattern would try from each quote in it."""
     brackets = b"[" * (MAX_DEPTH + 1)
     friendly = nest(MAX_DEPTH, "[],[]," + json.dumps("x" * len(hostile)))
-    # A factor, as the machine may be slow. It was thousands, and grew with the size.
+    # Compare a ratio, because the machine may be slow. Without protection it is thousands, and grows with the size.
     assert seconds(brackets + hostile) < 200 * seconds(friendly)
     assert seconds(hostile) < 200 * seconds(friendly)
 
@@ -326,5 +326,5 @@ def test_encode_is_compact_utf_8() -> None:
     assert encode({"a": [1, 1.5, None, True, "é\U0001f600"]}) == '{"a":[1,1.5,null,true,"é\U0001f600"]}'.encode()
 
 
-def test_the_module_says_its_bounds() -> None:
+def test_the_module_documents_its_bounds() -> None:
     assert (strict_json.MAX_DEPTH, INT64_MIN, INT64_MAX) == (100, -(1 << 63), (1 << 63) - 1)

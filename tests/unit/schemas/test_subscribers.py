@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URIs of subscribers: what is one, and what would be a way to smuggle something in."""
+"""URIs of subscribers: valid ones, invalid ones, and attempts to inject data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TYPES = ("http", "https", "mailto", "trust+http", "trust+https", "sms")
         "http://e/" + "x" * 1991,
     ],
 )
-def test_subscribers(subscriber: str) -> None:
+def test_valid_subscribers(subscriber: str) -> None:
     assert check_subscriber(subscriber, types=TYPES) == subscriber
 
 
@@ -94,7 +94,7 @@ def test_scheme_and_host_have_no_case(given: str, kept: str) -> None:
         "http://e/" + "x" * 1992,
     ],
 )
-def test_what_is_none(subscriber: object) -> None:
+def test_invalid_subscribers(subscriber: object) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_subscriber(subscriber, types=TYPES)
     assert caught.value.field == "subscriber"
@@ -106,7 +106,7 @@ def test_the_operator_chooses_the_schemes() -> None:
 
 
 @given(st.sampled_from(["", "http://", "mailto:", "https://a", "mailto:a@b?", "trust+http://[", "sms:"]), st.text())
-def test_any_text_is_taken_or_refused(start: str, text: str) -> None:
+def test_any_text_is_accepted_or_refused(start: str, text: str) -> None:
     with contextlib.suppress(InvalidInput):
         taken = check_subscriber(start + text, types=TYPES)
         assert taken.isascii()
@@ -114,7 +114,7 @@ def test_any_text_is_taken_or_refused(start: str, text: str) -> None:
         assert scheme_of(taken) in TYPES
 
 
-def test_parts() -> None:
+def test_the_scheme_and_url_of_a_subscriber() -> None:
     assert scheme_of("Trust+HTTPS://example.org") == "trust+https"
     assert url_of("Trust+HTTPS://example.org/a") == "HTTPS://example.org/a"
     assert url_of("http://trust+x/") == "http://trust+x/"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire form of subscriptions. What is refused, and how that is said, is in the tests of the API."""
+"""The wire form of subscriptions. The texts of errors are tested in the tests of the API."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def creation(**fields: Any) -> Wanted:
 
 
 def refused(**options: Any) -> str:
-    """The field that a creation with these options is refused for."""
+    """Return the field in the error of a creation with these options."""
     with pytest.raises(InvalidInput) as caught:
         creation(options=options)
     return caught.value.field
@@ -67,7 +67,7 @@ def test_the_end_is_before_the_year_10000(now: float) -> None:
     assert datetime.fromtimestamp(now + longest, UTC).year == 9999
 
 
-def test_a_change_names_something() -> None:
+def test_a_change_needs_at_least_one_field() -> None:
     assert parse_change(b'{"ttl":60}', source="q", limits=LIMITS) == Wanted(None, 60, None)
     for raw in (b"{}", b'{"tll":60}', b'{"ttl":null}'):
         with pytest.raises(InvalidInput):
@@ -78,7 +78,7 @@ def test_a_change_names_something() -> None:
     "name",
     [
         *("X-A", "x_a", "!#$%&'*+-.^_`|~", "a" * 128),
-        # What carries a proof of its own, or says nothing of who asks.
+        # Headers that carry their own proof, or that do not name a caller.
         *("Authorization", "X-Auth-Token", "Cookie", "X-Api-Key", "Content-Type", "Accept", "User-Agent"),
         *(
             "OpenStack-API-Version",
@@ -91,7 +91,7 @@ def test_a_change_names_something() -> None:
         ),
     ],
 )
-def test_names_of_headers(name: str) -> None:
+def test_valid_names_of_headers(name: str) -> None:
     assert creation(options={"post_headers": {name: "v"}}).options == {"post_headers": {name: "v"}}
 
 
@@ -102,7 +102,7 @@ def test_names_of_headers(name: str) -> None:
         *("HOST", "Content-Length", "content-encoding", "transfer-encoding", "Connection", "keep-alive", "TE"),
         *("Trailer", "Upgrade", "Expect", "HTTP2-Settings", "Proxy-Connection", "Proxy-Authorization"),
         *("webhook-id", "Webhook-Timestamp", "WEBHOOK-SIGNATURE"),
-        # What keystonemiddleware says, in the spellings that WSGI and older servers take for it.
+        # Headers of keystonemiddleware, in the spellings that WSGI and older servers treat as equal.
         *("X-Project-Id", "X_PROJECT_ID", "x-project_id", "X.Project.Id", "X-Project-Name", "X-Project-Domain-Id"),
         *("X-User-Id", "X-User-Name", "X-User-Domain-Name", "X-Roles", "X_Roles", "X-Role", "X-User", "X-Tenant-Id"),
         *("X-Tenant", "X-Tenant-Name", "X-Domain-Id", "X-Domain-Name", "X-Identity-Status", "X-Is-Admin-Project"),
@@ -120,19 +120,19 @@ def test_names_of_headers(name: str) -> None:
         *("SSL-Client-Verify", "X-SSL-Client-DN", "X-Client-Cert", "OIDC-Claim-Sub"),
     ],
 )
-def test_headers_that_are_refused(name: str) -> None:
+def test_invalid_names_of_headers(name: str) -> None:
     assert refused(post_headers={name: "v"}).startswith("options.post_headers")
 
 
 @pytest.mark.parametrize("value", ["", "a", "a b", "a\tb", "~" * 4096, "Bearer x.y-z"])
-def test_values_of_headers(value: str) -> None:
+def test_valid_values_of_headers(value: str) -> None:
     assert creation(options={"post_headers": {"A": value}}).options == {"post_headers": {"A": value}}
 
 
 @pytest.mark.parametrize(
     "value", ["\n", "a\rb", "a\r\nHost: b", "\x00", "\x7f", "é", " a", "a ", "~" * 4097, 1, None, []]
 )
-def test_values_that_are_refused(value: Any) -> None:
+def test_invalid_values_of_headers(value: Any) -> None:
     assert refused(post_headers={"A": value}).startswith("options.post_headers")
 
 
@@ -147,7 +147,7 @@ def test_there_are_not_too_many_headers() -> None:
 
 @pytest.mark.parametrize("name", ["from", "subject"])
 @pytest.mark.parametrize("text", ["a\r\nBcc: b", "a\nb", "\x00", "a\u2028b", "x" * 999])
-def test_lines_of_a_mail_are_lines(name: str, text: str) -> None:
+def test_fields_of_a_mail_must_be_one_line(name: str, text: str) -> None:
     assert refused(**{name: text}) == f"options.{name}"
 
 
@@ -167,14 +167,14 @@ def test_lines_of_a_mail_are_lines(name: str, text: str) -> None:
 )
 def test_the_sender_of_a_mail_is_one_address(sender: str) -> None:
     assert refused(**{"from": sender}) == "options.from"
-    # A webhook has no use for it, and it had none before.
+    # A webhook takes no trust.
     check_options_for({"from": sender}, "https://example.org", project="shop")
     with pytest.raises(InvalidInput, match=r"options\.from"):
         check_options_for({"from": sender}, MAIL, project="shop")
 
 
 @pytest.mark.parametrize("sender", ["me@example.org", "Me <me@example.org>", "Größe <me@bücher.example>", ""])
-def test_senders(sender: str) -> None:
+def test_valid_senders(sender: str) -> None:
     assert creation(options={"from": sender}).options == {"from": sender}
 
 
@@ -204,14 +204,14 @@ def refused_for(subscriber: str, **options: Any) -> str | None:
     return None
 
 
-def test_the_token_of_a_trust_is_not_to_be_replaced() -> None:
+def test_a_header_must_not_replace_the_token_of_a_trust() -> None:
     headers = {"x-auth-TOKEN": "mine"}
     assert refused_for("https://example.org", post_headers=headers) is None
     assert refused_for(TRUSTING, post_headers=headers) == "options.post_headers.x-auth-TOKEN"
 
 
 @pytest.mark.parametrize("name", ["X-Project-ID", "x_project.id"])
-def test_a_project_may_be_named_beside_a_token_only_and_must_be_the_own_one(name: str) -> None:
+def test_the_project_header_needs_a_token_and_must_be_the_own_project(name: str) -> None:
     own, other = {name: "shop"}, {name: "other"}
     assert refused_for(TRUSTING, post_headers=own) is None
     assert refused_for(TRUSTING, post_headers=other) == f"options.post_headers.{name}"
@@ -219,18 +219,18 @@ def test_a_project_may_be_named_beside_a_token_only_and_must_be_the_own_one(name
         assert refused_for("https://example.org", post_headers=headers) == f"options.post_headers.'{name}'"
 
 
-def test_a_client_id_may_be_sent_beside_a_token_only() -> None:
+def test_the_client_id_header_needs_a_token() -> None:
     headers = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c"}
     assert refused_for(TRUSTING, post_headers=headers) is None
     assert refused_for("https://example.org", post_headers=headers) == "options.post_headers.'Client-ID'"
 
 
 @pytest.mark.parametrize("name", ["X-Roles", "X-User-Id", "X-Tenant-Id", "X-Project-Name", "X-Forwarded-For", "Host"])
-def test_a_token_opens_no_other_header(name: str) -> None:
+def test_a_token_allows_no_other_reserved_header(name: str) -> None:
     assert refused_for(TRUSTING, post_headers={name: "shop"}) == f"options.post_headers.'{name}'"
 
 
-def test_a_trust_that_is_brought_is_for_subscribers_that_take_one() -> None:
+def test_a_trust_id_needs_a_subscriber_with_a_token() -> None:
     assert refused_for(TRUSTING, trust_id="0123456789abcdefABCDEF_-") is None
     for subscriber in ("https://example.org", MAIL):
         assert refused_for(subscriber, trust_id="a") == "options.trust_id"
@@ -241,7 +241,7 @@ def test_a_trust_that_is_brought_is_for_subscribers_that_take_one() -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "0" * 23, "0" * 25, "0" * 23 + "g", "A" * 24, "0" * 24 + "\n", "\u0660" * 24]
 )
-def test_what_is_no_id(text: str) -> None:
+def test_invalid_ids(text: str) -> None:
     assert not is_subscription_id(text)
 
 
@@ -265,7 +265,7 @@ json_values = st.recursive(
 
 @given(json_values)
 @settings(max_examples=50)
-def test_any_value_is_taken_or_refused(value: Any) -> None:
+def test_any_value_is_accepted_or_refused(value: Any) -> None:
     for document in (value, {"subscriber": MAIL, "options": value}, {"subscriber": value}, {"ttl": value}):
         raw = json.dumps(document).encode()
         for parse in (
@@ -278,7 +278,7 @@ def test_any_value_is_taken_or_refused(value: Any) -> None:
                 parse(raw)
 
 
-def test_what_is_shown() -> None:
+def test_the_answer_of_a_subscription() -> None:
     secret = Secret("whsec_x")
     one = Subscription("i" * 24, "u" * 24, "p", "queue", "q", MAIL, 60, 10.0, 70.0, {"a": 1}, CONFIRMED, (secret,))
     assert shown(one, 15.5) == {

@@ -32,7 +32,7 @@ def worker(cluster: Cluster) -> Worker:
     ("raw", "ttl", "grace"),
     [(b"", 111, 222), (b"{}", 111, 222), (b'{"ttl":60}', 60, 222), (b'{"grace":61,"ttl":62}', 62, 61)],
 )
-def test_what_the_client_leaves_open_is_the_default(worker: Worker, raw: bytes, ttl: int, grace: int) -> None:
+def test_a_missing_field_gets_the_default(worker: Worker, raw: bytes, ttl: int, grace: int) -> None:
     worker.post("a")
     claim = worker.claims.prepare(ADDRESS, raw, limit=1).answer_now().claim
     assert (claim.ttl, claim.grace) == (ttl, grace)
@@ -40,7 +40,7 @@ def test_what_the_client_leaves_open_is_the_default(worker: Worker, raw: bytes, 
     assert (found.claim, len(found.messages)) == (claim, 1)
 
 
-def test_each_claim_has_an_id_of_its_own(worker: Worker) -> None:
+def test_each_claim_has_its_own_id(worker: Worker) -> None:
     worker.post("a", "b")
     ids = {worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id for _ in range(2)}
     assert len(ids) == 2
@@ -59,7 +59,7 @@ def test_bad_terms_claim_nothing(cluster: Cluster, worker: Worker, raw: bytes) -
     assert not cluster.rows.calls
 
 
-def test_a_renewal_leaves_what_it_does_not_name(cluster: Cluster, worker: Worker) -> None:
+def test_a_renewal_keeps_the_fields_that_it_leaves_out(cluster: Cluster, worker: Worker) -> None:
     worker.post("a")
     claim = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim
     cluster.clock.advance(100)
@@ -69,7 +69,7 @@ def test_a_renewal_leaves_what_it_does_not_name(cluster: Cluster, worker: Worker
         assert (renewed.ttl, renewed.grace, renewed.started) == (ttl, grace, cluster.clock.now)
 
 
-def test_a_claim_that_is_absent(worker: Worker) -> None:
+def test_an_absent_claim_is_not_found_and_its_release_is_no_error(worker: Worker) -> None:
     for _ in range(2):
         with pytest.raises(NotFound):
             worker.claims.get(ADDRESS, "0" * 24)
@@ -79,7 +79,7 @@ def test_a_claim_that_is_absent(worker: Worker) -> None:
         worker.post("a")
 
 
-def test_a_retried_claim_is_one_claim(cluster: Cluster, worker: Worker) -> None:
+def test_a_claim_that_is_retried_makes_one_claim(cluster: Cluster, worker: Worker) -> None:
     worker.post("a", "b")
     other = cluster.worker()
     cluster.fences.before(
@@ -95,7 +95,7 @@ def test_a_retried_claim_is_one_claim(cluster: Cluster, worker: Worker) -> None:
 
 
 def prepare(worker: Worker, *bodies: str, count: int = 1, **metadata: Any) -> None:
-    """Messages that have been claimed as often as their queue allows."""
+    """Post messages and claim them as often as their queue allows."""
     reserved = {"_max_claim_count": count, "_dead_letter_queue": "dead", **metadata}
     worker.queues.create(ADDRESS, json.dumps(reserved).encode())
     worker.post(*bodies)
@@ -110,14 +110,16 @@ def claim(worker: Worker) -> list[Message]:
 
 
 @pytest.mark.parametrize("metadata", [{"_max_claim_count": 1}, {"_dead_letter_queue": "dead"}])
-def test_half_a_rule_needs_no_second_queue(cluster: Cluster, worker: Worker, metadata: dict[str, Any]) -> None:
+def test_an_incomplete_rule_creates_no_dead_letter_queue(
+    cluster: Cluster, worker: Worker, metadata: dict[str, Any]
+) -> None:
     worker.queues.create(ADDRESS, json.dumps(metadata).encode())
     worker.post("a")
     assert len(claim(worker)) == 1
     assert cluster.row(DEAD) is None
 
 
-def test_a_missing_queue_makes_no_dead_letter_queue(cluster: Cluster, worker: Worker) -> None:
+def test_a_claim_on_a_missing_queue_creates_no_dead_letter_queue(cluster: Cluster, worker: Worker) -> None:
     prepare(worker, "a")
     worker.queues.delete(DEAD)
     cluster.worker().queues.delete(ADDRESS)
@@ -125,7 +127,7 @@ def test_a_missing_queue_makes_no_dead_letter_queue(cluster: Cluster, worker: Wo
     assert cluster.row(DEAD) is None
 
 
-def test_the_dead_letter_queue_is_made(cluster: Cluster, worker: Worker) -> None:
+def test_the_claim_creates_the_dead_letter_queue(cluster: Cluster, worker: Worker) -> None:
     prepare(worker, "a", "b")
     assert claim(worker) == []
     assert worker.bodies(DEAD) == ["a", "b"]
@@ -148,7 +150,7 @@ def patch_dead(worker: Worker) -> None:
 
 @pytest.mark.parametrize("change", [delete_dead, recreate_dead, patch_dead])
 @pytest.mark.parametrize("warm", [True, False])
-def test_the_dead_letter_queue_changes_under_the_claim(cluster: Cluster, change: Any, warm: bool) -> None:
+def test_a_claim_succeeds_if_its_dead_letter_queue_changes_meanwhile(cluster: Cluster, change: Any, warm: bool) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a", "b")
     claimant = one if warm else cluster.worker()
@@ -159,8 +161,8 @@ def test_the_dead_letter_queue_changes_under_the_claim(cluster: Cluster, change:
     assert two.bodies() == []
 
 
-def test_a_change_of_the_dead_letter_queue_costs_one_row(cluster: Cluster) -> None:
-    """The queue that is claimed from is as it was, and is not read again."""
+def test_after_a_change_of_the_dead_letter_queue_a_claim_reads_one_row(cluster: Cluster) -> None:
+    """Only the row of the dead letter queue is read again."""
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     patch_dead(two)
@@ -170,7 +172,7 @@ def test_a_change_of_the_dead_letter_queue_costs_one_row(cluster: Cluster) -> No
     assert dict(cluster.fences.calls) == {"claims.claim": 2, "queues.open": 1}
 
 
-def test_both_queues_change_under_the_claim(cluster: Cluster) -> None:
+def test_a_claim_succeeds_if_both_queues_change_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
 
@@ -183,17 +185,17 @@ def test_both_queues_change_under_the_claim(cluster: Cluster) -> None:
     assert two.bodies(DEAD) == ["a"]
 
 
-def test_another_dead_letter_queue_counts_once_it_is_answered(cluster: Cluster) -> None:
+def test_a_new_dead_letter_queue_is_used_after_the_patch_is_acknowledged(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
-    patch = b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]'
+    patch = b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"other"}]'
     cluster.fences.before("claims.claim", lambda: two.queues.patch(ADDRESS, patch))
     assert claim(one) == []
     assert two.bodies(DEAD) == []
-    assert two.bodies(ADDRESS._replace(name="grave")) == ["a"]
+    assert two.bodies(ADDRESS._replace(name="other")) == ["a"]
 
 
-def test_a_rule_that_was_lifted_moves_nothing(cluster: Cluster) -> None:
+def test_after_the_rule_is_removed_no_message_moves(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     patch = b'[{"op":"remove","path":"/metadata/_max_claim_count"}]'
@@ -204,7 +206,7 @@ def test_a_rule_that_was_lifted_moves_nothing(cluster: Cluster) -> None:
     assert two.bodies(DEAD) == []
 
 
-def test_a_dead_letter_queue_that_never_stays_moves_nothing(cluster: Cluster) -> None:
+def test_if_the_dead_letter_queue_keeps_changing_no_message_moves(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     cluster.fences.before("claims.claim", *[lambda: delete_dead(two)] * 100)
@@ -214,7 +216,7 @@ def test_a_dead_letter_queue_that_never_stays_moves_nothing(cluster: Cluster) ->
 
 
 @pytest.mark.parametrize("point", ["queue_records.create", "queues.open", "claims.claim"])
-def test_a_worker_that_dies_on_the_way_moves_nothing(cluster: Cluster, point: str) -> None:
+def test_a_worker_killed_before_the_claim_moves_no_message(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     two.queues.delete(DEAD)
@@ -227,7 +229,7 @@ def test_a_worker_that_dies_on_the_way_moves_nothing(cluster: Cluster, point: st
     assert two.bodies(DEAD) == ["a"]
 
 
-def test_the_ttl_of_dead_letters_is_bounded_by_the_operator(cluster: Cluster, worker: Worker) -> None:
+def test_a_lowered_limit_bounds_the_ttl_of_dead_letters(cluster: Cluster, worker: Worker) -> None:
     prepare(worker, "a", _dead_letter_queue_messages_ttl=5000)
     lowered = cluster.worker(limits=make_limits(max_message_ttl=1000, default_message_ttl=600))
     assert claim(lowered) == []

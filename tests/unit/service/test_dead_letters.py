@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letters that go from the store of one pool to that of another, whoever dies on the way."""
+"""Dead letters that are moved to a dead letter queue on another pool, also if a worker is killed in between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cluster() -> PooledCluster:
 
 
 def prepare(cluster: PooledCluster, *bodies: str, **metadata: Any) -> Worker:
-    """A worker, and messages that have been claimed as often as their queue allows."""
+    """Post messages and claim them as often as their queue allows; return the worker."""
     worker = cluster.worker()
     reserved = {"_max_claim_count": 1, "_dead_letter_queue": "dead", **metadata}
     cluster.next_pool = "one"
@@ -44,49 +44,49 @@ def claim(worker: Worker, limit: int = 10) -> list[str]:
     ]
 
 
-def letters(worker: Worker) -> list[Message]:
+def dead_letters_of(worker: Worker) -> list[Message]:
     page = worker.messages.prepare_list(
         CALLER, DEAD, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
     ).answer_now()
     return page.messages
 
 
-def test_they_arrive_with_their_origin(cluster: PooledCluster) -> None:
+def test_dead_letters_arrive_with_their_origin(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a", "b")
     ids = [message.id for message in worker.messages.prepare_list(
         CALLER, ADDRESS, marker=None, limit=10, echo=True, include_claimed=True, include_delayed=True
     ).answer_now().messages]  # fmt: skip
     worker.post("c")
     assert claim(worker) == ["c"]
-    arrived = letters(worker)
-    assert [json.loads(letter.body) for letter in arrived] == ["a", "b"]
-    assert [(letter.origin.queue, letter.origin.claim_count) for letter in arrived if letter.origin] == [
-        ("orders", 1)
-    ] * 2
-    assert [letter.origin.message_id for letter in arrived if letter.origin] == ids
-    assert [(letter.claim_id, letter.claim_count) for letter in arrived] == [(None, 0)] * 2
+    arrived = dead_letters_of(worker)
+    assert [json.loads(dead_letter.body) for dead_letter in arrived] == ["a", "b"]
+    assert [
+        (dead_letter.origin.queue, dead_letter.origin.claim_count) for dead_letter in arrived if dead_letter.origin
+    ] == [("orders", 1)] * 2
+    assert [dead_letter.origin.message_id for dead_letter in arrived if dead_letter.origin] == ids
+    assert [(dead_letter.claim_id, dead_letter.claim_count) for dead_letter in arrived] == [(None, 0)] * 2
     assert worker.queues.stats(ADDRESS)[0].total == 1
     assert (cluster.held("one"), cluster.held("two")) == (1, 2)
 
 
-def test_their_ttl(cluster: PooledCluster) -> None:
+def test_dead_letters_get_the_ttl_of_the_rule(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a", _dead_letter_queue_messages_ttl=5000)
     cluster.clock.advance(100)
     claim(worker)
-    (letter,) = letters(worker)
-    assert (letter.ttl, letter.created) == (5000, cluster.clock.now)
+    (dead_letter,) = dead_letters_of(worker)
+    assert (dead_letter.ttl, dead_letter.created) == (5000, cluster.clock.now)
 
 
-def test_without_a_ttl_they_keep_their_own(cluster: PooledCluster) -> None:
+def test_without_a_ttl_in_the_rule_dead_letters_keep_their_expiry(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a")
     created = cluster.clock.now
     cluster.clock.advance(100)
     claim(worker)
-    (letter,) = letters(worker)
-    assert (letter.ttl, letter.created) == (3600, created)
+    (dead_letter,) = dead_letters_of(worker)
+    assert (dead_letter.ttl, dead_letter.created) == (3600, created)
 
 
-def test_in_one_store_the_claim_moves_them_itself(cluster: PooledCluster) -> None:
+def test_within_one_store_the_claim_itself_moves_exhausted_messages(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a", "b")
     worker.queues.delete(DEAD)
     cluster.next_pool = "one"
@@ -100,11 +100,11 @@ def test_in_one_store_the_claim_moves_them_itself(cluster: PooledCluster) -> Non
         worker.claims.release(ADDRESS, claimed.claim.id)
         assert claim(worker) == []
     assert cluster.wires["one"].calls["dead_letters.set_aside"] == before
-    assert [json.loads(letter.body) for letter in letters(worker)] == ["a", "b", "x", "x", "x"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == ["a", "b", "x", "x", "x"]
 
 
-def strand(cluster: PooledCluster) -> Worker:
-    """Letters that a killed worker has set aside for another store."""
+def leave_dead_letters_set_aside(cluster: PooledCluster) -> Worker:
+    """Kill a worker after it has set dead letters aside, and return another worker."""
     prepare(cluster, "a", "b")
     cluster.wires["two"].before("dead_letters.receive", die)
     with pytest.raises(Killed):
@@ -112,31 +112,31 @@ def strand(cluster: PooledCluster) -> Worker:
     return cluster.worker()
 
 
-def test_letters_on_their_way_follow_the_queue_to_their_own_store(cluster: PooledCluster) -> None:
-    worker = strand(cluster)
+def test_messages_set_aside_arrive_if_the_dead_letter_queue_moves_to_the_same_store(cluster: PooledCluster) -> None:
+    worker = leave_dead_letters_set_aside(cluster)
     worker.queues.delete(DEAD)
     cluster.next_pool = "one"
     worker.queues.create(DEAD, b"")
     assert claim(worker) == []
-    assert [json.loads(letter.body) for letter in letters(worker)] == ["a", "b"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == ["a", "b"]
 
 
-def test_letters_on_their_way_follow_the_rule_to_another_queue(cluster: PooledCluster) -> None:
-    worker = strand(cluster)
+def test_messages_set_aside_arrive_in_the_new_queue_if_the_rule_changes(cluster: PooledCluster) -> None:
+    worker = leave_dead_letters_set_aside(cluster)
     cluster.next_pool = "one"
     worker.queues.patch(ADDRESS, b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]')
     assert claim(worker) == []
     assert worker.bodies(ADDRESS._replace(name="grave")) == ["a", "b"]
-    assert letters(worker) == []
+    assert dead_letters_of(worker) == []
 
 
 @pytest.mark.parametrize("key", ["_dead_letter_queue", "_max_claim_count"])
-def test_letters_on_their_way_come_back_when_the_rule_is_gone(cluster: PooledCluster, key: str) -> None:
-    worker = strand(cluster)
+def test_messages_set_aside_return_to_their_queue_if_the_rule_is_removed(cluster: PooledCluster, key: str) -> None:
+    worker = leave_dead_letters_set_aside(cluster)
     worker.queues.patch(ADDRESS, f'[{{"op":"remove","path":"/metadata/{key}"}}]'.encode())
     assert claim(worker) == ["a", "b"]
     assert claim(worker) == []
-    assert letters(worker) == []
+    assert dead_letters_of(worker) == []
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -149,7 +149,9 @@ def test_letters_on_their_way_come_back_when_the_rule_is_gone(cluster: PooledClu
         ("one", "claims.claim"),
     ],
 )
-def test_exactly_once_whoever_is_killed(cluster: PooledCluster, pool: str, step: str, when: str) -> None:
+def test_each_dead_letter_arrives_once_if_a_worker_is_killed_at_any_step(
+    cluster: PooledCluster, pool: str, step: str, when: str
+) -> None:
     prepare(cluster, "a", "b", "c")
     getattr(cluster.wires[pool], when)(step, die)
     with pytest.raises(Killed):
@@ -158,11 +160,11 @@ def test_exactly_once_whoever_is_killed(cluster: PooledCluster, pool: str, step:
     other = cluster.worker()
     assert claim(other) == []
     assert claim(other) == []
-    assert [json.loads(letter.body) for letter in letters(other)] == ["a", "b", "c"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(other)] == ["a", "b", "c"]
     assert other.queues.stats(ADDRESS)[0].total == 0
 
 
-def test_killed_again_and_again(cluster: PooledCluster) -> None:
+def test_each_dead_letter_arrives_once_if_workers_are_killed_repeatedly(cluster: PooledCluster) -> None:
     prepare(cluster, "a", "b", "c")
     for pool, step in (("one", "dead_letters.set_aside"), ("two", "dead_letters.receive")) * 3:
         cluster.wires[pool].after(step, die)
@@ -170,16 +172,16 @@ def test_killed_again_and_again(cluster: PooledCluster) -> None:
             claim(cluster.worker())
     worker = cluster.worker()
     assert claim(worker) == []
-    assert [json.loads(letter.body) for letter in letters(worker)] == ["a", "b", "c"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == ["a", "b", "c"]
 
 
-def test_two_claims_at_a_time_bring_each_once(cluster: PooledCluster) -> None:
+def test_two_concurrent_claims_move_each_dead_letter_once(cluster: PooledCluster) -> None:
     prepare(cluster, "a", "b")
     two = cluster.worker()
     for step, pool in (("dead_letters.receive", "two"), ("dead_letters.forget", "one"), ("claims.claim", "one")):
         cluster.wires[pool].before(step, lambda: claim(two))
     assert claim(cluster.worker()) == []
-    assert [json.loads(letter.body) for letter in letters(two)] == ["a", "b"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(two)] == ["a", "b"]
 
 
 PATCH = b'[{"op":"add","path":"/metadata/a","value":1}]'
@@ -206,35 +208,37 @@ def delete_dead(worker: Worker) -> None:
 @pytest.mark.parametrize(
     ("pool", "step"), [("one", "dead_letters.set_aside"), ("two", "dead_letters.receive"), ("one", "claims.claim")]
 )
-def test_a_queue_changes_on_the_way(
+def test_dead_letters_arrive_if_a_queue_changes_during_the_hand_over(
     cluster: PooledCluster, change: Callable[[Worker], None], pool: str, step: str
 ) -> None:
     prepare(cluster, "a", "b")
     other = cluster.worker()
-    # What is in a queue when it is deleted is gone, so these come before anything has arrived.
+    # A deleted queue loses its messages, so these changes happen before the first dead letter has arrived.
     if step == "claims.claim" and change in (recreate_dead, delete_dead):
         return
     cluster.wires[pool].before(step, lambda: change(other))
     assert claim(cluster.worker()) == []
-    assert [json.loads(letter.body) for letter in letters(other)] == ["a", "b"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(other)] == ["a", "b"]
 
 
-def test_the_dead_letter_queue_is_made_on_a_pool_of_its_own(cluster: PooledCluster) -> None:
+def test_the_dead_letter_queue_is_created_on_another_pool(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a")
     worker.queues.delete(DEAD)
     assert claim(worker) == []
-    assert [json.loads(letter.body) for letter in letters(worker)] == ["a"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == ["a"]
     assert cluster.held("two") == 1
 
 
-def away() -> None:
+def store_does_not_answer() -> None:
     raise StoreUnavailable
 
 
-def test_living_messages_are_claimed_while_the_other_store_is_away(cluster: PooledCluster) -> None:
+def test_other_messages_are_claimed_while_the_store_of_the_dead_letter_queue_does_not_answer(
+    cluster: PooledCluster,
+) -> None:
     worker = prepare(cluster, "a")
     worker.post("b")
-    cluster.wires["two"].before("dead_letters.receive", *[away] * 5)
+    cluster.wires["two"].before("dead_letters.receive", *[store_does_not_answer] * 5)
     assert claim(worker) == ["b"]
     worker.post("c")
     assert claim(worker) == ["c"]
@@ -242,28 +246,32 @@ def test_living_messages_are_claimed_while_the_other_store_is_away(cluster: Pool
     cluster.monotonic.advance(60)
     cluster.wires["two"].forget_plan()
     assert claim(worker) == []
-    assert [json.loads(letter.body) for letter in letters(worker)] == ["a"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == ["a"]
 
 
-def test_a_dead_letter_queue_that_cannot_be_made_stops_no_claim(cluster: PooledCluster) -> None:
+def test_a_claim_succeeds_if_the_dead_letter_queue_cannot_be_created(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a")
     worker.queues.delete(DEAD)
     worker.post("b")
-    cluster.wires["two"].before("ping", away)
+    cluster.wires["two"].before("ping", store_does_not_answer)
     cluster.next_pool = "two"
     cluster.only_next_pool = True
     assert claim(worker) == ["b"]
     cluster.monotonic.advance(60)
     assert claim(worker) == []
-    assert [json.loads(letter.body) for letter in letters(worker)] == ["a"]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == ["a"]
 
 
-def test_a_claim_brings_a_bounded_number(cluster: PooledCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_claim_moves_a_bounded_number_of_dead_letters(
+    cluster: PooledCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zaqar.storage.memory.dead_letters.BATCH", 2)
     monkeypatch.setattr(dead_letters, "_MOST_BATCHES", 3)
     worker = prepare(cluster, *map(str, range(10)))
     worker.post("alive")
     assert claim(worker, limit=20) == ["alive"]
-    assert len(letters(worker)) == 6
+    assert len(dead_letters_of(worker)) == 6
     assert claim(worker, limit=20) == []
-    assert [json.loads(letter.body) for letter in letters(worker)] == [str(number) for number in range(10)]
+    assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == [
+        str(number) for number in range(10)
+    ]

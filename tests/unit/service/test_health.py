@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health: what is reported of stores that answer, are away, or come and go while they are looked at."""
+"""The health report on stores that answer, that do not answer, and that fail during the report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def health(cluster: Cluster) -> Health:
     return Health(management=cluster.management, placement=Placement(cluster.store), clock=cluster.clock)
 
 
-def away() -> None:
+def store_does_not_answer() -> None:
     raise StoreUnavailable
 
 
@@ -45,7 +45,7 @@ def failed(report: dict[str, dict[str, dict[str, object]]]) -> set[str]:
     return {name for name, status in report["operation_status"].items() if not status["succeeded"]}
 
 
-def test_all_is_well(cluster: Cluster, health: Health) -> None:
+def test_if_all_stores_answer_the_report_has_no_failures(cluster: Cluster, health: Health) -> None:
     worker = cluster.worker()
     worker.post("a", "b", "c")
     worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
@@ -63,7 +63,7 @@ def test_all_is_well(cluster: Cluster, health: Health) -> None:
     assert report["failed"] == []
 
 
-def test_it_leaves_no_trace(cluster: Cluster, health: Health) -> None:
+def test_the_report_leaves_no_queue_in_the_stores(cluster: Cluster, health: Health) -> None:
     cluster.worker().post("a")
     before = cluster.shelves()
     for _ in range(3):
@@ -74,11 +74,11 @@ def test_it_leaves_no_trace(cluster: Cluster, health: Health) -> None:
 
 
 @pytest.mark.parametrize(("name", "method"), OPERATIONS.items())
-def test_an_operation_fails_once(
+def test_after_a_failed_operation_the_next_ones_are_not_tried(
     cluster: Cluster, health: Health, caplog: pytest.LogCaptureFixture, name: str, method: str
 ) -> None:
-    """Those after it are not tried, but for the one that leaves no trace; there is a report all the same."""
-    cluster.fences.before(method, away)
+    """Only the deletion of the queue is still tried. The report is complete."""
+    cluster.fences.before(method, store_does_not_answer)
     with caplog.at_level(logging.ERROR):
         report = health.report()
     if name != "delete_queue":
@@ -92,10 +92,10 @@ def test_an_operation_fails_once(
     assert failed(health.report()) == set()
 
 
-def test_a_message_store_that_is_away(cluster: Cluster, health: Health) -> None:
+def test_the_report_of_a_message_store_that_does_not_answer(cluster: Cluster, health: Health) -> None:
     cluster.worker().post("a")
     for method in (*OPERATIONS.values(), "ping", "volume", "durability"):
-        cluster.fences.before(method, away)
+        cluster.fences.before(method, store_does_not_answer)
     before = sum(cluster.fences.calls.values())
     report = health.report()
     assert failed(report) == set(OPERATIONS)
@@ -106,12 +106,12 @@ def test_a_message_store_that_is_away(cluster: Cluster, health: Health) -> None:
     assert report["message_stores"] == [{"name": None, "reachable": False, "durability": None, "failed": parts}]
     assert report["failed"] == ["operation_status", "message_volume", "durability"]
     assert len({status["ref"] for status in report["operation_status"].values()}) == 1
-    # It is waited for once: by an operation, and at the same time for what "stored" survives.
+    # Two calls, in parallel: the first operation, and the durability.
     assert sum(cluster.fences.calls.values()) == before + 2
 
 
-def test_a_management_store_that_is_away(cluster: Cluster, health: Health) -> None:
-    cluster.rows.before("ping", away)
+def test_the_report_of_a_management_store_that_does_not_answer(cluster: Cluster, health: Health) -> None:
+    cluster.rows.before("ping", store_does_not_answer)
     report = health.report()
     assert report["catalog_reachable"] is False
     assert report["storage_reachable"] is True
@@ -123,8 +123,8 @@ PARTS = {"volume": "message_volume", "durability": "durability"}
 
 
 @pytest.mark.parametrize(("method", "part"), PARTS.items())
-@pytest.mark.parametrize("how", ["away", "silent"])
-def test_a_part_that_fails_is_named_and_the_rest_is_told(
+@pytest.mark.parametrize("how", ["unavailable", "silent"])
+def test_a_failed_part_is_named_and_the_other_parts_are_reported(
     cluster: Cluster,
     health: Health,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,7 +136,7 @@ def test_a_part_that_fails_is_named_and_the_rest_is_told(
     cluster.worker().post("a", "b")
     whole = health.report()
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
-    cluster.fences.before(method, away if how == "away" else silence.wait)
+    cluster.fences.before(method, store_does_not_answer if how == "unavailable" else silence.wait)
     report = health.report()
     assert report["failed"] == [part]
     (store,) = report["message_stores"]
@@ -154,14 +154,14 @@ def test_a_part_that_fails_is_named_and_the_rest_is_told(
 
 @pytest.fixture
 def silence() -> Iterator[threading.Event]:
-    """Whoever waits for it gets no answer while the test runs."""
+    """An event that blocks its waiters until the test ends."""
     event = threading.Event()
     yield event
     event.set()
 
 
 @pytest.mark.parametrize(("name", "method"), OPERATIONS.items())
-def test_an_operation_without_an_answer_is_named(
+def test_an_operation_that_never_answers_is_named(
     cluster: Cluster,
     health: Health,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,7 +170,7 @@ def test_an_operation_without_an_answer_is_named(
     name: str,
     method: str,
 ) -> None:
-    """What was found before it is told, the report does not wait, and the queue goes once the store answers again."""
+    """Earlier results are in the report, which does not wait. The queue is deleted after the store answers again."""
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
     cluster.fences.before(method, silence.wait)
     began = time.monotonic()
@@ -188,13 +188,15 @@ def test_an_operation_without_an_answer_is_named(
     while (cluster.shelves() or cluster.fences.calls["queues.drop"] == 0) and time.monotonic() < end:
         time.sleep(0.01)
     assert cluster.shelves() == set()
-    # Operations after it were not tried.
+    # The operations after it were not tried.
     assert all(cluster.fences.calls[each] == 0 for each in list(OPERATIONS.values())[position + 1 : -1])
 
 
 @pytest.mark.parametrize("method", ["ping", "catalog.get"])
-def test_a_silent_management_store(monkeypatch: pytest.MonkeyPatch, silence: threading.Event, method: str) -> None:
-    """With pools it also says which stores there are."""
+def test_the_report_is_complete_if_the_management_store_never_answers(
+    monkeypatch: pytest.MonkeyPatch, silence: threading.Event, method: str
+) -> None:
+    """With pools the management store also has the list of the stores."""
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.6)
     monkeypatch.setattr("zaqar.service.health._LISTING_SECONDS", 0.3)
     cluster = PooledCluster("one", "two")
@@ -212,7 +214,7 @@ def test_a_silent_management_store(monkeypatch: pytest.MonkeyPatch, silence: thr
 
 
 @pytest.mark.parametrize("silent", [["one"], ["one", "two", "three"]])
-def test_silent_pools_do_not_hold_up_the_others(
+def test_pools_that_never_answer_do_not_delay_the_results_of_others(
     monkeypatch: pytest.MonkeyPatch, silence: threading.Event, silent: list[str]
 ) -> None:
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
@@ -233,16 +235,16 @@ def test_silent_pools_do_not_hold_up_the_others(
 
 
 @pytest.mark.parametrize("which", ["rows", "fences"])
-def test_ping_asks_every_store(cluster: Cluster, health: Health, which: str) -> None:
+def test_ping_fails_if_a_store_does_not_answer(cluster: Cluster, health: Health, which: str) -> None:
     health.ping()
     assert cluster.rows.calls["ping"] == cluster.fences.calls["ping"] == 1
-    getattr(cluster, which).before("ping", away)
+    getattr(cluster, which).before("ping", store_does_not_answer)
     with pytest.raises(StoreUnavailable):
         health.ping()
     health.ping()
 
 
-def test_an_error_that_nobody_expected_is_not_hidden(cluster: Cluster, health: Health) -> None:
+def test_an_unexpected_exception_is_raised(cluster: Cluster, health: Health) -> None:
     def fault() -> None:
         raise ZeroDivisionError
 
@@ -255,7 +257,7 @@ def test_an_error_that_nobody_expected_is_not_hidden(cluster: Cluster, health: H
 
 
 class Account:
-    """What Keystone says of the account of the service."""
+    """A Keystone with a fixed answer about the service user."""
 
     def __init__(self, problem: str | StoreUnavailable | None = None) -> None:
         self.problem = problem
@@ -278,7 +280,7 @@ def health_with(cluster: Cluster, account: Account) -> Health:
     ("problem", "reachable", "accepted"),
     [(None, True, True), ("It is locked.", True, False), (KeystoneUnavailable(), False, None)],
 )
-def test_what_keystone_says_is_told(
+def test_the_report_has_the_answer_of_keystone(
     cluster: Cluster,
     caplog: pytest.LogCaptureFixture,
     problem: str | StoreUnavailable | None,
@@ -292,11 +294,13 @@ def test_what_keystone_says_is_told(
     assert ("It is locked." in caplog.text) == (problem == "It is locked.")
 
 
-def test_without_keystone_nothing_is_told_of_it(health: Health) -> None:
+def test_without_keystone_the_report_does_not_mention_it(health: Health) -> None:
     assert "keystone" not in health.report()
 
 
-def test_a_silent_keystone_is_not_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_does_not_wait_for_a_keystone_that_never_answers(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.3)
     account = Account()
     account.may_answer.clear()

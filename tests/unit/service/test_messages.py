@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service adds to the store's messages: positions, scoping, the rule that deletes need a claim."""
+"""The parts of message operations that the service adds to the store: markers, ids, and deletes that need a claim."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_ids_are_in_the_order_of_the_post(worker: Worker) -> None:
     assert [message.id for message in page(worker).messages] == ids
 
 
-def test_all_of_a_page_is_of_one_moment(cluster: Cluster, worker: Worker) -> None:
+def test_all_messages_of_a_page_have_the_ages_of_one_moment(cluster: Cluster, worker: Worker) -> None:
     worker.post("a")
     cluster.fences.before("messages.list_after", lambda: cluster.clock.advance(10))
     found = page(worker)
     assert found.messages[0].age(found.now) == 0
 
 
-def test_a_retried_operation_keeps_its_moment(cluster: Cluster, worker: Worker) -> None:
-    """A message that expires between two tries was there when the client asked."""
+def test_a_retried_operation_keeps_the_time_of_its_start(cluster: Cluster, worker: Worker) -> None:
+    """A message that expires between two tries is shown, because it was live when the client asked."""
     worker.post("a")
     other = cluster.worker()
 
@@ -60,7 +60,7 @@ def test_a_retried_operation_keeps_its_moment(cluster: Cluster, worker: Worker) 
     assert bodies(page(worker)) == []
 
 
-def test_a_post_counts_from_when_it_is_stored(cluster: Cluster, worker: Worker) -> None:
+def test_the_age_of_a_message_counts_from_the_retry_that_stores_it(cluster: Cluster, worker: Worker) -> None:
     cluster.rows.before("queue_records.get", lambda: cluster.clock.advance(10))
     worker.post("a")
     assert page(worker).messages[0].created == cluster.clock.now
@@ -69,7 +69,7 @@ def test_a_post_counts_from_when_it_is_stored(cluster: Cluster, worker: Worker) 
 # -- markers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_marker_is_a_position(worker: Worker) -> None:
+def test_a_page_begins_after_its_marker(worker: Worker) -> None:
     ids = worker.post("a", "b", "c")
     worker.messages.delete(ADDRESS, ids[1], claim_id=None)
     assert bodies(page(worker, marker=ids[1])) == ['"c"']
@@ -78,7 +78,7 @@ def test_a_marker_is_a_position(worker: Worker) -> None:
 
 
 def test_a_marker_of_an_earlier_queue_begins_at_the_start(cluster: Cluster, worker: Worker) -> None:
-    """Also where the worker has yet to learn that the queue is another one."""
+    """Also if the worker still has the earlier queue in its cache."""
     marker = worker.post("old", "old")[1]
     other = cluster.worker()
     other.queues.delete(ADDRESS)
@@ -111,14 +111,14 @@ def test_ids_of_another_queue_reach_no_store_operation(cluster: Cluster, worker:
     assert worker.bodies(other) == ["theirs"]
 
 
-def test_a_delete_of_a_nonsense_id_asks_no_store(cluster: Cluster, worker: Worker) -> None:
+def test_a_delete_of_a_malformed_id_calls_no_store(cluster: Cluster, worker: Worker) -> None:
     worker.post("a")
     cluster.forget_counts()
     worker.messages.delete(ADDRESS, "nonsense", claim_id="nonsense")
     assert not cluster.fences.calls
 
 
-def test_echo_goes_by_client_and_not_by_caller(worker: Worker) -> None:
+def test_echo_compares_client_ids_and_not_users(worker: Worker) -> None:
     worker.post("a")
     assert bodies(page(worker, echo=False)) == []
     assert bodies(page(worker, caller=Context("shop", "consumer"), echo=False)) == ['"a"']
@@ -134,7 +134,7 @@ def test_a_page_says_whether_the_queue_delays(worker: Worker, delay: int) -> Non
 # -- many at once ----------------------------------------------------------------------------------------------------
 
 
-def test_as_many_ids_as_messages_of_a_page() -> None:
+def test_a_list_of_ids_is_limited_to_the_messages_of_a_page() -> None:
     worker = Cluster(limits=make_limits(max_messages_per_page=2)).worker()
     ids = worker.post("a", "b", "c")
     assert len(worker.messages.get_many(ADDRESS, ids[:2]).messages) == 2
@@ -153,40 +153,40 @@ def test_as_many_ids_as_messages_of_a_page() -> None:
 
 
 @pytest.fixture
-def guarded(cluster: Cluster) -> Worker:
+def strict_worker(cluster: Cluster) -> Worker:
     return cluster.worker(limits=make_limits(message_delete_with_claim_id=True))
 
 
-def test_a_delete_needs_a_claim_where_that_is_the_rule(guarded: Worker) -> None:
-    held, free = guarded.post("held", "free")
-    claim_id = guarded.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
+def test_with_message_delete_with_claim_id_a_delete_without_a_claim_is_refused(strict_worker: Worker) -> None:
+    held, free = strict_worker.post("held", "free")
+    claim_id = strict_worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
     with pytest.raises(ClaimOver):
-        guarded.messages.delete(ADDRESS, free, claim_id=None)
+        strict_worker.messages.delete(ADDRESS, free, claim_id=None)
     with pytest.raises(Forbidden):
-        guarded.messages.delete(ADDRESS, held, claim_id=None)
+        strict_worker.messages.delete(ADDRESS, held, claim_id=None)
     with pytest.raises(InvalidInput, match=r"^claim_ids"):
-        guarded.messages.delete_many(ADDRESS, [held], claim_ids=None)
+        strict_worker.messages.delete_many(ADDRESS, [held], claim_ids=None)
     with pytest.raises(ClaimOver):
-        guarded.messages.delete_many(ADDRESS, [held, free], claim_ids=[claim_id])
-    assert guarded.bodies() == ["held", "free"]
-    guarded.messages.delete(ADDRESS, held, claim_id=claim_id)
-    assert guarded.bodies() == ["free"]
+        strict_worker.messages.delete_many(ADDRESS, [held, free], claim_ids=[claim_id])
+    assert strict_worker.bodies() == ["held", "free"]
+    strict_worker.messages.delete(ADDRESS, held, claim_id=claim_id)
+    assert strict_worker.bodies() == ["free"]
 
 
-def test_what_is_absent_needs_no_claim(guarded: Worker) -> None:
-    (id_,) = guarded.post("a")
-    claim_id = guarded.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
-    guarded.messages.delete(ADDRESS, id_, claim_id=claim_id)
-    guarded.messages.delete(ADDRESS, id_, claim_id=None)
-    guarded.messages.delete(ADDRESS, "nonsense", claim_id=None)
-    guarded.messages.delete(ADDRESS._replace(name="absent"), id_, claim_id=None)
+def test_a_delete_of_an_absent_message_needs_no_claim(strict_worker: Worker) -> None:
+    (id_,) = strict_worker.post("a")
+    claim_id = strict_worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
+    strict_worker.messages.delete(ADDRESS, id_, claim_id=claim_id)
+    strict_worker.messages.delete(ADDRESS, id_, claim_id=None)
+    strict_worker.messages.delete(ADDRESS, "nonsense", claim_id=None)
+    strict_worker.messages.delete(ADDRESS._replace(name="absent"), id_, claim_id=None)
 
 
-def test_a_message_released_while_its_delete_is_judged_stays(cluster: Cluster, guarded: Worker) -> None:
-    """The look and the delete are two steps, so no delete without a claim may follow from the look."""
-    (id_,) = guarded.post("a")
-    claim_id = guarded.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
-    cluster.fences.after("messages.get", lambda: guarded.claims.release(ADDRESS, claim_id))
+def test_a_message_that_is_released_during_its_delete_stays(cluster: Cluster, strict_worker: Worker) -> None:
+    """The check and the delete are two steps, so the check must not allow a delete without a claim."""
+    (id_,) = strict_worker.post("a")
+    claim_id = strict_worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
+    cluster.fences.after("messages.get", lambda: strict_worker.claims.release(ADDRESS, claim_id))
     with pytest.raises(Forbidden):
-        guarded.messages.delete(ADDRESS, id_, claim_id=None)
-    assert guarded.bodies() == ["a"]
+        strict_worker.messages.delete(ADDRESS, id_, claim_id=None)
+    assert strict_worker.bodies() == ["a"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queues behind each other's backs: every race of docs/contributor/fence.rst, played in a fixed order."""
+"""The queue cache and the fence: every race of docs/contributor/fence.rst in a fixed order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def patch(**values: Any) -> bytes:
     return json.dumps([{"op": "add", "path": f"/metadata/{key}", "value": v} for key, v in values.items()]).encode()
 
 
-def away() -> None:
+def store_does_not_answer() -> None:
     raise StoreUnavailable
 
 
@@ -47,7 +47,7 @@ def away() -> None:
 
 
 def test_warm_operations_read_no_row(cluster: Cluster) -> None:
-    """Each is one call of the message store and none of the management store."""
+    """Each operation makes one call of the message store and none of the management store."""
     worker = cluster.worker()
     (kept, _) = worker.post("kept", "other")
     claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
@@ -72,7 +72,7 @@ def test_warm_operations_read_no_row(cluster: Cluster) -> None:
         assert not cluster.rows.calls
 
 
-def test_a_cold_worker_reads_the_row_once(cluster: Cluster) -> None:
+def test_a_worker_with_an_empty_cache_reads_the_row_once(cluster: Cluster) -> None:
     cluster.worker().post("a")
     cold = cluster.worker()
     cluster.forget_counts()
@@ -81,7 +81,7 @@ def test_a_cold_worker_reads_the_row_once(cluster: Cluster) -> None:
     assert dict(cluster.fences.calls) == {"messages.list_after": 1}
 
 
-def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
+def test_after_a_change_another_worker_reads_the_row_once(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     two.queues.patch(ADDRESS, patch(a=1))
@@ -91,7 +91,7 @@ def test_a_change_costs_another_worker_one_row(cluster: Cluster) -> None:
     assert dict(cluster.fences.calls) == {"messages.post": 2, "queues.open": 1}
 
 
-def test_a_missing_queue_is_not_remembered_and_not_made(cluster: Cluster) -> None:
+def test_a_missing_queue_is_neither_cached_nor_created(cluster: Cluster) -> None:
     worker = cluster.worker()
     assert worker.bodies() == []
     assert worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages == []
@@ -107,7 +107,7 @@ def test_a_missing_queue_is_not_remembered_and_not_made(cluster: Cluster) -> Non
     assert worker.bodies() == ["a"]
 
 
-def test_kinds_and_projects_are_apart(cluster: Cluster) -> None:
+def test_queues_of_other_kinds_and_projects_are_separate(cluster: Cluster) -> None:
     worker = cluster.worker()
     for address in (ADDRESS, ADDRESS._replace(kind=TOPIC), ADDRESS._replace(project="other")):
         worker.post(f"{address.project} {address.kind}", address=address)
@@ -121,13 +121,13 @@ def test_kinds_and_projects_are_apart(cluster: Cluster) -> None:
 
 
 def entry_bytes(cluster: Cluster) -> int:
-    """What the cache counts for a queue with a short name and without metadata."""
+    """Return the bytes that the cache counts for a queue with a short name and without metadata."""
     worker = cluster.worker()
     worker.post("a", address=ADDRESS._replace(name="qx"))
     return worker.queues._cache.size
 
 
-def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_and_removes_the_oldest_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_cache, "CACHE_BYTES", 3 * entry_bytes(cluster))
     worker = cluster.worker()
     addresses = [ADDRESS._replace(name=f"q{number}") for number in range(5)]
@@ -135,7 +135,7 @@ def test_the_cache_is_bounded_and_the_oldest_goes_first(cluster: Cluster, monkey
         worker.post("a", address=address)
         assert len(worker.queues._cache) <= 3
     assert list(worker.queues._cache) == addresses[2:]
-    # One that is there already pushes nobody out.
+    # An entry that is cached already removes no other.
     worker.queues.refresh(addresses[3], create=False)
     assert set(worker.queues._cache) == set(addresses[2:])
     cluster.forget_counts()
@@ -155,13 +155,13 @@ def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.
             address = addresses[(first + 7 * step) % len(addresses)]
             worker.queues.refresh(address, create=True)
 
-    with impatient_threads(), ThreadPoolExecutor(8) as pool:
+    with threads_switch_often(), ThreadPoolExecutor(8) as pool:
         list(pool.map(churn, range(8)))
     assert 0 < len(worker.queues._cache) <= 4
 
 
 def metadata_of(kind: str, size: int) -> dict[str, Any]:
-    """Metadata of about so many bytes of JSON, which take far more in memory for some kinds."""
+    """Make metadata with about ``size`` bytes of JSON. Some kinds take far more bytes in memory."""
     match kind:
         case "one text":
             return {"text": "x" * size}
@@ -179,7 +179,7 @@ def metadata_of(kind: str, size: int) -> dict[str, Any]:
 def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The limit is one of bytes: what a tenant chooses to store in the metadata decides how many are remembered."""
+    """The limit is in bytes, so the number of cached queues depends on the metadata that tenants store."""
     bound = 1024 * 1024
     monkeypatch.setattr(queue_cache, "CACHE_BYTES", bound)
     worker = cluster.worker()
@@ -205,7 +205,7 @@ def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
     assert bound / 10 < used < 1.1 * bound
 
 
-def test_typical_queues_are_all_remembered(cluster: Cluster) -> None:
+def test_the_cache_holds_fifty_thousand_typical_queues(cluster: Cluster) -> None:
     """50,000 queues without metadata, or with a few, fit."""
     worker = cluster.worker()
     few = {"_default_message_ttl": 3600, "team": "payments"}
@@ -221,8 +221,8 @@ def make_row(name: str, metadata: dict[str, Any]) -> Queue:
 
 
 @contextlib.contextmanager
-def impatient_threads() -> Iterator[None]:
-    """Threads change places after every few instructions, so that rare races happen."""
+def threads_switch_often() -> Iterator[None]:
+    """Make threads switch after every few instructions, so that rare races happen."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -234,7 +234,7 @@ def impatient_threads() -> Iterator[None]:
 # -- creation --------------------------------------------------------------------------------------------------------
 
 
-def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
+def test_concurrent_first_posts_create_one_queue(cluster: Cluster) -> None:
     workers = [cluster.worker() for _ in range(8)]
     meeting = threading.Barrier(8, timeout=30)
 
@@ -242,7 +242,7 @@ def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
         meeting.wait()
         workers[number].post(str(number))
 
-    # All of them meet again where they have seen that there is no row.
+    # All threads wait for each other after they have read that there is no row.
     cluster.rows.after("queue_records.get", *[meeting.wait] * 8)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(post, range(8)))
@@ -254,7 +254,7 @@ def test_concurrent_first_posts_make_one_queue(cluster: Cluster) -> None:
         assert sorted(worker.bodies()) == [str(number) for number in range(8)]
 
 
-def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
+def test_a_first_post_succeeds_if_a_put_creates_its_queue_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     cluster.rows.before("queue_records.create", lambda: two.queues.create(ADDRESS, b'{"_default_message_ttl":77}'))
     one.post("a")
@@ -267,7 +267,7 @@ def test_a_put_between_the_steps_of_a_first_post(cluster: Cluster) -> None:
     assert [message.ttl for message in page.messages] == [77, 77]
 
 
-def test_of_two_puts_one_creates(cluster: Cluster) -> None:
+def test_one_of_two_concurrent_puts_creates_the_queue(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     answers = []
     cluster.rows.before("queue_records.create", lambda: answers.append(two.queues.create(ADDRESS, b'{"by":"two"}')))
@@ -276,8 +276,8 @@ def test_of_two_puts_one_creates(cluster: Cluster) -> None:
     assert one.queues.get(ADDRESS)["by"] == "two"
 
 
-def test_a_put_whose_queue_is_deleted_before_it_is_open(cluster: Cluster) -> None:
-    """The deletion was answered first, so the queue is there afterwards."""
+def test_a_put_succeeds_if_its_queue_is_deleted_before_its_fence_is_raised(cluster: Cluster) -> None:
+    """The delete is acknowledged before the put, so the queue exists afterwards."""
     one, two = cluster.worker(), cluster.worker()
     cluster.rows.after("queue_records.create", lambda: two.queues.delete(ADDRESS))
     assert one.queues.create(ADDRESS, b'{"mine":1}') is True
@@ -286,7 +286,7 @@ def test_a_put_whose_queue_is_deleted_before_it_is_open(cluster: Cluster) -> Non
     assert one.bodies() == ["a"]
 
 
-def test_a_queue_whose_creator_died_is_opened_by_the_next(cluster: Cluster) -> None:
+def test_a_queue_whose_creator_was_killed_is_opened_by_the_next_request(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     cluster.fences.before("queues.open", die)
     with pytest.raises(Killed):
@@ -308,7 +308,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("raw", REFUSED, ids=range(len(REFUSED)))
-def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> None:
+def test_a_refused_first_post_creates_no_queue(cluster: Cluster, raw: bytes) -> None:
     worker = cluster.worker()
     with pytest.raises(InvalidInput):
         worker.messages.post(CALLER, ADDRESS, raw)
@@ -321,8 +321,8 @@ def test_a_refused_first_post_leaves_no_queue(cluster: Cluster, raw: bytes) -> N
 
 
 @pytest.mark.parametrize("point", ["queue_records.get", "messages.post"])
-def test_a_delete_before_the_store_operation(cluster: Cluster, point: str) -> None:
-    """Whatever copy the poster has, its message is in a queue that is there when it is answered."""
+def test_a_post_succeeds_if_its_queue_is_deleted_before_the_store_operation(cluster: Cluster, point: str) -> None:
+    """With any cached queue, an acknowledged message is in a queue that exists."""
     one, two = cluster.worker(), cluster.worker()
     two.post("old")
     old = cluster.row()
@@ -338,7 +338,7 @@ def test_a_delete_before_the_store_operation(cluster: Cluster, point: str) -> No
     assert one.bodies() == two.bodies() == ["new"]
 
 
-def test_a_queue_recreated_between_row_and_operation(cluster: Cluster) -> None:
+def test_a_post_reaches_the_new_queue_if_its_queue_is_recreated_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     (old,) = two.post("old")
 
@@ -375,8 +375,8 @@ def test_reads_of_a_queue_deleted_meanwhile_find_nothing(cluster: Cluster, opera
     assert cluster.row() is None
 
 
-def die_between_drop_and_row(cluster: Cluster) -> Queue:
-    """Leave a row whose queue is dropped, as a worker does that is killed in the middle of a delete."""
+def kill_between_drop_and_row(cluster: Cluster) -> Queue:
+    """Leave a row whose queue is dropped, like a worker that is killed in the middle of a delete."""
     victim = cluster.worker()
     victim.post("old")
     cluster.rows.before("queue_records.delete", die)
@@ -387,14 +387,14 @@ def die_between_drop_and_row(cluster: Cluster) -> Queue:
     return row
 
 
-def test_a_delete_that_died_is_ended_by_a_read(cluster: Cluster) -> None:
-    die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_read(cluster: Cluster) -> None:
+    kill_between_drop_and_row(cluster)
     assert cluster.worker().bodies() == []
     assert cluster.row() is None
 
 
-def test_a_delete_that_died_is_ended_by_a_post(cluster: Cluster) -> None:
-    left_over = die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_post(cluster: Cluster) -> None:
+    left_over = kill_between_drop_and_row(cluster)
     worker = cluster.worker()
     worker.post("new")
     assert worker.bodies() == ["new"]
@@ -404,29 +404,29 @@ def test_a_delete_that_died_is_ended_by_a_post(cluster: Cluster) -> None:
     assert cluster.shelves() == {row.uid}
 
 
-def test_a_delete_that_died_is_ended_by_a_put(cluster: Cluster) -> None:
-    die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_put(cluster: Cluster) -> None:
+    kill_between_drop_and_row(cluster)
     worker = cluster.worker()
     assert worker.queues.create(ADDRESS, b'{"new":1}') is True
     assert worker.queues.get(ADDRESS)["new"] == 1
 
 
-def test_a_delete_that_died_is_ended_by_a_patch(cluster: Cluster) -> None:
-    """The deletion was never answered: it may take place after the change."""
-    die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_patch(cluster: Cluster) -> None:
+    """The delete was never acknowledged, so it may take effect after the patch."""
+    kill_between_drop_and_row(cluster)
     worker = cluster.worker()
     assert worker.queues.patch(ADDRESS, patch(a=1))["a"] == 1
     assert cluster.row() is None
 
 
-def test_a_delete_that_died_is_ended_by_a_delete(cluster: Cluster) -> None:
-    die_between_drop_and_row(cluster)
+def test_a_killed_delete_is_finished_by_a_delete(cluster: Cluster) -> None:
+    kill_between_drop_and_row(cluster)
     cluster.worker().queues.delete(ADDRESS)
     assert cluster.row() is None
 
 
-def test_a_delete_that_died_long_ago_is_an_empty_queue(cluster: Cluster) -> None:
-    left_over = die_between_drop_and_row(cluster)
+def test_a_delete_killed_long_ago_leaves_an_empty_queue(cluster: Cluster) -> None:
+    left_over = kill_between_drop_and_row(cluster)
     cluster.clock.advance(TOMBSTONE_LIFETIME)
     worker = cluster.worker()
     assert worker.bodies() == []
@@ -436,10 +436,10 @@ def test_a_delete_that_died_long_ago_is_an_empty_queue(cluster: Cluster) -> None
 
 
 @pytest.mark.parametrize("point", ["queues.drop", "queue_records.delete"])
-def test_a_store_away_in_a_delete_can_be_tried_again(cluster: Cluster, point: str) -> None:
+def test_a_delete_can_be_repeated_after_an_outage(cluster: Cluster, point: str) -> None:
     worker = cluster.worker()
     worker.post("old")
-    (cluster.fences if point == "queues.drop" else cluster.rows).before(point, away)
+    (cluster.fences if point == "queues.drop" else cluster.rows).before(point, store_does_not_answer)
     with pytest.raises(StoreUnavailable):
         worker.queues.delete(ADDRESS)
     worker.queues.delete(ADDRESS)
@@ -448,7 +448,7 @@ def test_a_store_away_in_a_delete_can_be_tried_again(cluster: Cluster, point: st
 
 
 @pytest.mark.parametrize("point", ["queues.drop", "queue_records.delete"])
-def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Cluster, point: str) -> None:
+def test_a_slow_delete_does_not_change_the_next_queue_with_the_name(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("old")
 
@@ -461,7 +461,7 @@ def test_a_slow_delete_does_not_touch_the_next_queue_of_that_name(cluster: Clust
     assert one.bodies() == two.bodies() == ["new"]
 
 
-def test_two_deletes_at_once(cluster: Cluster) -> None:
+def test_two_concurrent_deletes_succeed(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("old")
     cluster.fences.after("queues.drop", lambda: two.queues.delete(ADDRESS))
@@ -472,8 +472,8 @@ def test_two_deletes_at_once(cluster: Cluster) -> None:
 # -- patches ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_patch_before_the_store_operation(cluster: Cluster) -> None:
-    """The copy was read before the change, and the change was answered before the operation: it counts."""
+def test_a_post_follows_a_patch_that_comes_before_the_store_operation(cluster: Cluster) -> None:
+    """The queue was cached before the patch, and the patch was acknowledged before the operation."""
     for point in ("queue_records.get", "messages.post"):
         one, two = cluster.worker(), cluster.worker()
         two.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
@@ -487,7 +487,7 @@ def test_a_patch_before_the_store_operation(cluster: Cluster) -> None:
         one.queues.delete(ADDRESS)
 
 
-def test_rules_that_were_lifted_refuse_nobody(cluster: Cluster) -> None:
+def test_removed_rules_refuse_no_post(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
     one.post("a")
@@ -497,7 +497,7 @@ def test_rules_that_were_lifted_refuse_nobody(cluster: Cluster) -> None:
         one.post("c" * 1000)
 
 
-def test_rules_of_a_deleted_queue_refuse_nobody(cluster: Cluster) -> None:
+def test_rules_of_a_deleted_queue_refuse_no_post(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
     one.post("a")
@@ -506,7 +506,7 @@ def test_rules_of_a_deleted_queue_refuse_nobody(cluster: Cluster) -> None:
     assert two.bodies() == ["b" * 100]
 
 
-def test_a_refusal_by_the_right_rules_reads_the_row_once(cluster: Cluster) -> None:
+def test_a_post_refused_by_current_rules_reads_the_row_once(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.queues.create(ADDRESS, b'{"_max_messages_post_size":10}')
     cluster.forget_counts()
@@ -516,8 +516,8 @@ def test_a_refusal_by_the_right_rules_reads_the_row_once(cluster: Cluster) -> No
     assert not cluster.fences.calls
 
 
-def test_a_patch_that_died_before_the_fence(cluster: Cluster) -> None:
-    """It was never answered. Whoever meets the new row first brings it to all."""
+def test_a_patch_killed_before_it_raised_the_fence_takes_effect_later(cluster: Cluster) -> None:
+    """It was never acknowledged. The next request that reads the new row raises the fence for all workers."""
     one, two, three = cluster.worker(), cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
     one.post("a")
@@ -534,16 +534,16 @@ def test_a_patch_that_died_before_the_fence(cluster: Cluster) -> None:
     assert ttl(one) == 200
 
 
-def test_a_patch_whose_fence_was_away_acts_in_its_own_worker(cluster: Cluster) -> None:
+def test_a_patch_that_could_not_raise_the_fence_takes_effect_in_its_own_worker(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
-    cluster.fences.before("queues.open", away)
+    cluster.fences.before("queues.open", store_does_not_answer)
     with pytest.raises(StoreUnavailable):
         worker.queues.patch(ADDRESS, patch(_default_message_ttl=200))
     assert worker.messages.get(ADDRESS, worker.post("b")[0]).messages[0].ttl == 200
 
 
-def test_two_patches_at_once_both_count(cluster: Cluster) -> None:
+def test_two_concurrent_patches_both_take_effect(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"n":0}')
     cluster.rows.before("queue_records.replace", lambda: two.queues.patch(ADDRESS, patch(b=2)))
@@ -565,7 +565,7 @@ def test_the_slower_of_two_patches_may_conflict(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("point", ["queue_records.replace", "queues.open"])
-def test_a_delete_in_the_middle_of_a_patch(cluster: Cluster, point: str) -> None:
+def test_a_patch_is_not_found_if_its_queue_is_deleted_meanwhile(cluster: Cluster, point: str) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     (cluster.rows if point == "queue_records.replace" else cluster.fences).before(
@@ -575,13 +575,13 @@ def test_a_delete_in_the_middle_of_a_patch(cluster: Cluster, point: str) -> None
         with pytest.raises(NotFound):
             one.queues.patch(ADDRESS, patch(a=1))
     else:
-        # The change was in place first, and went with the queue.
+        # The patch was stored first, and was deleted with the queue.
         assert one.queues.patch(ADDRESS, patch(a=1))["a"] == 1
     assert cluster.row() is None
     assert one.bodies() == []
 
 
-def test_a_patch_in_the_middle_of_a_delete(cluster: Cluster) -> None:
+def test_a_delete_succeeds_if_its_queue_is_patched_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     cluster.rows.before("queue_records.delete", lambda: two.queues.patch(ADDRESS, patch(a=1)))
@@ -590,7 +590,7 @@ def test_a_patch_in_the_middle_of_a_delete(cluster: Cluster) -> None:
     assert two.queues.get(ADDRESS).get("a") is None
 
 
-def test_a_patch_of_a_queue_recreated_meanwhile_is_of_the_new_one(cluster: Cluster) -> None:
+def test_a_patch_changes_the_new_queue_if_its_queue_is_recreated_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.queues.create(ADDRESS, b'{"old":1}')
 
@@ -616,7 +616,7 @@ def test_a_bad_patch_changes_nothing(cluster: Cluster) -> None:
     assert cluster.row() == before
 
 
-def test_a_patch_takes_back_what_lowered_limits_forbid(cluster: Cluster) -> None:
+def test_a_patch_can_remove_metadata_that_lowered_limits_forbid(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.queues.create(ADDRESS, b'{"_default_message_ttl":1000}')
     lowered = cluster.worker(limits=make_limits(max_message_ttl=500, default_message_ttl=300))
@@ -630,8 +630,8 @@ def test_a_patch_takes_back_what_lowered_limits_forbid(cluster: Cluster) -> None
 # -- fences and rows that lost each other ----------------------------------------------------------------------------
 
 
-def test_an_old_row_meets_a_higher_fence(cluster: Cluster) -> None:
-    """It must not be written back: the row has moved on since it was read."""
+def test_a_stale_row_is_not_written_back(cluster: Cluster) -> None:
+    """The row was changed after it was read."""
     one, two = cluster.worker(), cluster.worker()
     two.queues.create(ADDRESS, b'{"n":0}')
 
@@ -649,7 +649,7 @@ def test_an_old_row_meets_a_higher_fence(cluster: Cluster) -> None:
     assert row.generation == 3
 
 
-def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None:
+def test_a_row_from_a_backup_overtakes_the_fence(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
@@ -667,14 +667,14 @@ def test_a_row_from_a_backup_catches_up_with_the_fence(cluster: Cluster) -> None
 
 @pytest.mark.parametrize("behind", [2, 17, 100_000])
 @pytest.mark.parametrize("operation", ["post", "patch", "put", "claim"])
-def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
-    """However far the fence is ahead, which grows with each change that was made after the backup."""
+def test_a_row_from_a_backup_overtakes_the_fence_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
+    """The number of changes after the backup, by which the fence is ahead, does not matter."""
     cluster.worker().queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
     assert row is not None
     ahead = replace(row, generation=row.generation + behind)
     cluster.store.queues.open(queue=ahead, now=cluster.clock())
-    # A worker that was not restarted remembers the queue as it was before the restore.
+    # A worker that was not restarted has the queue of before the restore in its cache.
     remembers = cluster.worker()
     remembers.queues._cache.remember(ADDRESS, ahead)
     worker = cluster.worker()
@@ -686,7 +686,7 @@ def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: i
         "claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
     }
     operations[operation]()
-    # The change itself is a write too.
+    # The patch itself is a write too.
     assert cluster.rows.calls["queue_records.replace"] == (2 if operation == "patch" else 1)
     assert sum(cluster.rows.calls.values()) + sum(cluster.fences.calls.values()) <= 8
     caught_up = cluster.row()
@@ -697,7 +697,7 @@ def test_a_row_from_a_backup_catches_up_in_one_write(cluster: Cluster, behind: i
     assert cluster.rows.calls["queue_records.get"] == 1
 
 
-def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None:
+def test_one_of_several_workers_writes_a_row_that_overtakes_the_fence(cluster: Cluster) -> None:
     cluster.worker().queues.create(ADDRESS, b'{"n":0}')
     row = cluster.row()
     assert row is not None
@@ -712,7 +712,7 @@ def test_of_workers_that_catch_up_at_a_time_one_writes(cluster: Cluster) -> None
     assert caught_up.generation == 1001
 
 
-def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> None:
+def test_a_fence_that_the_message_store_lost_is_raised_again(cluster: Cluster) -> None:
     worker = cluster.worker()
     worker.post("a")
     cluster.store.data.queues.clear()
@@ -721,7 +721,7 @@ def test_a_message_store_that_lost_the_fence_gets_it_back(cluster: Cluster) -> N
     assert worker.bodies() == ["b"]
 
 
-def test_endless_change_ends_in_503(cluster: Cluster) -> None:
+def test_a_post_to_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 100)
@@ -730,7 +730,7 @@ def test_endless_change_ends_in_503(cluster: Cluster) -> None:
     assert two.bodies() == ["a"]
 
 
-def test_endless_change_ends_a_put_in_503(cluster: Cluster) -> None:
+def test_a_put_of_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     cluster.rows.after("queue_records.create", *[lambda: two.queues.delete(ADDRESS)] * 100)
     with pytest.raises(StoreUnavailable):
@@ -740,7 +740,7 @@ def test_endless_change_ends_a_put_in_503(cluster: Cluster) -> None:
     assert cluster.row() is None
 
 
-def test_endless_change_ends_a_patch_in_503(cluster: Cluster) -> None:
+def test_a_patch_of_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one = cluster.worker()
     one.queues.create(ADDRESS, b'{"n":0}')
 
@@ -756,7 +756,7 @@ def test_endless_change_ends_a_patch_in_503(cluster: Cluster) -> None:
     assert one.queues.get(ADDRESS)["n"] == 0
 
 
-def test_fewer_changes_than_tries_are_survived(cluster: Cluster) -> None:
+def test_a_post_succeeds_after_fewer_changes_than_tries(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 10)
@@ -765,10 +765,10 @@ def test_fewer_changes_than_tries_are_survived(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("point", ["queue_records.get", "queue_records.create", "queues.open", "messages.post"])
-def test_a_store_away_for_a_moment_leaves_nothing_broken(cluster: Cluster, point: str) -> None:
+def test_operations_succeed_after_a_short_outage(cluster: Cluster, point: str) -> None:
     worker = cluster.worker()
     wires = cluster.fences if point in ("queues.open", "messages.post") else cluster.rows
-    wires.before(point, away)
+    wires.before(point, store_does_not_answer)
     with pytest.raises(StoreUnavailable):
         worker.post("a")
     worker.post("b")
@@ -796,7 +796,7 @@ def subscribe(cluster: Cluster, worker: Worker, address: QueueName = ADDRESS) ->
 
 
 def subscriptions(cluster: Cluster, address: QueueName = ADDRESS) -> tuple[list[str], bool]:
-    """Those of the queue, and whether its row says that there are some."""
+    """Return the ids of the subscriptions of the queue, and ``notify`` of its row."""
     row = cluster.row(address)
     assert row is not None
     listed = cluster.management.subscriptions.list_after(queue_uid=row.uid, after="", limit=9, now=cluster.clock())
@@ -826,7 +826,7 @@ def test_a_purge_removes_what_it_names_and_leaves_the_rest(
     worker.queues.purge(ADDRESS, b"" if types is None else json.dumps({"resource_types": types}).encode())
     assert worker.bodies() == other.bodies() == bodies
     assert subscriptions(cluster) == left
-    # What a worker posts afterwards is in the queue, and goes to who is left.
+    # Later posts are in the queue, and are noted for the remaining subscribers.
     assert worker.post("c")
     assert other.bodies() == [*bodies, "c"]
     assert worker.bodies(beside) == ["a", "b"]
@@ -855,7 +855,7 @@ def page_of(worker: Worker, **changes: Any) -> QueuePage:
 
 
 def fill(cluster: Cluster, total: int, *, kind: str = "queue", project: str = "shop") -> None:
-    """``total`` queues with large metadata; the last three have ``late`` in their names and in their metadata."""
+    """Create ``total`` queues with large metadata. The last three have ``late`` in their names and metadata."""
     for number in range(total):
         late = number >= total - 3
         name = f"q{number:05}" + ("late" if late else "")
@@ -869,7 +869,7 @@ FILTERS = {"by name": ("late$", {}), "by metadata": (None, {"late": "true"}), "b
 
 @pytest.fixture(params=FILTERS.values(), ids=FILTERS)
 def late(request: pytest.FixtureRequest) -> QueueFilter:
-    """Keeps the last three queues."""
+    """A filter that keeps the last three queues."""
     keep = make_filter(*request.param)
     assert keep is not None
     return keep
@@ -877,7 +877,7 @@ def late(request: pytest.FixtureRequest) -> QueueFilter:
 
 @pytest.mark.parametrize("kind", ["queue", TOPIC])
 def test_filters_and_counts_look_at_all_queues(cluster: Cluster, late: QueueFilter, kind: str) -> None:
-    """More of them than are read at a time, and the last ones match."""
+    """There are more queues than one read returns, and the last ones match."""
     worker = cluster.worker()
     total = (2 * queue_listing._ROWS_AT_A_TIME if late.needs_metadata else queue_listing._NAMES_AT_A_TIME) + 3
     fill(cluster, total, kind=kind)
@@ -902,7 +902,7 @@ def test_filters_and_counts_look_at_all_queues(cluster: Cluster, late: QueueFilt
         assert all(queue.metadata["late"] for queue in detailed.queues)
 
 
-def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
+def test_a_listing_reads_rows_only_if_it_needs_metadata(cluster: Cluster) -> None:
     worker = cluster.worker()
     fill(cluster, 40)
     by_name = make_filter("[13579]$", {})
@@ -912,7 +912,7 @@ def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
         assert len(page.names) > 0
         assert page.queues == []
         assert dict(cluster.rows.calls) == {"queue_records.list_names": 1}
-        # A count looks at the names once more, or not even that.
+        # A count reads the names once more at most.
         cluster.forget_counts()
         assert page_of(worker, with_count=True, **wanted).count == (18 if "keep" in wanted else 40)
         assert set(cluster.rows.calls) <= {"queue_records.list_names", "queue_records.count"}
@@ -920,13 +920,13 @@ def test_rows_are_read_only_where_metadata_are_needed(cluster: Cluster) -> None:
     cluster.forget_counts()
     assert len(page_of(worker, detailed=True, with_count=False, limit=3).queues) == 3
     assert dict(cluster.rows.calls) == {"queue_records.list_after": 1}
-    # Names are matched first: the rows of the page are all that is read.
+    # Names are matched first, so only the rows of the page are read.
     cluster.forget_counts()
     assert len(page_of(worker, detailed=True, with_count=True, limit=3, keep=by_name).queues) == 3
     assert dict(cluster.rows.calls) == {"queue_records.list_names": 1, "queue_records.get": 3}
 
 
-def test_a_queue_deleted_while_a_page_is_made_is_left_out(cluster: Cluster) -> None:
+def test_a_page_leaves_out_a_queue_that_is_deleted_meanwhile(cluster: Cluster) -> None:
     worker = cluster.worker()
     fill(cluster, 4)
     first = QueueName("shop", "queue", "q00001late")
@@ -939,7 +939,7 @@ def test_a_queue_deleted_while_a_page_is_made_is_left_out(cluster: Cluster) -> N
 def test_one_request_looks_at_a_bounded_number_of_queues(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, late: QueueFilter, with_count: bool
 ) -> None:
-    """A page may be short or empty then; whoever follows it to its end finds all that match, each once."""
+    """A page may be short or empty then. A client that follows all pages gets each match once."""
     monkeypatch.setattr(queue_listing, "MOST_NAMES", 60)
     monkeypatch.setattr(queue_listing, "MOST_ROWS", 60)
     monkeypatch.setattr(queue_listing, "_NAMES_AT_A_TIME", 20)
@@ -955,7 +955,7 @@ def test_one_request_looks_at_a_bounded_number_of_queues(
         pages += 1
         assert len(page.names) <= 2
         assert page.count is None, "more queues than one request looks at"
-        # A count begins anew at the first queue, and gives up after as many.
+        # A count starts again at the first queue, and stops after the same number.
         assert sum(cluster.rows.calls.values()) <= (6 if with_count else 3)
         assert page.following is None or page.following > after
         names += page.names
@@ -965,7 +965,7 @@ def test_one_request_looks_at_a_bounded_number_of_queues(
 
 
 def test_the_whole_request_reads_few_rows_of_many(cluster: Cluster, late: QueueFilter) -> None:
-    """With the bounds as they are."""
+    """With the default bounds."""
     read: list[int] = []
     worker = cluster.worker()
     fill(cluster, 700)
@@ -989,11 +989,11 @@ def test_the_whole_request_reads_few_rows_of_many(cluster: Cluster, late: QueueF
 
 
 HOSTILE = "(.{0,60}){0,10}~"
-"""Takes long for each name, and is in none."""
+"""An expression that takes long for each name and matches none."""
 
 
 class SlowMatching:
-    """The time as if an expression took a millisecond for each name, which depends on the machine."""
+    """A clock that advances by a millisecond for each matched name, so that the test does not depend on the machine."""
 
     def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
         self._now = 0.0
@@ -1031,7 +1031,7 @@ def test_an_expression_that_takes_long_ends_the_page_early(cluster: Cluster, mon
 def test_an_expression_that_takes_long_leaves_turns_to_other_requests(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a gevent worker, also where the store is never waited for."""
+    """In a gevent worker, also if the store never blocks."""
     gevent = pytest.importorskip("gevent")
     monkeypatch.setattr(queue_listing, "WALK_SECONDS", 0.3)
     monkeypatch.setattr(queue_listing, "time", SlowMatching(gevent.sleep))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions to stores of which one does not answer: the threads that ask stay free for the others."""
+"""Calls to several stores: a store that does not answer does not block the threads for the others."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_store_that_failed_is_left_alone_for_longer_each_time() -> None:
         clock.now += 0.001
         pause = min(2 * pause, store_guard.MOST_PAUSE_SECONDS)
     with guard.asking(store_ref), pytest.raises(StoreUnavailable):
-        # One at a time finds out whether it is back.
+        # One call at a time probes whether the store answers again.
         ask(guard, store_ref)
     with guard.asking(store_ref):
         ask(guard, store_ref)

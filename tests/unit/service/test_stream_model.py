@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No gap: readers are cut at any event and resume with the last id they saw, while a queue changes in every way.
+"""Streams have no gaps: readers disconnect at any event and resume with their last id, while a queue changes.
 
-A model knows all messages. Whenever a reader has read all there is, it must have seen each message that is there.
+A model has all messages. If a reader has read to the end, it must have seen each message that exists.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zaqar.waiting.waiters import Kind, Located
 
 CLIENTS = ("alice", "bob")
 MOST_READS = 500
-"""A stream that is read so often and still claims to have more would keep a processor busy for ever."""
+"""A stream that still claims to have more after this number of reads would keep a processor busy for ever."""
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ class Reader:
 
 
 class Streaming(RuleBasedStateMachine):
-    """One process writes, another one has the readers and may not be told of what the first one does."""
+    """One process writes. Another process has the readers, and may get no wakeups from the first one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Streaming(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        """What happens once a second while anybody waits."""
+        """Poll the queue, which happens once a second while clients wait."""
         registry = self.hub.registry
         for store_ref in registry.store_refs():
             uids = registry.uids_of(store_ref)
@@ -218,7 +218,7 @@ class Streaming(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: self.readers)
     def beat(self, data: st.DataObject) -> None:
-        """An idle connection tells how far it is."""
+        """Send the marker of an idle connection."""
         reader = data.draw(st.sampled_from(self.readers))
         if not reader.pending:
             reader.last = reader.stream.marker
@@ -256,7 +256,7 @@ class Streaming(RuleBasedStateMachine):
         return bool(reader.waiter.is_ready or reader.stream.is_ready or (due is not None and due <= self.clock.now))
 
     def read_all(self, reader: Reader) -> None:
-        # Once for the queue that is gone, once for the one that has its name.
+        # One read for the deleted queue, one for the new queue with its name.
         self.look()
         self.look()
         for _ in range(MOST_READS):
@@ -270,7 +270,7 @@ class Streaming(RuleBasedStateMachine):
         tail = reader.stream._tail
         for sent in self.sent.values():
             if tail.room == 0 and int(sent.id[UID_LENGTH:], 16) > tail.position:
-                continue  # As many delayed messages as may be held back come before it.
+                continue  # The largest allowed number of delayed messages comes before it.
             if sent.number >= reader.start and sent.client != reader.excluded and sent.is_visible(self.clock.now):
                 assert sent.id in reader.seen, f"{sent} is missed"
 
@@ -288,7 +288,7 @@ class Streaming(RuleBasedStateMachine):
         assert event.message.queue_uid == reader.uid == event.marker[:UID_LENGTH]
         assert sent.client != reader.excluded
         assert sent.due <= event.now
-        # A read is shared by readers for a second at most.
+        # Readers share a read for a second at most.
         assert min(sent.expires, sent.deleted or sent.expires) >= int(event.now)
         assert sent.id not in reader.ids, "twice in one connection"
         assert number > reader.since, "before the marker"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams pass the stages that a listing passes: no stage that refuses a listing can be evaded by a stream."""
+"""Streams run the hooks of a listing, so a client cannot evade a stage by a stream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zaqar.waiting.hub import Hub
 
 
 class Gate(Stage):
-    """Does what the test has set, and notes what it sees."""
+    """A stage that does what the test has set, and records its calls."""
 
     def __init__(self) -> None:
         self.answer: ListMessages | Done[Sequence[Message]] | Exception | None = None
@@ -71,7 +71,9 @@ def begin(streams: StagedStreams, marker: str | None = None) -> Stream:
     return streams.open(CALLER, ADDRESS, marker=marker, from_start=True, echo=True, version=1)
 
 
-def test_a_stage_is_asked_once_and_sees_each_batch(cluster: Cluster, streams: StagedStreams, gate: Gate) -> None:
+def test_before_hooks_run_once_and_after_hooks_get_each_batch(
+    cluster: Cluster, streams: StagedStreams, gate: Gate
+) -> None:
     cluster.worker().post(*(str(number) for number in range(30)))
     stream = begin(streams)
     assert len(stream.read(version=1, limit=20)) == 20
@@ -87,7 +89,7 @@ def test_a_stage_that_refuses_a_listing_refuses_a_stream(streams: StagedStreams,
         begin(streams)
 
 
-def test_what_a_stage_answers_itself_cannot_be_followed(streams: StagedStreams, gate: Gate) -> None:
+def test_a_stream_is_refused_if_a_stage_answers_the_listing(streams: StagedStreams, gate: Gate) -> None:
     gate.answer = Done([])
     with pytest.raises(NotAcceptable, match="stage"):
         begin(streams)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trust a subscription uses, and that none is left behind, whatever the request comes to."""
+"""Which trust a subscription uses, and that every unused trust becomes due, also if the request fails."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Trusting(Subscribers):
         return self.cluster.management.trusts.get(trust_id=trust_id)
 
     def due(self) -> list[str]:
-        """The trusts that are to be looked at now."""
+        """Return the trusts that are due now."""
         return [each.id for each in self.cluster.management.trusts.list_due(now=self.cluster.clock.now, limit=99)]
 
 
@@ -58,7 +58,7 @@ def subscribers() -> Trusting:
     return Trusting(Cluster())
 
 
-def test_a_trust_is_made_for_who_subscribes(subscribers: Trusting) -> None:
+def test_a_trust_is_made_for_the_user_that_subscribes(subscribers: Trusting) -> None:
     id_ = subscribers.create(options={"k": 1}, ttl=600).subscription_id
     assert subscribers.one().options == {"k": 1, "trust_id": "ann-0"}
     (made,), now = subscribers.keystone.made, subscribers.cluster.clock.now
@@ -75,19 +75,19 @@ def test_a_trust_is_made_for_who_subscribes(subscribers: Trusting) -> None:
     )
 
 
-def test_what_was_shown_may_come_back(subscribers: Trusting) -> None:
+def test_options_may_be_sent_back_as_they_were_shown(subscribers: Trusting) -> None:
     id_ = subscribers.create().subscription_id
     subscribers.patch(id_, options={"k": 2, "trust_id": "ann-0"})
     assert subscribers.one().options == {"k": 2, "trust_id": "ann-0"}
     subscribers.patch(id_, options={"k": 3})
     assert subscribers.one().options == {"k": 3, "trust_id": "ann-0"}
     assert len(subscribers.keystone.made) == 1
-    # Each time, as this token may have fewer roles than the one that the trust was made with.
+    # Checked at each change, because this token may have fewer roles than the one that made the trust.
     assert subscribers.keystone.checked == ["ann-0", "ann-0"]
 
 
 @pytest.mark.parametrize("confirmed", [True, False])
-def test_no_trust_is_made_for_a_subscription_that_is_there(subscribers: Trusting, confirmed: bool) -> None:
+def test_no_trust_is_made_if_the_subscription_exists(subscribers: Trusting, confirmed: bool) -> None:
     id_ = subscribers.create().subscription_id
     if confirmed:
         subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
@@ -99,7 +99,7 @@ def test_no_trust_is_made_for_a_subscription_that_is_there(subscribers: Trusting
     assert subscribers.due() == []
 
 
-def test_a_trust_is_made_after_all_else_was_checked(subscribers: Trusting) -> None:
+def test_a_trust_is_made_after_all_other_checks(subscribers: Trusting) -> None:
     for subscriber, fields in (
         ("trust+http://127.0.0.1/", {}),
         (HOOK, {"ttl": 1}),
@@ -114,14 +114,14 @@ def test_a_trust_is_made_after_all_else_was_checked(subscribers: Trusting) -> No
     assert subscribers.keystone.made == subscribers.keystone.checked == []
 
 
-def test_of_two_who_subscribe_at_once_the_second_trust_is_given_up(subscribers: Trusting) -> None:
+def test_the_second_trust_of_two_concurrent_creations_becomes_due(subscribers: Trusting) -> None:
     subscribers.cluster.rows.before("subscriptions.create", lambda: subscribers.create(by=BOB))
     subscribers.create()
     assert subscribers.trust() == "bob-1"
     assert subscribers.due() == ["ann-0"]
 
 
-def test_a_trust_is_given_up_if_the_subscription_cannot_be_stored(subscribers: Trusting) -> None:
+def test_a_trust_becomes_due_if_the_subscription_cannot_be_stored(subscribers: Trusting) -> None:
     def fail() -> None:
         raise StoreUnavailable
 
@@ -131,10 +131,10 @@ def test_a_trust_is_given_up_if_the_subscription_cannot_be_stored(subscribers: T
     assert subscribers.due() == ["ann-0"]
 
 
-def test_a_trust_of_a_request_that_dies_is_looked_at_later(subscribers: Trusting) -> None:
+def test_the_trust_of_a_killed_request_becomes_due_later(subscribers: Trusting) -> None:
     subscribers.cluster.rows.before("subscriptions.create", die)
     release = subscribers.cluster.management.trusts.put
-    # A process that dies runs nothing that would come afterwards.
+    # A killed process does not run the end of the session.
     calls: list[Trust] = []
 
     def put(*, trust: Trust) -> None:
@@ -152,7 +152,7 @@ def test_a_trust_of_a_request_that_dies_is_looked_at_later(subscribers: Trusting
     assert subscribers.due() == ["ann-0"]
 
 
-def test_a_trust_that_cannot_be_noted_is_not_used(subscribers: Trusting, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trust_that_cannot_be_recorded_is_not_used(subscribers: Trusting, caplog: pytest.LogCaptureFixture) -> None:
     def put(*, trust: Trust) -> None:
         raise StoreUnavailable
 
@@ -178,7 +178,7 @@ def test_nothing_is_stored_without_a_trust(subscribers: Trusting, by: Context) -
 # -- a trust that the caller brings ---------------------------------------------------------------------------------
 
 
-def test_a_trust_that_is_brought_is_checked_and_never_given_up(subscribers: Trusting) -> None:
+def test_a_trust_given_by_the_caller_is_checked_and_never_due(subscribers: Trusting) -> None:
     subscribers.keystone.brought = {"x": "ann", "y": "bob"}
     with pytest.raises(InvalidInput):
         subscribers.create(options={"trust_id": "y"})
@@ -189,7 +189,7 @@ def test_a_trust_that_is_brought_is_checked_and_never_given_up(subscribers: Trus
     with pytest.raises(InvalidInput):
         subscribers.patch(id_, options={"trust_id": "y"})
     assert subscribers.trust() == "x"
-    # It is kept by those whose it is.
+    # Its owner may keep it.
     subscribers.patch(id_, options={"k": 1})
     subscribers.patch(id_, by=BOB, ttl=7200)
     assert subscribers.one().options == {"k": 1, "trust_id": "x"}
@@ -199,8 +199,8 @@ def test_a_trust_that_is_brought_is_checked_and_never_given_up(subscribers: Trus
     assert subscribers.due() == ["bob-0"]
 
 
-def test_a_trust_of_another_subscription_cannot_be_brought(subscribers: Trusting) -> None:
-    """It ends with that one."""
+def test_a_caller_cannot_give_the_trust_of_another_subscription(subscribers: Trusting) -> None:
+    """It would end with that subscription."""
     subscribers.create()
     subscribers.keystone.brought = {"ann-0": "ann"}
     with pytest.raises(InvalidInput, match="another subscription"):
@@ -210,7 +210,7 @@ def test_a_trust_of_another_subscription_cannot_be_brought(subscribers: Trusting
 # -- changes -------------------------------------------------------------------------------------------------------
 
 
-def test_a_subscriber_that_comes_to_need_a_trust_gets_one(subscribers: Trusting) -> None:
+def test_a_change_to_a_subscriber_with_a_token_makes_a_trust(subscribers: Trusting) -> None:
     id_ = subscribers.create(PLAIN, options={"post_headers": {"X-Auth-Token": "x"}}).subscription_id
     with pytest.raises(InvalidInput, match="X-Auth-Token"):
         subscribers.patch(id_, subscriber=HOOK)
@@ -222,7 +222,7 @@ def test_a_subscriber_that_comes_to_need_a_trust_gets_one(subscribers: Trusting)
     assert record is not None and record.attached
 
 
-def test_a_subscriber_that_needs_no_trust_any_more_gives_it_up(subscribers: Trusting) -> None:
+def test_a_change_to_a_subscriber_without_a_token_makes_the_trust_due(subscribers: Trusting) -> None:
     id_ = subscribers.create().subscription_id
     subscribers.patch(id_, subscriber=PLAIN)
     assert subscribers.one().options == {}
@@ -231,7 +231,7 @@ def test_a_subscriber_that_needs_no_trust_any_more_gives_it_up(subscribers: Trus
         subscribers.patch(id_, options={"trust_id": "ann-0"})
 
 
-def test_a_longer_life_needs_another_trust(subscribers: Trusting) -> None:
+def test_a_longer_ttl_needs_a_new_trust(subscribers: Trusting) -> None:
     id_ = subscribers.create(ttl=3600).subscription_id
     subscribers.patch(id_, ttl=60)
     subscribers.patch(id_, by=BOB, ttl=3600)
@@ -247,7 +247,7 @@ def test_a_longer_life_needs_another_trust(subscribers: Trusting) -> None:
 
 @pytest.mark.parametrize("change", [{"subscriber": f"{HOOK}2"}, {"options": {"post_data": "{}"}}])
 @pytest.mark.parametrize("by", [BOB, SIGNED])
-def test_nobody_redirects_what_is_sent_in_the_name_of_another(
+def test_a_user_cannot_redirect_requests_in_the_name_of_another_user(
     subscribers: Trusting, change: dict[str, Any], by: Context
 ) -> None:
     id_ = subscribers.create().subscription_id
@@ -259,12 +259,12 @@ def test_nobody_redirects_what_is_sent_in_the_name_of_another(
     subscribers.patch(id_, by=by, **change)
     assert subscribers.trust() == "bob-1"
     assert "ann-0" in subscribers.due()
-    # What changes nothing takes over nothing.
+    # A change without an effect is allowed and does not take over the trust.
     subscribers.patch(id_, by=ANN, subscriber=subscribers.one().subscriber)
     assert subscribers.trust() == "bob-1"
 
 
-def test_a_change_that_is_repeated_makes_one_trust(subscribers: Trusting) -> None:
+def test_a_change_that_is_retried_makes_one_trust(subscribers: Trusting) -> None:
     id_ = subscribers.create(PLAIN).subscription_id
     other = Subscribers(subscribers.cluster)
 
@@ -277,7 +277,7 @@ def test_a_change_that_is_repeated_makes_one_trust(subscribers: Trusting) -> Non
     assert len(subscribers.keystone.made) == 1
 
 
-def test_a_trust_is_given_up_if_the_change_comes_to_nothing(subscribers: Trusting) -> None:
+def test_a_trust_becomes_due_if_the_change_fails(subscribers: Trusting) -> None:
     id_ = subscribers.create(PLAIN).subscription_id
 
     def remove() -> None:
@@ -289,7 +289,7 @@ def test_a_trust_is_given_up_if_the_change_comes_to_nothing(subscribers: Trustin
     assert subscribers.due() == ["ann-0"]
 
 
-def test_another_who_has_the_subscriber_is_a_conflict(subscribers: Trusting) -> None:
+def test_a_change_to_the_subscriber_of_another_subscription_is_a_conflict(subscribers: Trusting) -> None:
     subscribers.create(by=BOB)
     id_ = subscribers.create(PLAIN).subscription_id
     with pytest.raises(Conflict):
@@ -301,7 +301,7 @@ def test_another_who_has_the_subscriber_is_a_conflict(subscribers: Trusting) -> 
 
 
 @pytest.mark.parametrize("way", ["delete", "end", "expire", "purge", "delete queue"])
-def test_the_trust_is_given_up_with_the_subscription(subscribers: Trusting, way: str) -> None:
+def test_the_trust_becomes_due_if_the_subscription_ends(subscribers: Trusting, way: str) -> None:
     id_ = subscribers.create(ttl=60).subscription_id
     queues = subscribers.worker.queues
     if way == "delete":
@@ -319,7 +319,7 @@ def test_the_trust_is_given_up_with_the_subscription(subscribers: Trusting, way:
     assert subscribers.due() == ["ann-0"]
 
 
-def test_one_that_has_another_trust_by_now_is_not_ended(subscribers: Trusting) -> None:
+def test_a_subscription_with_another_trust_by_now_is_not_removed(subscribers: Trusting) -> None:
     id_ = subscribers.create().subscription_id
     old = subscribers.one()
     subscribers.patch(id_, ttl=86400)
@@ -327,7 +327,7 @@ def test_one_that_has_another_trust_by_now_is_not_ended(subscribers: Trusting) -
     assert subscribers.trust() == "ann-1"
 
 
-def test_queues_without_subscribers_ask_for_no_trusts(subscribers: Trusting) -> None:
+def test_deleting_a_queue_without_subscribers_touches_no_trusts(subscribers: Trusting) -> None:
     subscribers.worker.post("m")
 
     def hasten(**_: object) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Keystone of trusts that service tests can look into."""
+"""A Keystone in memory that makes trusts, for tests of the service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Made:
 
 
 class Keystone(TrustMaker):
-    """Trusts are called after the user who made them; those of ``brought`` belong to the user named."""
+    """The id of a trust begins with the user who made it. ``brought`` has the users of trusts made by clients."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock

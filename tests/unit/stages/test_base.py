@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages: when each hook is called, in which order, with what, and what a refusal leaves."""
+"""Stages: when hooks are called, in which order and with which arguments, and the effect of a refusal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cluster() -> Cluster:
 
 
 class Note(Stage):
-    """Writes down what it sees, and adds its name to each body."""
+    """Records its calls, and adds its name to each body."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class Refuse(Stage):
 
 
 class Run(Stage):
-    """Something else happens while a post is between the stages and the store."""
+    """Runs a function between the stages and the store."""
 
     def __init__(self, *steps: Callable[[], object]) -> None:
         self.steps = list(steps)
@@ -71,7 +71,7 @@ class Run(Stage):
         return drafts
 
 
-def test_stages_follow_each_other(cluster: Cluster) -> None:
+def test_stages_run_in_order(cluster: Cluster) -> None:
     cluster.worker().post("")
     log: list[str] = []
     worker = cluster.worker(Note("1", log), Note("2", log))
@@ -118,7 +118,7 @@ def test_a_refusal_stores_nothing_and_makes_no_queue(cluster: Cluster, error: Cl
     assert worker.bodies() == (["before"] if exists else [])
 
 
-def test_input_that_is_refused_reaches_no_stage(cluster: Cluster) -> None:
+def test_refused_input_reaches_no_stage(cluster: Cluster) -> None:
     log: list[str] = []
     worker = cluster.worker(Note("1", log))
     for raw in (b"{", b'{"messages":[]}', b'{"messages":[{"body":1,"ttl":1}]}'):
@@ -128,7 +128,7 @@ def test_input_that_is_refused_reaches_no_stage(cluster: Cluster) -> None:
 
 
 def test_a_retried_post_passes_the_stages_again_with_the_new_queue(cluster: Cluster) -> None:
-    """Their drafts were made for a queue that is gone; only the last ones are stored."""
+    """The first drafts were made for a deleted queue. Only the last ones are stored."""
     other = cluster.worker()
     other.post("old")
     generations: list[int] = []
@@ -148,15 +148,15 @@ def test_a_retried_post_passes_the_stages_again_with_the_new_queue(cluster: Clus
 
 
 def error_of_a_stage_that_posts(uid: str) -> Exception:
-    """What a stage meets that uses a store of its own."""
+    """Make the error of a stage that uses a store itself."""
     return StaleQueue(uid)
 
 
 @pytest.mark.parametrize("make", [error_of_a_stage_that_posts, lambda uid: InvalidInput("x", "no"), RuntimeError])
-def test_an_error_after_the_store_neither_repeats_nor_fails_a_post(
+def test_an_error_of_an_after_hook_neither_repeats_nor_fails_a_post(
     cluster: Cluster, make: Callable[[str], Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is acknowledged is stored, and what is stored is acknowledged: a client would post it again."""
+    """Stored messages are acknowledged even then, because a client would post them again."""
     cluster.worker().post("a")
     row = cluster.row()
     assert row is not None
@@ -200,7 +200,7 @@ def test_a_stage_reads_the_configuration_once_at_start() -> None:
 
 
 @pytest.mark.parametrize("plugin", [object, int, "Stage", None, Stage(), lambda: Stage()], ids=range(6))
-def test_anything_else_stops_the_start(plugin: object) -> None:
+def test_an_object_that_is_no_stage_stops_the_start(plugin: object) -> None:
     with pytest.raises(
         StartupError,
         match=r"^\[storage\] message_pipeline: 'mine' is neither a subclass of zaqar\.stages\.base\.Stage, nor .* "

@@ -13,7 +13,7 @@ from zaqar.stages.operations import MESSAGES
 from zaqar.stages.published.adapters import make_stage
 
 
-def test_rings_after_a_post_to_a_queue_with_subscribers(tmp_path: Path) -> None:
+def test_notifiers_are_woken_after_a_post_to_a_queue_with_subscribers(tmp_path: Path) -> None:
     conf = configuration.load([], default_config_files=[])
     conf.set_override("state_dir", str(tmp_path))
     (name,) = conf.storage.message_pipeline

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline: the order of its stages, what goes from one to the next, and which stages it takes."""
+"""A pipeline: the order of its stages, the requests that they pass on, and which stages it accepts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALLER = Context("shop", "producer")
 
 
 class Sign(Stage):
-    """Adds its name to the metadata, and writes down what it sees afterwards."""
+    """Adds its name to the metadata, and records its ``after_`` calls."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name = name
@@ -49,7 +49,7 @@ def run(*names: str) -> tuple[bool, list[Changed[CreateQueue]], list[str]]:
     return pipeline.run(CALLER, CreateQueue(ADDRESS, {}), act), served, log
 
 
-def test_each_stage_gets_what_the_one_before_made() -> None:
+def test_each_stage_gets_the_request_of_the_previous_stage() -> None:
     result, ((request, by_stages),), log = run("one", "two")
     assert result is True
     assert by_stages
@@ -57,11 +57,11 @@ def test_each_stage_gets_what_the_one_before_made() -> None:
     assert log == ["one ['one', 'two'] True", "two ['one', 'two'] True"]
 
 
-def test_done_ends_it_for_those_behind_and_for_the_store() -> None:
+def test_done_skips_later_stages_and_the_store() -> None:
     assert run("one", "end", "two") == (False, [], [])
 
 
-def test_an_operation_without_hooks_goes_straight_on() -> None:
+def test_an_operation_without_hooks_runs_directly() -> None:
     pipeline = Pipeline([Sign("one", [])], resource=QUEUES)
     assert not pipeline.has(DeleteQueue)
     request = GetQueue(ADDRESS)
@@ -69,7 +69,7 @@ def test_an_operation_without_hooks_goes_straight_on() -> None:
     assert wanted == Changed(request, by_stages=False)
 
 
-def test_a_change_in_place_is_seen() -> None:
+def test_a_change_in_place_is_detected() -> None:
     class InPlace(Stage):
         def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue:
             metadata: Any = request.metadata
@@ -77,7 +77,7 @@ def test_a_change_in_place_is_seen() -> None:
             return request
 
     pipeline = Pipeline([InPlace()], resource=QUEUES)
-    # Equal in Python, and not the same JSON.
+    # 1 and True are equal in Python, but different JSON.
     for metadata, changed in (({"a": 1}, True), ({"a": True}, False), ({}, True)):
         wanted = pipeline.run_before(CALLER, CreateQueue(ADDRESS, metadata))
         assert isinstance(wanted, Changed)
@@ -122,7 +122,7 @@ def make(plugin: object, resource: str) -> Stage:
 @pytest.mark.parametrize(
     ("plugin", "resource"), [(OfClaims, CLAIMS), (OfBoth, CLAIMS), (OfBoth, MESSAGES), (Stage, QUEUES)]
 )
-def test_a_stage_with_hooks_of_the_resource_or_without_any(plugin: type[Stage], resource: str) -> None:
+def test_a_stage_with_hooks_of_the_resource_or_without_hooks_is_accepted(plugin: type[Stage], resource: str) -> None:
     assert type(make(plugin, resource)) is plugin
 
 
@@ -136,7 +136,7 @@ def test_a_stage_with_hooks_of_the_resource_or_without_any(plugin: type[Stage], 
         ("text", QUEUES, "nor does it make an object"),
     ],
 )
-def test_one_that_would_do_nothing_stops_the_start(plugin: object, resource: str, words: str) -> None:
+def test_a_stage_without_hooks_of_the_resource_stops_the_start(plugin: object, resource: str, words: str) -> None:
     with pytest.raises(StartupError) as caught:
         make(plugin, resource)
     assert str(caught.value).startswith("[storage] x_pipeline: 'acme' ")
@@ -146,7 +146,7 @@ def test_one_that_would_do_nothing_stops_the_start(plugin: object, resource: str
 # -- who asks ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_caller_counts_only_in_its_own_project() -> None:
+def test_the_current_caller_is_used_only_in_its_own_project() -> None:
     token = current.set(CALLER)
     try:
         assert caller_in("shop") is CALLER

@@ -51,7 +51,7 @@ class Process:
 
     def tell(self, wake: Wake, last: int = 0) -> None:
         for other in self.others:
-            other.registry.note_foreign(DIGEST, UID, wake, last)
+            other.registry.note_other_process(DIGEST, UID, wake, last)
 
 
 class Waiting(RuleBasedStateMachine):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""granian on a socket that is already open: ``python -m zaqar.cmd.server.granian_server --fd=N`` and its own options.
+"""Runs granian on a socket that is already open: ``python -m zaqar.cmd.server.granian_server --fd=N OPTIONS``.
 
-granian itself opens the port in each worker, long after ``zaqar-server`` found it free. A port that another program
-takes in between ends every worker at every attempt.
+``zaqar-server`` starts it. granian itself would open the port in each worker, long after ``zaqar-server`` has found it
+free. If another program took the port in between, every worker would end at every attempt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     listener.set_inheritable(True)
 
     class InheritedSocketServer(cli.Server):  # type: ignore[misc]
-        """Hands the listener to each worker, as granian does with the socket of its option ``uds``."""
+        """Passes the listening socket to each worker, as granian does with the socket of its option ``uds``."""
 
         def _init_shared_socket(self) -> None:
             self._ssp = None
@@ -36,13 +36,15 @@ def main(argv: list[str]) -> None:
             self._sso = listener
 
         def signal_handler_interrupt(self, *arguments: Any) -> None:
-            # Workers close theirs as they stop. As long as this one is open, clients connect and wait for nobody.
+            # Each worker closes its copy when it stops. Close this one too: while it is open, the system accepts
+            # connections that no process serves.
             listener.close()
             super().signal_handler_interrupt(*arguments)
 
         def serve(self, *arguments: Any, **options: Any) -> None:
-            # MPServer.serve only warns that there are many threads. A thread that waits for a slow client's body, or
-            # for the store, needs no processor, and few threads would let slow clients keep the others out.
+            # Not MPServer.serve, which only adds a warning about many threads. A thread that waits for the body of a
+            # slow client, or for the store, needs no processor. With few threads slow clients would keep all others
+            # out.
             AbstractServer.serve(self, *arguments, **options)
 
     let_sigterm_end_new_children()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gunicorn worker that ``zaqar-server`` uses: gevent's, with an end to everything a client can draw out.
+"""gunicorn's gevent worker with a time limit on every phase that a slow client could prolong. ``zaqar-server`` uses it.
 
-gunicorn itself bounds the wait for a request and its headers, by the setting ``keepalive``. The rest is here.
+gunicorn itself limits the wait for a request and its headers, by the setting ``keepalive``. This module limits the time
+to read a body and to write an answer.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from zaqar.cmd import open_files
 from zaqar.cmd.signals import let_sigterm_end_new_children
 
 if TYPE_CHECKING:
-    # gunicorn's master imports this module too, and an import of the application comes too early there for gevent.
+    # gunicorn's master imports this module too. There the application must not be imported, because gevent has not
+    # patched the standard library yet.
     from zaqar.app import Parts
 
 _log = logging.getLogger(__name__)
 
 BODY_SECONDS = 30.0
-"""How long a body may take in all."""
+"""Time in which the whole body of a request has to arrive."""
 
 SEND_SECONDS = 30.0
-"""How long a client may take to read an answer."""
+"""Longest time that one write to a client may block."""
 
-CONNECTIONS_BESIDE = 1000
+OTHER_CONNECTIONS = 1000
 """Connections that a worker may have besides those of clients that wait for messages or follow a stream."""
 
 _PlainSocket = get_original("socket", "socket")
@@ -49,11 +51,11 @@ _REFUSALS = {
 }
 
 _FAULTS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
-"""Those of the application, which are in the same tree."""
+"""Errors of the application, not of the client, though they are subclasses of the same ParseException."""
 
 
 class BoundedReader:
-    """What gunicorn reads a body from; raises TimeoutError once the time is over, however the bytes trickle in.
+    """The reader of a body, with a deadline for the whole body. A read after it raises TimeoutError.
 
     gunicorn then marks the body as failed and closes the connection after the answer.
     """
@@ -73,20 +75,21 @@ class BoundedReader:
 
 
 class BoundedWorker(GeventWorker):  # type: ignore[misc]
-    """Lets go of clients that send or read too slowly, and at its end of those that ask for nothing."""
+    """Drops clients that send or read too slowly. When it stops, it also closes idle connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting: set[Any] = set()
-        # The arbiter makes a worker before it forks.
+        # The arbiter makes a worker before it forks, so this runs in the parent of the worker's process.
         let_sigterm_end_new_children()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if not self.booted:
-            # There is no request to finish, and loading the application may take long, such as while a store is silent.
+            # There is no request to finish, and loading the application may take long, for example while a store is
+            # silent.
             os._exit(0)
         super().handle_exit(sig, frame)
-        # Not here: the signal may have interrupted a greenlet that changes what the drain looks at.
+        # Drain in another greenlet: the signal may have interrupted a greenlet that holds a lock which the drain needs.
         gevent.spawn(self._drain)
 
     def run(self) -> None:
@@ -94,7 +97,7 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         super().run()
 
     def _drain(self) -> None:
-        """Have all requests that wait for messages answered now, and let no other one wait."""
+        """Answer all requests that wait for messages now, and let no further request wait."""
         parts = _find_parts()
         if parts is not None and not parts.hub.registry.is_draining:
             parts.hub.drain()
@@ -115,7 +118,7 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         try:
             super().handle_request(listener_name, req, sock, addr)
         except TimeoutError as exc:
-            # StopIteration is how gunicorn is told to close a connection; the error would be logged with a traceback.
+            # gunicorn closes the connection on StopIteration. It would log a TimeoutError with a traceback.
             raise StopIteration from exc
         finally:
             self._wait_for_next(sock)
@@ -123,23 +126,24 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
     def notify(self) -> None:
         super().notify()
         if not self.alive:
-            # Not every end begins with a signal: gunicorn's setting max_requests ends a worker too.
+            # A worker also ends without a signal, by gunicorn's setting max_requests. So drain here as well.
             self._drain()
             for client in list(self._waiting):
                 _stop_reading(client)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what is not HTTP as the service itself answers bad input: as JSON, and never with a 5xx."""
+        """Answer bytes that are not HTTP in the way the service answers bad input: as JSON, and never with a 5xx."""
         if not isinstance(exc, errors.ParseException) or isinstance(exc, _FAULTS):
             super().handle_error(req, client, addr, exc)
             return
-        # Not its text, which quotes what came in: it may be a token in a header that is spelt wrongly.
+        # Do not log the text of the error. It quotes the request, which may have a token in a header that is spelt
+        # wrongly.
         _log.info("refused what is not a request: %s", type(exc).__name__)
         answer = _refuse(_REFUSALS.get(type(exc), "400 Bad Request"), str(exc))
         if isinstance(exc, errors.ConfigurationProblem):
-            # The path is outside of SCRIPT_NAME, at which the service is mounted.
+            # The path is not below SCRIPT_NAME, the path at which the service is mounted.
             answer = _refuse("404 Not Found", "There is nothing at this path.")
-        # The peer may be gone, or may not read.
+        # The client may be gone, or may not read.
         with contextlib.suppress(OSError):
             util.write_nonblock(client, answer)
 
@@ -147,8 +151,8 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         self._waiting.add(sock)
         if self.alive:
             sock.settimeout(None)
-            # gevent only turns to other connections if this one has to wait. A client whose next request is there
-            # already would keep the worker for itself.
+            # gevent switches to other greenlets only if this one has to wait. Without this a client whose next request
+            # has already arrived would keep the worker for itself.
             gevent.sleep(0)
         else:
             _stop_reading(sock)
@@ -163,11 +167,11 @@ def _find_parts() -> Parts | None:
 def _count_connections() -> int:
     parts = _find_parts()
     held = 0 if parts is None else parts.limits.max_waiting_clients + parts.limits.max_streams
-    return held + CONNECTIONS_BESIDE
+    return held + OTHER_CONNECTIONS
 
 
 def _allow_connections(wanted: int) -> int:
-    """As many of these connections as this process may have open files for, at least one."""
+    """The number of connections that the limit of open files allows: at most ``wanted``, at least 1."""
     files = wanted + open_files.OTHER_FILES
     most = open_files.allow(files)
     if most >= files:
@@ -191,8 +195,9 @@ def _refuse(status: str, description: str) -> bytes:
 
 
 def _stop_reading(client: Any) -> None:
-    """Make a waiting connection end, after a request that has arrived already."""
-    # A client may go away at any time.
+    """End an idle connection. A request that has already arrived is still served."""
+    # OSError: the client may close its connection at any time.
     with contextlib.suppress(OSError), _PlainSocket(fileno=os.dup(client.fileno())) as same:
-        # The read ends as if the client had closed. gevent's own shutdown() would raise an error in it.
+        # The read of the greenlet that serves the connection ends as if the client had closed it. gevent's own
+        # shutdown() would raise an error in that read.
         same.shutdown(socket.SHUT_RD)

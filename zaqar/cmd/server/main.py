@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-server``: the whole service with one command."""
+"""``zaqar-server``: runs the whole service with one command. Reads the command line and the configuration, opens the
+ports, and starts the processes of the service under a supervisor.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ examples:
 
 
 class Endpoints(NamedTuple):
-    """The address of each transport, None if it is not served."""
+    """The address of each transport; None for a transport that is not served."""
 
     http: Address | None
     websocket: Address | None
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return failures.run("zaqar-server", lambda: _serve(options))
     except KeyboardInterrupt:
-        # Ctrl-C before there was anything to end.
+        # Ctrl-C before the supervisor has started. No child process is running.
         return 130
 
 
@@ -79,7 +81,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--config-file",
         action="append",
         metavar="FILE",
-        help="read this file; may be repeated, later ones win (default: /etc/zaqar/zaqar.conf where it exists)",
+        help="read this file; may be repeated, later files win (default: /etc/zaqar/zaqar.conf if it exists)",
     )
     parser.add_argument(
         "--state-dir",
@@ -100,7 +102,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--workers",
         type=_parse_workers,
         metavar="N",
-        help="processes that serve requests (default: one a CPU, up to 4)",
+        help="number of processes that serve requests (default: one for each CPU, up to 4)",
     )
     parser.add_argument(
         "--server",
@@ -119,10 +121,11 @@ def _parse_workers(text: str) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    # Until the supervisor handles SIGHUP, it would end this process. Nothing is missed by ignoring it: the parts read
-    # the configuration later than this.
+    # Until the supervisor handles SIGHUP, the signal would end this process. Ignoring it is safe: the child processes
+    # read the configuration later than this.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The parts read the same configuration, from these variables; the policy of another server is none of ours.
+    # The child processes read the same configuration, by these variables. A policy snapshot in the environment belongs
+    # to another server.
     os.environ.pop(configuration.POLICY_SNAPSHOT_VARIABLE, None)
     if options.config_file:
         files = [str(Path(name).absolute()) for name in options.config_file]
@@ -136,14 +139,15 @@ def _serve(options: argparse.Namespace) -> int:
         http, websocket = _listen(endpoints, stack)
         workers = _count_workers(conf, options.workers)
         snapshot = folder / configuration.POLICY_SNAPSHOT_NAME
-        # That of an earlier start must not count: what is removed while the service does not run is meant to be.
+        # Drop the snapshot of an earlier start: policy files that were removed while the service did not run were
+        # removed on purpose, so they are not compared with it.
         snapshot.unlink(missing_ok=True)
         stored = survey_stores(snapshot)
         os.environ[configuration.POLICY_SNAPSHOT_VARIABLE] = str(snapshot)
         parts = [] if http is None else [_api(options.server, workers, http, address_of(http))]
         parts += [] if websocket is None else [_websocket(websocket)]
         supervisor = Supervisor(
-            [*parts, *_beside_api(conf)], env=os.environ, check=_python("zaqar.cmd.server.preflight")
+            [*parts, *_background_parts(conf)], env=os.environ, check=_python("zaqar.cmd.server.preflight")
         )
         served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
         how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"
@@ -185,7 +189,10 @@ def _listen(endpoints: Endpoints, stack: ExitStack) -> tuple[socket.socket | Non
 
 
 def _lock(state_dir: Path) -> IO[str]:
-    """The file of this server's process id, locked for as long as it is open, which ends with the process."""
+    """Lock the state directory, by the file with the process id. The lock ends with the process or with the file.
+
+    Raises StartupError if another server holds the lock.
+    """
     file = os.fdopen(private_files.open_file(state_dir / configuration.PID_NAME, os.O_RDWR | os.O_APPEND), "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,7 +229,7 @@ def _api(server: str, workers: int, listener: socket.socket, address: Address) -
         command += ["--respawn-failed-workers", "--workers-kill-timeout=8", "--log-level=warning"]
     else:
         command = ["gunicorn", "--config=python:zaqar.cmd.server.gunicorn_settings", f"--bind=fd://{listener.fileno()}"]
-    # The port was opened once and stays open while the HTTP server is started again, so nobody can take it meanwhile.
+    # The port stays open while the supervisor starts the HTTP server again, so no other program can take it meanwhile.
     command += [f"--workers={workers}", "zaqar.wsgi:application"]
     return Part("API", _python(*command), pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
 
@@ -232,11 +239,11 @@ def _websocket(listener: socket.socket) -> Part:
     return Part("WebSocket server", command, pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
 
 
-def _beside_api(conf: cfg.ConfigOpts) -> list[Part]:
-    """What runs beside the API."""
+def _background_parts(conf: cfg.ConfigOpts) -> list[Part]:
+    """The parts that serve no clients: the sweeper and the notifier."""
     sweeper = Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
     if _is_in_memory(conf):
-        # That of the API's process, which nobody else sees: messages there are notified to nobody.
+        # A notifier cannot see a database in the memory of the API's process.
         return [sweeper]
     return [sweeper, Part("notifier", _python("zaqar.cmd.notifier"))]
 
@@ -257,7 +264,7 @@ def _banner(conf: cfg.ConfigOpts, served: Endpoints, how: str, stored: Mapping[s
     if "pools" not in stored or stored["survives"]:
         lines.append(f"Messages are kept in {place}.")
     if _is_in_memory(conf):
-        lines.append("Subscribers get no messages: a database in memory is that of one process.")
+        lines.append("Notifications are off: an in-memory database cannot be shared with the notifier process.")
     if stored["survives"]:
         lines.append(f"An acknowledged message survives: {stored['survives']}.")
     if stored.get("warning"):
@@ -268,14 +275,14 @@ def _banner(conf: cfg.ConfigOpts, served: Endpoints, how: str, stored: Mapping[s
         lines += _describe_pools(stored["pools"])
     hosts = {address.host for address in served if address is not None}
     if not conf.auth_strategy and not hosts <= {"127.0.0.1", "::1"}:
-        lines.append("Whoever can reach this address can use every project: callers are not authenticated.")
+        lines.append("Callers are not authenticated: every client that can reach this address can use every project.")
     # granian serves no streams.
     lines += _first_steps(conf, served, has_streams=how.startswith("gunicorn"))
     return "\n".join([*lines, "", "Ctrl-C ends the server."])
 
 
 def _first_steps(conf: cfg.ConfigOpts, served: Endpoints, *, has_streams: bool) -> list[str]:
-    """Commands to paste."""
+    """The part of the banner with commands to paste into a shell."""
     lines: list[str] = []
     client = str(uuid.uuid4())
     if served.http is not None:

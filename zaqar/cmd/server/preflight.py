@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tries the configuration before anything is started, so that what is wrong is said once and in one sentence."""
+"""Tries the configuration before any part is started or reloaded, so that a mistake is reported once, in one sentence.
+
+``zaqar-server`` calls :func:`survey_stores` at its start. The supervisor runs the module as a program at SIGHUP.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,26 @@ if TYPE_CHECKING:
 
 
 def survey_stores(snapshot: Path | None = None) -> Mapping[str, Any]:
-    """Open the stores as a part will, in a process of its own, and return what an acknowledged message survives.
+    """Open the stores in a child process, as a part will, and return which failures an acknowledged message survives.
 
-    The policy that was read and checked is written to ``snapshot``.
+    Makes the embedded database and upgrades its schema. Writes the policy, after it was read and checked, to
+    ``snapshot``.
 
-    ``survives`` is about the configured store, and ``warning`` what may be lost there all the same. ``away`` says that
-    a store does not answer, which stops no start. With pools, ``pools`` maps the name of each to what a message there
-    survives, None if its store is away; then the configured store may be one not in use.
+    The result has ``survives``, the failures that a message in the configured store survives, and perhaps ``warning``,
+    which says how messages can be lost there all the same. ``away`` is true if a store does not answer; that does not
+    stop the start. With pools, ``pools`` maps the name of each pool to the failures that a message there survives, or
+    to None if its store is away; the configured store is then perhaps not in use. Raises StartupError.
 
-    The process ends with all that it loaded; a supervisor stays small and holds no connection when it forks. Raises
-    StartupError. The embedded database is made, and its schema brought up to date, on the way.
+    A child process, because everything that it loads ends with it: the supervisor stays small and holds no connection
+    when it forks.
     """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            # This process may wait long for a silent store. If the parent ends meanwhile, nobody reads the answer.
+            # This process may wait long for a silent store. If the parent ends meanwhile, no process reads the answer,
+            # so end with it.
             end_with_parent()
             os.close(reader)
             with os.fdopen(writer, "w") as pipe:
@@ -61,7 +67,7 @@ def survey_stores(snapshot: Path | None = None) -> Mapping[str, Any]:
 
 
 def _survey(snapshot: Path | None) -> dict[str, Any]:
-    # These load the drivers; only the child process is to have them.
+    # Imported here, because these modules load the drivers, and only the child process should have them.
     from zaqar import app, conf
     from zaqar.policies import files
 
@@ -79,7 +85,7 @@ def _survey(snapshot: Path | None) -> dict[str, Any]:
             files.write_snapshot(snapshot, parts.authorizer.files)
     except StartupError as exc:
         return {"error": str(exc)}
-    except Exception as exc:  # noqa: BLE001, it is reported, with its traceback
+    except Exception as exc:  # noqa: BLE001, describe_bug() prints its traceback
         return {"error": describe_bug(exc)}
     return found
 
@@ -93,13 +99,13 @@ def _survey_parts(parts: Parts) -> dict[str, Any]:
             return {"survives": durability.get("survives", ""), **warning}
         survives = parts.health.survey()
     except StoreUnavailable:
-        # The service starts, refuses requests, and waits for it.
+        # The service starts all the same, and refuses requests until the store answers.
         return {"survives": "", "away": True}
     return {"survives": survives.pop(None, None) or "", "pools": survives}
 
 
 def _check_policy_is_there(snapshot: Path, found: PolicyFiles) -> None:
-    """Raise StartupError if a policy file that the running parts use is gone, as the defaults are open to everybody."""
+    """Raise StartupError if a policy file that the running parts use is gone, because the defaults restrict little."""
     from zaqar.policies import files
 
     if snapshot.exists() and (loss := files.find_loss(files.read_snapshot(snapshot), found)):
@@ -107,11 +113,11 @@ def _check_policy_is_there(snapshot: Path, found: PolicyFiles) -> None:
 
 
 def main() -> int:
-    """Whether the running parts could start anew: exit status 0, or 1 and a sentence on standard error.
+    """Check whether the running parts can be reloaded. Returns exit status 0, or 1 after a sentence on standard error.
 
-    With status 0, the policy that the parts are to use is in place of the one before.
+    With status 0 the snapshot has the policy that the parts have to use from now on.
     """
-    # The files themselves are to be read here, by which the snapshot is compared and replaced.
+    # Remove the variable, so that the policy files themselves are read here, and not the snapshot of them.
     snapshot = os.environ.pop(POLICY_SNAPSHOT_VARIABLE, None)
     complaint = _survey(None if snapshot is None else Path(snapshot)).get("error")
     if complaint is not None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the parts of a server as child processes: starts them again when they die, and ends them together."""
+"""Runs the parts of a server as child processes: restarts parts that die, and ends all together.
+
+:mod:`zaqar.cmd.server.main` makes the parts and the supervisor.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from zaqar.cmd.signals import end_with_parent
 from zaqar.errors import StartupError
 
 DRAIN_SECONDS = 9.5
-"""How long the parts have to end after SIGTERM."""
+"""Time for the parts to end after SIGTERM. The supervisor kills a part that needs longer."""
 
 _QUICK_SECONDS = 10.0
 _MOST_QUICK_DEATHS = 5
@@ -26,7 +29,10 @@ _FIRST_PAUSE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A child process. ``reload`` is the signal that makes it read its configuration anew, by ending or by itself."""
+    """A child process. ``reload`` is the signal at which it reads its configuration again.
+
+    A part with SIGTERM ends, and is started again with the new configuration.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -36,9 +42,10 @@ class Part:
 
 class Supervisor:
     def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str], check: Sequence[str] = ()) -> None:
-        """``check`` is a command that ends with a status, and says why in its last line, if nothing can be reloaded.
+        """``check`` is a command that is run before a reload.
 
-        Its last line is on standard error, as are the lines of its log.
+        If it ends with a status other than 0, nothing is reloaded. The last line on its standard error is then the
+        reason; the lines before are its log.
         """
         self._parts = parts
         self._env = dict(env)
@@ -81,13 +88,13 @@ class Supervisor:
             self._checking = asyncio.create_task(self._reload_as_asked())
 
     async def _reload_as_asked(self) -> None:
-        # A SIGHUP during a check may announce a file that was written after the check had read it.
+        # A SIGHUP during a check may announce a file that was written after the check had read it. So check again.
         while self._hung_up_again and not self._stop.is_set():
             self._hung_up_again = False
             await self._check_and_reload()
 
     async def _check_and_reload(self) -> None:
-        """Reload, unless the new configuration cannot be served: parts that end for it would not come back."""
+        """Reload if the new configuration can be served. Otherwise the parts that restart would not come back."""
         if self._check:
             checking = await asyncio.create_subprocess_exec(
                 *self._check, env=self._env, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
@@ -106,11 +113,12 @@ class Supervisor:
             self.reload()
 
     def reload(self) -> None:
-        """Have each part read its configuration anew."""
+        """Make each part read its configuration again."""
         for part, process in self._processes.items():
             _send(process, part.reload)
             if part.reload == signal.SIGTERM and process not in self._replaced:
-                # A part with another signal reloads by itself: if it ends later, that is a failure.
+                # This part is expected to end. A part with another signal reloads without ending, so its end would be a
+                # failure.
                 self._replaced.add(process)
                 asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._kill_late, part, process)
 
@@ -129,23 +137,23 @@ class Supervisor:
                 env=self._env,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=part.pass_fds,
-                start_new_session=True,  # Ctrl-C is for the supervisor, which then ends the parts in order
-                # Without a supervisor the parts would keep the port and the database.
+                start_new_session=True,  # the terminal sends Ctrl-C to the supervisor only, which then ends the parts
+                # A part must not outlive the supervisor, or it would keep the port and the database.
                 preexec_fn=end_with_parent,
             )
             if self._stop.is_set():
-                # The end began while the process was started, so it was not told.
+                # The supervisor began to stop while this process was being started, so _end() has not signalled it.
                 _send(process, signal.SIGTERM)
             status = await process.wait()
             del self._processes[part]
-            # Workers of a master that was killed would go on, on the same port, beside those of the next one.
+            # If a master was killed, its workers would go on to serve the port, beside the workers of the next master.
             _kill_group(process)
             if self._stop.is_set():
                 return
             if process in self._replaced:
                 self._replaced.discard(process)
                 continue
-            # Whoever is killed from outside, by the kernel for example, did not fail to start.
+            # A part that was killed from outside, for example by the kernel, did not fail to start.
             failed = loop.time() - began < _QUICK_SECONDS and status != -signal.SIGKILL
             quick_deaths = quick_deaths + 1 if failed else 0
             if quick_deaths == _MOST_QUICK_DEATHS:
@@ -167,7 +175,7 @@ class Supervisor:
 
 
 def say(sentence: str) -> None:
-    """A line for the operator, beside what the parts themselves log."""
+    """Print a line for the operator. The parts write their own logs."""
     failures.report("zaqar-server", sentence)
 
 
@@ -177,7 +185,7 @@ def describe_status(status: int) -> str:
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # It may have ended at this moment.
+    # The process may have ended at this moment.
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
 

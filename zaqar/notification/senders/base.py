@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base class of senders: a sender sends one delivery once, and tells how that went. It does not retry.
+"""The base class of senders. A sender makes one attempt to send a delivery, and returns its outcome. It never retries.
 
-A sender is found by the scheme of the subscriber's URI, among the entry points of ``zaqar.notification.tasks``. A
-transport that pushes on connections of its own, such as WebSocket, registers one for its scheme in the same way: its
-``target`` is the connection, ``send`` hands the delivery to the process that has it, and where the connection is gone
-the outcome is ``gone``, which ends the subscription.
+A sender is found by the scheme of the subscriber's URI, among the entry points of ``zaqar.notification.tasks``; see
+``zaqar.app``. To add a kind of subscriber, write a subclass of ``Sender`` and an entry point for its scheme.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from oslo_config import cfg
 from zaqar.model import Delivery, Subscription
 
 MOST_OF_AN_ANSWER = 256
-"""Bytes of an answer that are kept for people to see."""
+"""Characters of an answer that are kept for the owner of the subscription to see."""
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def shown(text: str) -> str:
-    """The beginning of what somebody answered, as it can be shown in JSON, in logs and on terminals: one line."""
+    """The beginning of an answer as one line that is safe in JSON, in logs and on terminals."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text[:MOST_OF_AN_ANSWER])
 
 
@@ -34,15 +32,17 @@ def shown(text: str) -> str:
 class Outcome:
     """How an attempt went.
 
-    ``status`` is that of the answer and None where there was none, as with mail; ``answer`` its beginning, or the
-    reason of the failure in one line. ``gone``: the subscriber wants no more (410), or what it takes to reach it is
-    gone for good, which ends the subscription.
-    ``retry_after``: seconds that the subscriber asks for before the next attempt. ``reached`` is false where nobody
-    answered in time, so that the target gets less to do, and None if the target was not tried. ``final``: another
-    attempt cannot help, so that the delivery is dead at once. ``postponed``: the target was not tried because something
-    of the operator's is away; it is tried later, and this does not count as an attempt. ``waits``: the target takes
-    deliveries in order, and earlier ones of the subscription come first; this one goes back to its place in the order,
-    and this does not count as an attempt either.
+    - ``status``: the status code of the answer; None if there is none, as with mail.
+    - ``answer``: the beginning of the answer, or the reason of the failure in one line.
+    - ``gone``: the subscriber wants no more (410), or can never be reached again. This ends the subscription.
+    - ``retry_after``: seconds that the subscriber asks for before the next attempt.
+    - ``reached``: false if the target did not answer in time, so that it gets fewer attempts at a time; None if it was
+      not tried.
+    - ``final``: another attempt cannot help, so the delivery is dead at once.
+    - ``postponed``: the target was not tried, because something of the operator's is away. It is tried later, and this
+      does not count as an attempt.
+    - ``waits``: the target takes deliveries in order, and earlier ones of the subscription come first. The delivery
+      goes back to its place in the order, and this does not count as an attempt either.
     """
 
     delivered: bool
@@ -65,16 +65,16 @@ class Sender(ABC):
     @classmethod
     @abstractmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
-        """Raises StartupError where it cannot work as configured."""
+        """Raises StartupError if it cannot work as configured."""
 
     @abstractmethod
     def target(self, subscription: Subscription) -> str:
-        """What the number of concurrent attempts is bounded for: host and port, or the mail server."""
+        """The target whose attempts at a time are limited: host and port of a webhook, or the mail server."""
 
     @abstractmethod
     async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
-        """Make one attempt, within bounded time. What a subscriber does is an Outcome, never an exception."""
+        """Make one attempt, within bounded time. Whatever the subscriber does is an Outcome, never an exception."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         return

@@ -21,7 +21,7 @@ class Senders:
         self._senders = senders
 
     def target_of(self, subscription: Subscription) -> str:
-        """What limits of attempts at a time apply to; the scheme if the subscriber has no target that can be told."""
+        """The target whose attempts at a time are limited; the scheme if the sender cannot tell the target."""
         scheme = _scheme_of(subscription)
         sender = self._senders.get(scheme)
         if sender is None:

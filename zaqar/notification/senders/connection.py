@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications for WebSocket connections: handed to the process that holds the connection, on any host."""
+"""The sender for WebSocket connections: it passes a notification to the process that holds the connection.
+
+That process, a *node*, may be on any host. The target of an attempt is the connection. If the connection is closed the
+outcome is ``gone``, which ends the subscription.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from zaqar.model import NOTIFICATION, Delivery, Subscription
 from zaqar.notification import payload
 from zaqar.notification.executors import StoreExecutor
 from zaqar.notification.senders.base import Outcome, Sender
-from zaqar.notification.senders.node_connection import Link, TooLarge, Unreachable
+from zaqar.notification.senders.node_connection import NodeConnection, TooLarge, Unreachable
 from zaqar.schemas.subscribers import connection_of
 from zaqar.storage.base.nodes import Node, NodeStore
 
@@ -31,7 +35,7 @@ SEND_SECONDS = 10.0
 KNOWN_SECONDS = 1.0
 """How long the row of a node is cached."""
 
-MAX_LINKS = 1024
+MAX_STREAMS = 1024
 """Streams to nodes that are kept. If there are more, the idle ones that were used longest ago are closed."""
 
 _PAUSE_SECONDS = 1.0
@@ -49,7 +53,7 @@ _OUTCOMES = {
 
 
 class ConnectionSender(Sender):
-    """Made for one event loop. ``app.build_notifier`` makes it; it is no entry point, as it asks a store."""
+    """For one event loop. ``app.build_notifier`` makes it. It is no entry point, because it needs a store."""
 
     delays = (_PAUSE_SECONDS,) * _TRIES
 
@@ -59,9 +63,9 @@ class ConnectionSender(Sender):
         self._machine = machine or socket.gethostname()
         self._calls = StoreExecutor("nodes", _THREADS)
         self._known: dict[str, tuple[float, asyncio.Task[Node | None]]] = {}
-        self._links: OrderedDict[str, Link] = OrderedDict()
+        self._streams: OrderedDict[str, NodeConnection] = OrderedDict()
         self._texts: tuple[tuple[str, int, bytes], bytes] = (("", 0, b""), b"")
-        """The last message and its notification, as deliveries to many subscribers of a queue follow each other."""
+        """The last message and its notification. Deliveries of one message to many subscribers follow each other."""
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Self:
@@ -78,9 +82,9 @@ class ConnectionSender(Sender):
             async with asyncio.timeout(SEND_SECONDS):
                 node = await self._find(node_id)
                 if node is None:
-                    self._drop_link(node_id)
+                    self._drop_stream(node_id)
                     return Outcome(False, None, "the process that held the connection has ended", gone=True)
-                status = await self._link(node).send(partial(self._make_push, delivery, subscription, connection))
+                status = await self._stream_to(node).send(partial(self._make_push, delivery, subscription, connection))
         except StoreUnavailable:
             return Outcome(False, None, "the node cannot be looked up", waits=True, reached=None)
         except TimeoutError:
@@ -122,21 +126,21 @@ class ConnectionSender(Sender):
         find: Callable[[], Node | None] = partial(self._nodes.get, node_id=node_id)
         return await self._calls.run(find)
 
-    def _link(self, node: Node) -> Link:
-        link = self._links.get(node.id)
-        if link is None:
-            link = self._links[node.id] = Link(node, machine=self._machine)
-            for each in [each for each in self._links.values() if each.is_idle][: len(self._links) - MAX_LINKS]:
-                self._drop_link(each.node.id)
-        self._links.move_to_end(node.id)
-        return link
+    def _stream_to(self, node: Node) -> NodeConnection:
+        stream = self._streams.get(node.id)
+        if stream is None:
+            stream = self._streams[node.id] = NodeConnection(node, machine=self._machine)
+            for each in [each for each in self._streams.values() if each.is_idle][: len(self._streams) - MAX_STREAMS]:
+                self._drop_stream(each.node.id)
+        self._streams.move_to_end(node.id)
+        return stream
 
-    def _drop_link(self, node_id: str) -> None:
-        link = self._links.pop(node_id, None)
-        if link is not None:
-            link.close()
+    def _drop_stream(self, node_id: str) -> None:
+        stream = self._streams.pop(node_id, None)
+        if stream is not None:
+            stream.close()
 
     async def close(self) -> None:
-        for node_id in list(self._links):
-            self._drop_link(node_id)
+        for node_id in list(self._streams):
+            self._drop_stream(node_id)
         self._calls.close()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of receivers that may send anything: the first final status line decides.
 
-HTTP clients of general use parse the whole head, and the body that belongs to it, before they say how a request went.
-A webhook needs the opposite: once ``HTTP/1.1 204`` was read the receiver has answered, whatever follows. So this module
-reads answers itself. From what follows the status it needs ``Retry-After``, a few bytes to show to people, and whether
-the answer has ended, so that the connection can be used again. It reads that within bounds of time and size, and closes
-a connection if anything about its state is in doubt. The client calls :func:`exchange` and :func:`rest`.
+HTTP clients for general use parse the whole head and the body before they return a status. A webhook needs the
+opposite: once ``HTTP/1.1 204`` was read, the receiver has answered, whatever follows. So this module reads answers
+itself. After the status it needs only ``Retry-After``, a few bytes to show to people, and whether the answer has ended,
+so that the connection can be used again. It reads these within limits of time and size, and closes a connection if its
+state is in doubt. ``http_client`` calls :func:`exchange` and :func:`rest`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 ANSWER_SECONDS = 1.0
-"""How long the rest of an answer is waited for after its status."""
+"""Longest wait for the rest of an answer after its status."""
 
 MOST_OF_A_HEAD = 65_536
 """Bytes of an answer up to the end of its headers, interim answers (1xx) included."""
@@ -28,10 +28,10 @@ MOST_READ = 65_536
 """Bytes of a body, framing included, that are read so that the connection can be used again."""
 
 MOST_CHUNKS = 256
-"""Chunks of a body that are read: each costs time in the event loop, however small it is."""
+"""Most chunks of a body that are read: each costs time in the event loop, however small it is."""
 
 MOST_SHOWN = 256
-"""Bytes of a body that are kept. If the connection is going to be closed anyway, no more than that is waited for."""
+"""Bytes of a body that are kept. No more are read if the connection is going to be closed anyway."""
 
 _MOST_OF_A_LINE = 4096
 _STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?=[ \t\r\n]|\Z)")
@@ -49,7 +49,7 @@ _WITHOUT_BODY = frozenset({204, 304})
 
 
 class NoAnswer(Exception):
-    """No final status was received. The text is one line for people, without the URL."""
+    """No final status was received. The text is one line that the owner of the subscription sees, without the URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Status:
 class Connection(asyncio.Protocol):
     """The bytes of one connection. One coroutine takes them out of :attr:`received`; if that is full, reading pauses.
 
-    What was received stays readable after the connection was lost: a receiver may answer and reset the connection.
+    Received bytes stay readable after the connection was lost: a receiver may answer and reset the connection.
     """
 
     def __init__(self) -> None:
@@ -121,13 +121,13 @@ class Connection(asyncio.Protocol):
     # -- during a request --------------------------------------------------------------------------------------------
 
     def send(self, request: bytes) -> None:
-        """Begin to send a request. It is not waited for: an answer may come before all of it was sent."""
+        """Begin to send a request, and return at once: an answer may come before all of it was sent."""
         self.taken = 0
         if not self._ended:
             self._transport.write(request)
 
     async def more(self) -> None:
-        """Return when there are further bytes. _Ended if there will be none."""
+        """Return when there are further bytes. Raises _Ended if there will be none."""
         if self._ended:
             raise _Ended
         self._transport.resume_reading()
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Open, all that was to be sent has left, and nothing is there that nobody asked for."""
+        """Whether it is open, all of the request was sent, and no bytes are there that belong to no answer."""
         return not self._ended and not self.received and self._transport.get_write_buffer_size() == 0
 
     # -- between requests --------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
     def watch(self, disturbed: Callable[[], None], *, seconds: float) -> None:
         """Call ``disturbed`` after this time, or before that if anything comes in or the connection ends.
 
-        Bytes that nobody asked for would be taken for the answer to the next request.
+        Bytes that belong to no answer would be taken for the answer to the next request.
         """
         self._disturbed = disturbed
         self._timer = asyncio.get_running_loop().call_later(seconds, disturbed)
@@ -199,7 +199,7 @@ async def exchange(connection: Connection, request: bytes) -> Status | None:
 
 
 async def _status(connection: Connection) -> Status | None:
-    """The status that the next bytes are; they stay where they are. None if the connection ended before any byte."""
+    """Read the status without taking it out. None if the connection ended before any byte."""
     while True:
         blank = len(connection.received) - len(connection.received.lstrip(b"\r\n"))
         connection.take(blank)
@@ -219,7 +219,7 @@ async def _status(connection: Connection) -> Status | None:
 
 
 async def _head(connection: Connection) -> bytes:
-    """Take out a status line and the headers after it. _TooLong if that is more than MOST_OF_A_HEAD with all before."""
+    """Take out a status line and its headers. _TooLong if these and all before are more than MOST_OF_A_HEAD."""
     looked = 0
     while True:
         match = _END_OF_A_HEAD.search(connection.received, looked)
@@ -233,7 +233,7 @@ async def _head(connection: Connection) -> bytes:
 
 
 async def rest(connection: Connection, status: Status) -> tuple[Answer, bool]:
-    """The answer with this status, as far as it comes; and whether the connection can be used again.
+    """Read the rest of the answer with this status, as far as it comes; return whether the connection is reusable.
 
     Nothing in here changes the outcome of the request.
     """
@@ -254,7 +254,7 @@ async def rest(connection: Connection, status: Status) -> tuple[Answer, bool]:
 async def _read_body(
     connection: Connection, status: Status, fields: Mapping[bytes, list[bytes]], start: bytearray
 ) -> bool:
-    """Read a body, its beginning into ``start``. Return whether it has ended where it said (RFC 9112, section 6.3)."""
+    """Read a body, its beginning into ``start``. Return whether it ended as its headers say (RFC 9112, section 6.3)."""
     coding, lengths = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if status.code == _SWITCHING_PROTOCOLS:
         return False
@@ -268,7 +268,7 @@ async def _read_body(
         if size <= MOST_READ:
             await _read(connection, size, start)
             return True
-    # It ends with the connection, or is longer or stranger than is of use.
+    # It ends with the connection, is too long, or is not valid. Read only what is shown.
     await _read(connection, MOST_SHOWN, start)
     return False
 
@@ -281,7 +281,7 @@ async def _read_chunks(connection: Connection, start: bytearray) -> bool:
             return False
         size = int(match[1], 16)
         if size == 0:
-            # Trailers are not expected, as no request asks for them.
+            # No request asks for trailers, so none are expected.
             return not (await _line(connection)).strip(b"\r\n")
         if connection.taken - began + size > MOST_READ:
             await _read(connection, min(size, MOST_SHOWN), start)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP client of webhooks: requests to addresses that were checked, on connections that are kept."""
+"""The HTTP client of webhooks: it connects only to addresses that were checked, and keeps connections open."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from zaqar.notification.senders.http_answers import Answer, Connection, NoAnswer
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
 
 IDLE_SECONDS = 15.0
-"""How long a connection is kept without a request."""
+"""How long an idle connection is kept."""
 
 MOST_IDLE = 200
-"""Connections that are kept without a request. With one more, the one that has been idle for longest is closed."""
+"""Number of idle connections that are kept. With one more, the one that has been idle for longest is closed."""
 
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
 
 
 def origin_of(url: str) -> Origin:
-    """Where a URL leads to; its form was checked before."""
+    """The origin of a URL, whose form was checked before."""
     parts = urlsplit(url)
     default = 443 if parts.scheme == "https" else 80
     return parts.scheme, parts.hostname or "", parts.port or default
@@ -82,8 +82,8 @@ class HttpClient:
             status = await exchange(kept, request)
             if status is not None:
                 return kept, status
-            # The receiver closed it just now, probably before it saw the request (RFC 9112, section 9.3.1). If it did
-            # see it, it gets it twice with the same webhook-id, as with every retry.
+            # The receiver has closed the connection, probably before it saw the request (RFC 9112, section 9.3.1). If
+            # it did see it, it gets the request twice, with the same webhook-id, as with every retry.
         connection = await self._connect(origin)
         status = await exchange(connection, request)
         if status is None:
@@ -102,7 +102,7 @@ class HttpClient:
         except ssl.SSLError as exc:
             raise NoAnswer("no TLS connection can be made") from exc
         except OSError as exc:
-            # Not the text of the error, which names addresses.
+            # The text of the error names addresses, which a tenant must not learn.
             why = os.strerror(exc.errno) if exc.errno else "the host cannot be reached"
             raise NoAnswer(f"no connection can be made: {why}") from exc
 
@@ -132,7 +132,7 @@ class HttpClient:
 def _request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
     scheme, host, port = origin_of(url)
     parts = urlsplit(url)
-    # Path and query stay as they are: to quote them anew could change a signature in them.
+    # Path and query stay as they are: quoting them again could change a signature in them.
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     name = f"[{host}]" if ":" in host else host
     if port != (443 if scheme == "https" else 80):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mails as they are written: none of what a tenant chooses can add a header, an addressee or a body.
+"""The bytes of a mail. No text that a tenant chooses can add a header, a recipient or a body.
 
-The bytes are made here and not by the ``email`` package, because some versions of it read a header that they are given,
-decode what looks like an encoded word, and write line breaks that were inside of it (CVE-2024-6923). A text that is not
-plain ASCII of one short line is written as encoded words in base64, which hold nothing but letters, digits and a few
-signs. At the end the bytes are checked line by line, as a mail server would read them.
+This module makes the bytes and not the ``email`` package, because some versions of the package decode encoded words in
+a given header, and write the line breaks that were inside of them (CVE-2024-6923). A text that is not one short line of
+plain ASCII is written as encoded words in base64, which have only letters, digits and a few signs. At the end the bytes
+are checked line by line, as a mail server would read them. ``mailto`` calls ``compose``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BYTES_OF_A_WORD = 39
 """So that an encoded word and the name of its header fit into a line of 76 characters (RFC 2047, section 2)."""
 
 _MOST_LAID_OUT = 16_384
-"""Bytes of a message that is laid out in lines: indents may make a deeply nested one a hundred times larger."""
+"""Largest message, in bytes, that is formatted in lines: indents may make a deeply nested one 100 times larger."""
 
 _MOST_OF_A_LINE = 998
 _MOST_OF_A_PLAIN_TEXT = 66
@@ -60,8 +60,7 @@ class Mail:
 def compose(delivery: Delivery, subscription: Subscription, confirmations: Confirmations, *, now: float) -> Mail:
     """The mail of a delivery; InvalidInput if a part of the subscription cannot be sent.
 
-    The parts were checked when somebody subscribed. They are checked again because this is the last place where it
-    matters.
+    The parts were checked when the subscription was made. This is the last check before they are used.
     """
     recipient, subject = mailboxes.parse_mailto(subscription.subscriber, field="subscriber")
     if delivery.kind == NOTIFICATION:
@@ -82,9 +81,9 @@ def compose(delivery: Delivery, subscription: Subscription, confirmations: Confi
         recipient,
         _text(subject.strip()),
         format_datetime(datetime.fromtimestamp(int(now), UTC)),
-        # The same each time that it is sent, so that a mailbox can tell a duplicate.
+        # The same in each attempt, so that a mailbox can recognize a duplicate.
         f"<{delivery.id}.{subscription.id}.{int(delivery.created)}@{author.domain}>",
-        # No automatic answers, please (RFC 3834).
+        # Ask for no automatic answers (RFC 3834).
         "auto-generated",
         "1.0",
         'text/plain; charset="utf-8"',
@@ -131,7 +130,7 @@ def _parts(text: str) -> Iterable[bytes]:
 
 
 def _body(text: str) -> tuple[str, bytes]:
-    """The transfer encoding of a body and the body in it: as it is, unless it has more than short lines of ASCII."""
+    """The transfer encoding of a body, and the body in it: 7bit if it has only short lines of ASCII, else base64."""
     lines = _LINE_END.split(text)
     if all(_LINE_OF_A_BODY.fullmatch(line) for line in lines):
         return "7bit", "\r\n".join(lines).encode("ascii")
@@ -139,7 +138,7 @@ def _body(text: str) -> tuple[str, bytes]:
 
 
 def _check(mail: Mail) -> None:
-    """RuntimeError unless a reader of these bytes finds the headers and the addresses that are meant, and no others."""
+    """Raise RuntimeError unless these bytes have exactly the intended headers and addresses."""
     if re.search(rb"\r(?!\n)|(?<!\r)\n|\x00", mail.content):
         raise RuntimeError("the mail has a line end that is none")
     found: list[tuple[str, str]] = []

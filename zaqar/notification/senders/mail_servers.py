@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who takes a mail to send it on: a command such as sendmail, or an SMTP server."""
+"""The two ways to pass a mail on: a command such as sendmail, or an SMTP server. ``mailto`` calls ``take``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from zaqar.errors import StartupError
 from zaqar.notification.senders.mail import Mail
 
 TOTAL_SECONDS = 30.0
-"""Within which a mail has to be taken."""
+"""Time limit for passing on one mail."""
 
 STEP_SECONDS = 10.0
-"""Within which an SMTP server has to answer one command."""
+"""Time limit of an SMTP server for the answer to one command."""
 
 _GOODBYE_SECONDS = 1.0
 _NEXT_ADDRESS_SECONDS = 0.25
@@ -35,21 +35,21 @@ _TLS_PORT = 465
 _PLAIN_PORT = 25
 
 _FINAL_EXITS = frozenset({65, 67, 68})
-"""EX_DATAERR, EX_NOUSER, EX_NOHOST of sysexits.h: about this mail and its addressee, and not about the mail system."""
+"""EX_DATAERR, EX_NOUSER and EX_NOHOST of sysexits.h: the mail or its recipient is wrong, not the mail system."""
 
 _ABOUT_LOGIN = frozenset({530, 534, 535, 538})
-"""5xx codes that say how the service has to log in (RFC 4954, section 6), which is nothing a tenant could change."""
+"""5xx codes that say how the service has to log in (RFC 4954, section 6). A tenant cannot change that."""
 
 
 _BUSY = 421
-"""The server closes this connection, such as for a limit of its own. Others may be served."""
+"""The server closes this connection, for a limit of its own for example. It may serve other connections."""
 
 
 class MailRefused(Exception):
-    """A mail was not taken. The text is one line for people, without secrets.
+    """A mail was not taken. The text is one line that the owner of the subscription sees, without secrets.
 
-    ``final``: the same mail will be refused again. ``operators``: it has nothing to do with this mail; no mail is taken
-    as things are. ``reached``: somebody answered.
+    ``final``: the same mail will be refused again. ``operators``: the reason is not in this mail, and no other mail is
+    taken either. ``reached``: the server or the command answered.
     """
 
     def __init__(self, reason: str, *, final: bool = False, operators: bool = False, reached: bool = True) -> None:
@@ -62,7 +62,7 @@ class MailRefused(Exception):
 class MailServer(Protocol):
     @property
     def name(self) -> str:
-        """What the number of mails at a time is bounded for."""
+        """The target whose attempts at a time are limited."""
         ...
 
     async def take(self, mail: Mail) -> None:
@@ -71,7 +71,7 @@ class MailServer(Protocol):
 
 
 def from_conf(conf: cfg.ConfigOpts) -> MailServer:
-    """Raises StartupError where what is configured cannot work."""
+    """Raises StartupError if the configured server or command cannot work."""
     if conf.notification.smtp_mode == "self_local":
         return SmtpServer.from_conf(conf)
     return Command.from_conf(conf)
@@ -79,7 +79,7 @@ def from_conf(conf: cfg.ConfigOpts) -> MailServer:
 
 @dataclass(frozen=True)
 class Command:
-    """A command that takes a mail on its input and its addressees from the header. No shell sees it."""
+    """A command that reads a mail from its input, and the recipients from its header. It is run without a shell."""
 
     argv: tuple[str, ...]
     total_seconds: float = TOTAL_SECONDS
@@ -102,7 +102,7 @@ class Command:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
-                # A group of its own, so that what the command started ends with it.
+                # A process group of its own, so that child processes of the command can be killed with it.
                 start_new_session=True,
             )
         except OSError as exc:
@@ -128,7 +128,7 @@ class Command:
 
 @dataclass(frozen=True)
 class SmtpServer:
-    """A server that mails are handed to, by one connection each."""
+    """An SMTP server. Each mail has its own connection."""
 
     host: str
     port: int
@@ -163,7 +163,7 @@ class SmtpServer:
         except aiosmtplib.SMTPServerDisconnected as exc:
             raise MailRefused("the mail server closed the connection", reached=False) from exc
         except aiosmtplib.SMTPResponseException as exc:
-            # Not about this mail: those who answer about it are asked in _hand_over.
+            # Not about this mail: answers about the mail come in _hand_over.
             raise MailRefused(_spoken(exc.code, exc.message), operators=exc.code != _BUSY) from exc
         except TimeoutError as exc:
             seconds = STEP_SECONDS if isinstance(exc, aiosmtplib.SMTPTimeoutError) else self.total_seconds
@@ -177,7 +177,7 @@ class SmtpServer:
         except OSError as exc:
             raise MailRefused("the mail server cannot be reached", operators=True, reached=False) from exc
         else:
-            # It is taken: what becomes of the good-bye changes nothing.
+            # The mail was taken. A failure of QUIT changes nothing.
             with contextlib.suppress(aiosmtplib.SMTPException, OSError):
                 await server.quit(timeout=_GOODBYE_SECONDS)
         finally:
@@ -185,9 +185,9 @@ class SmtpServer:
                 server.close()
 
     async def _connect(self) -> aiosmtplib.SMTP:
-        """A connection that is secured as far as it is going to be."""
+        """A connection, with TLS if ``security`` asks for it or the server offers it."""
         tls = self.security == "tls" or (self.security == "auto" and self.port == _TLS_PORT)
-        # The library would look names up in threads that the end of the event loop waits for.
+        # The library would look up names in threads for which the end of the event loop waits.
         found = await daemon_threads.run(
             lambda: socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM), name="look-up"
         )
@@ -217,8 +217,8 @@ class SmtpServer:
                 raise MailRefused("the mail server offers no TLS", operators=True)
             return
         if self.security == "auto" and not self.user:
-            # Nothing was promised and no password is sent: encryption to whoever it is beats none (RFC 7435), and
-            # the mail server of a host has a certificate of its own making more often than not.
+            # No password is sent, so encryption without authentication is better than none (RFC 7435), and the mail
+            # server of a host often has a self-signed certificate.
             await server.starttls(tls_context=_unverified())
         else:
             await server.starttls(tls_context=self.authorities)
@@ -231,12 +231,12 @@ class SmtpServer:
         except (aiosmtplib.SMTPServerDisconnected, aiosmtplib.SMTPTimeoutError):
             raise
         except aiosmtplib.SMTPException as exc:
-            # What the server says may repeat the name, and that is the operator's.
+            # The answer of the server may repeat the user name, which tenants must not see.
             raise MailRefused("the mail server refused the login", operators=True) from exc
 
 
 async def _hand_over(server: aiosmtplib.SMTP, mail: Mail) -> None:
-    """Say whom the mail is from and for, and hand it over. Any 5xx in here is about this mail, and final."""
+    """Send sender, recipient and content of the mail. A 5xx answer to these is about this mail, and final."""
     await _greet(server)
     try:
         await _command(server, b"MAIL", f"FROM:<{mail.sender}>")
@@ -249,7 +249,7 @@ async def _hand_over(server: aiosmtplib.SMTP, mail: Mail) -> None:
 
 
 async def _command(server: aiosmtplib.SMTP, name: bytes, argument: str) -> None:
-    # Not by the library's methods, which have the address parsed by the email package.
+    # The library's own methods would parse the address with the email package.
     response = await server.execute_command(name, argument.encode("ascii"))
     if not 200 <= response.code <= 299:
         raise aiosmtplib.SMTPResponseException(response.code, response.message)
@@ -265,7 +265,7 @@ async def _greet(server: aiosmtplib.SMTP) -> None:
 
 @functools.cache
 def _own_name() -> str:
-    """What this host calls itself to mail servers, who want a full name or an address in brackets."""
+    """The name of this host for mail servers, which expect a full name or an address in brackets."""
     name = socket.getfqdn()
     return name if "." in name and name.isascii() and name.isprintable() and " " not in name else "[127.0.0.1]"
 
@@ -282,6 +282,6 @@ def _no_tls(exc: ssl.SSLError) -> MailRefused:
 
 
 def _spoken(code: int, text: str) -> str:
-    # The library keeps bytes that are no UTF-8 as halves of surrogate pairs, which could not be stored.
+    # The library keeps bytes that are not UTF-8 as lone surrogates, which cannot be stored.
     words = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return f"{code} {' '.join(words.split())}" if code > 0 else "the answer of the mail server is not SMTP"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends a delivery by mail."""
+"""The sender for ``mailto:``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class MailSender(Sender):
-    """Hands mails to the operator's mail server or command, which takes them on from there.
+    """Passes mails to the operator's mail server or command.
 
-    A mail that is refused for good is not tried again. One that is refused for now, or that nobody took, is tried again
-    on the time scale of mail, whatever the retry policy, which is about webhooks.
+    A mail that is refused for good is not tried again. A mail that is refused for now, or for which there is no server,
+    is tried again after MAIL_DELAYS. Retry policies are about webhooks, and do not apply.
     """
 
     delays = MAIL_DELAYS
@@ -56,7 +56,7 @@ class MailSender(Sender):
         return Outcome(True, None, "the mail was taken")
 
     def _note(self, refused: mail_servers.MailRefused | None) -> None:
-        """Tell the operator, once, that no mail is taken, which mails can wait for in silence for two days."""
+        """Log once that no mail is taken, because mails wait for up to two days before they are given up."""
         away = refused is not None and refused.operators
         if away and not self._away:
             _log.warning("No mail is taken by %s: %s. Mails wait and are tried again.", self._server.name, refused)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stream from this notifier to a node. Any number of notifications may be under way on it.
+"""One stream from this notifier to a node. Any number of notifications may be under way on it. ``connection`` uses it.
 
-It is opened for the first notification. If it is lost, it is opened again after a pause that grows.
+The stream is opened for the first notification. If it is lost, it is opened again after a pause that grows.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class TooLarge(Exception):
     """The notification is larger than a node takes."""
 
 
-class Link:
-    """The stream to one node. For one event loop."""
+class NodeConnection:
+    """The stream to one node, opened when it is needed. For one event loop."""
 
     def __init__(self, node: Node, *, machine: str) -> None:
         """``machine`` is the name of this host. On the host of the node its Unix socket is tried first."""
@@ -85,7 +85,7 @@ class Link:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if opening.cancelled() and task is not None and not task.cancelling():
-                # The link was closed, and this caller goes on.
+                # ``close`` cancelled the opening. This caller was not cancelled.
                 raise Unreachable("the process that holds the connection has ended") from None
             raise
 

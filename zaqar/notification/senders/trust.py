@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends a delivery to a URL of an OpenStack service, with a token of the trust that the subscriber made for it."""
+"""The sender for ``trust+http`` and ``trust+https``: a webhook with a token of the subscription's trust."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TrustSender(Sender):
             outcome = await self._post(delivery, subscription, token, now=now)
             if outcome.status != HTTPStatus.UNAUTHORIZED:
                 return outcome
-            # The token may have ended before its time: roles were changed, or somebody revoked it.
+            # The token may have become invalid before it expired: roles were changed, or it was revoked.
             self._tokens.drop(trust, token)
             if not was_known:
                 return outcome

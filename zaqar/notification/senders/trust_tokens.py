@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of trusts for the notifier: got from Keystone off its event loop, and remembered until they end."""
+"""Tokens of trusts, which ``trust`` sends. Threads get them from Keystone, and they are cached until they expire."""
 
 from __future__ import annotations
 
@@ -19,44 +19,43 @@ from zaqar.errors import KeystoneUnavailable
 _log = logging.getLogger(__name__)
 
 EARLY_SECONDS = 60.0
-"""How long before its end a token is replaced, so that a receiver that passes it on can still use it."""
+"""How long before it expires a token is replaced, so that a receiver that passes it on can still use it."""
 
 MOST_TOKENS = 10_000
-"""Trusts whose tokens are remembered; of more, those that were used longest ago are asked for anew."""
+"""Number of cached tokens. Of more, the least recently used are forgotten."""
 
-QUESTIONS = 4
-QUESTIONS_OF_A_PROJECT = 2
+REQUESTS = 4
+REQUESTS_OF_A_PROJECT = 2
 """Requests to Keystone at a time. Each takes a thread."""
 
 WAITING = 40
 WAITING_OF_A_PROJECT = 20
-"""Deliveries that wait for a token at a time. Each holds a slot that deliveries to other subscribers could use."""
+"""Deliveries that may wait for a token at a time. Each holds a slot that other deliveries could use."""
 
 PATIENCE_SECONDS = 3.0
-"""How long a delivery waits for a free thread, and how long Keystone may be silent before nobody joins the wait."""
+"""How long a delivery waits for a free thread. If Keystone has been silent for so long, no more deliveries wait."""
 
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 10.0
-"""After a failure Keystone is left alone for the first of these, and for twice as long after each further one."""
+"""Pause after Keystone did not answer: at first, doubled each time, and at most."""
 
 REFUSED_SECONDS = 2.0
-"""How long it is remembered that Keystone gives no token of a trust, so that many deliveries make one question."""
+"""How long a refusal of Keystone is cached, so that many deliveries make one request."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What Keystone said of a trust: a token, or why there is none; until when that is used."""
+    """The answer of Keystone about a trust: a token, or why there is none. ``until``: when to ask again."""
 
     said: TrustToken | TrustRefused
     until: float
 
 
 class TrustTokens:
-    """One for each event loop. Never waits long: whoever would have to is told that Keystone is not available.
+    """For one event loop. No caller waits long: instead, KeystoneUnavailable is raised.
 
     ``fetch`` asks Keystone for a new token of a trust; it blocks, and raises TrustGone, TrustRefused and
-    KeystoneUnavailable. For each trust one such request is under way at a time, and all who want a token of it share
-    the answer.
+    KeystoneUnavailable. For each trust one such request is under way at a time, and all callers share its answer.
     """
 
     def __init__(self, fetch: Callable[[str], TrustToken], clock: Clock, *, patience: float = PATIENCE_SECONDS) -> None:
@@ -64,36 +63,36 @@ class TrustTokens:
         self._clock = clock
         self._patience = patience
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._flights: dict[str, asyncio.Future[TrustToken]] = {}
+        self._requests: dict[str, asyncio.Future[TrustToken]] = {}
         self._waiting: Counter[str] = Counter()
-        self._places = asyncio.Semaphore(QUESTIONS)
-        self._places_of: dict[str, asyncio.Semaphore] = {}
-        self._questions: Counter[str] = Counter()
-        """By project, also those that wait for a place."""
-        self._asking: dict[object, float] = {}
-        """When each question began that is not answered, in the time of the event loop; the oldest is the first."""
+        self._permits = asyncio.Semaphore(REQUESTS)
+        self._permits_of: dict[str, asyncio.Semaphore] = {}
+        self._pending: Counter[str] = Counter()
+        """Requests by project, with those that wait for a thread."""
+        self._under_way: dict[object, float] = {}
+        """When each request without an answer began, in the event loop's time. The oldest is the first."""
         self._pause = 0.0
-        """Since the last failure; 0 while Keystone answers."""
+        """The present pause in seconds; 0 while Keystone answers."""
         self._try_after = float("-inf")
 
     async def token(self, trust_id: str, *, project: str) -> tuple[TrustToken, bool]:
         """A valid token of the trust, which must be of this project, and whether it was known before this call.
 
-        Raises TrustGone if the trust is no more, TrustRefused if Keystone gives no token of it at the moment, and
-        KeystoneUnavailable if it cannot be asked now.
+        Raises TrustGone if the trust does not exist any more, TrustRefused if Keystone gives no token of it now, and
+        KeystoneUnavailable if Keystone cannot be asked now.
         """
         known = self._find(trust_id)
         said = await self._ask(trust_id, project) if known is None else known
         if isinstance(said, TrustRefused):
-            # Not the remembered one itself, which would gather a traceback each time.
+            # A new exception, because the cached one would gather a traceback each time.
             raise TrustRefused(*said.args)
         if said.project != project:
-            # It would let the one project act in the other. Nobody could store such a trust through the API.
+            # It would let one project act in another. The API does not let anybody store such a trust.
             raise TrustRefused("the trust of the subscription is of another project")
         return said, known is not None
 
     def drop(self, trust_id: str, token: TrustToken) -> None:
-        """Use this token no more: its receiver did not accept it."""
+        """Forget this token, because its receiver did not accept it."""
         known = self._known.get(trust_id)
         if known is not None and known.said is token:
             del self._known[trust_id]
@@ -110,16 +109,16 @@ class TrustTokens:
 
     async def _ask(self, trust_id: str, project: str) -> TrustToken:
         with self._waiting_for(project):
-            flight = self._flights.get(trust_id)
-            if flight is None:
+            request = self._requests.get(trust_id)
+            if request is None:
                 self._check()
-                flight = asyncio.ensure_future(self._question(trust_id, project))
-                self._flights[trust_id] = flight
-                flight.add_done_callback(partial(self._landed, trust_id))
+                request = asyncio.ensure_future(self._request(trust_id, project))
+                self._requests[trust_id] = request
+                request.add_done_callback(partial(self._note_end, trust_id))
             elif self._is_silent():
                 raise KeystoneUnavailable
             # A delivery that is cancelled must not take the answer from the others.
-            return await asyncio.shield(flight)
+            return await asyncio.shield(request)
 
     @contextmanager
     def _waiting_for(self, project: str) -> Iterator[None]:
@@ -133,21 +132,21 @@ class TrustTokens:
             if not self._waiting[project]:
                 del self._waiting[project]
 
-    async def _question(self, trust_id: str, project: str) -> TrustToken:
-        mine = self._places_of.setdefault(project, asyncio.Semaphore(QUESTIONS_OF_A_PROJECT))
-        self._questions[project] += 1
+    async def _request(self, trust_id: str, project: str) -> TrustToken:
+        mine = self._permits_of.setdefault(project, asyncio.Semaphore(REQUESTS_OF_A_PROJECT))
+        self._pending[project] += 1
         try:
-            # The project's place first: nobody who waits for that holds a place that others could have.
-            async with self._place(mine), self._place(self._places):
+            # The project's permit first: a request that waits for it must hold no permit that others could use.
+            async with self._permit(mine), self._permit(self._permits):
                 self._check()
                 return await self._ask_keystone(trust_id)
         finally:
-            self._questions[project] -= 1
-            if not self._questions[project]:
-                del self._questions[project], self._places_of[project]
+            self._pending[project] -= 1
+            if not self._pending[project]:
+                del self._pending[project], self._permits_of[project]
 
     @asynccontextmanager
-    async def _place(self, semaphore: asyncio.Semaphore) -> AsyncIterator[None]:
+    async def _permit(self, semaphore: asyncio.Semaphore) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._patience):
                 await semaphore.acquire()
@@ -160,7 +159,7 @@ class TrustTokens:
 
     async def _ask_keystone(self, trust_id: str) -> TrustToken:
         this, loop = object(), asyncio.get_running_loop()
-        self._asking[this] = loop.time()
+        self._under_way[this] = loop.time()
         try:
             token = await daemon_threads.run(partial(self._fetch, trust_id), name="trust")
         except (TrustGone, TrustRefused) as exc:
@@ -172,7 +171,7 @@ class TrustTokens:
             self._note_failure()
             raise
         finally:
-            del self._asking[this]
+            del self._under_way[this]
         self._note_answer()
         self._remember(trust_id, token, token.expires - EARLY_SECONDS)
         return token
@@ -183,23 +182,23 @@ class TrustTokens:
         while len(self._known) > MOST_TOKENS:
             self._known.popitem(last=False)
 
-    def _landed(self, trust_id: str, flight: asyncio.Future[TrustToken]) -> None:
-        del self._flights[trust_id]
-        if not flight.cancelled():
-            # All who waited may have been cancelled. Then nobody else takes the error.
-            flight.exception()
+    def _note_end(self, trust_id: str, request: asyncio.Future[TrustToken]) -> None:
+        del self._requests[trust_id]
+        if not request.cancelled():
+            # Mark the exception as retrieved: all callers may have been cancelled.
+            request.exception()
 
     # -- whether Keystone answers -------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Raise KeystoneUnavailable while Keystone is left alone, or somebody finds out whether it is back."""
-        probing = self._pause and self._asking
+        """Raise KeystoneUnavailable during a pause, and while one request finds out whether Keystone answers again."""
+        probing = self._pause and self._under_way
         if asyncio.get_running_loop().time() < self._try_after or probing or self._is_silent():
             raise KeystoneUnavailable
 
     def _is_silent(self) -> bool:
         now = asyncio.get_running_loop().time()
-        return now - next(iter(self._asking.values()), now) >= self._patience
+        return now - next(iter(self._under_way.values()), now) >= self._patience
 
     def _note_failure(self) -> None:
         if not self._pause:

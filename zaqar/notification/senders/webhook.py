@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends a delivery by POST to a URL of the subscriber's, who is not to be trusted in anything."""
+"""The sender for ``http`` and ``https``: a POST to the subscriber's URL. Nothing the subscriber chooses is trusted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zaqar.schemas.subscribers import takes_token
 from zaqar.schemas.subscriptions import check_post_headers
 
 TOTAL_SECONDS = 10.0
-"""Within which the status of the answer has to come, from the look-up of the subscriber's name on."""
+"""Time limit for an attempt, from the look-up of the host's name to the status of the answer."""
 
 _MOST_OF_A_DATE = 64
 
@@ -82,29 +82,29 @@ class WebhookSender(Sender):
     def _body(self, delivery: Delivery, subscription: Subscription, now: float) -> bytes:
         if delivery.kind != NOTIFICATION:
             return self._confirmations.document(delivery.kind, subscription, now=now)
-        # Receivers of trust+http, and the tests of their interoperability, compare with what OpenStack Zaqar sends,
-        # which has no id. It is in the header webhook-id as well.
+        # Receivers of trust+http, and their interoperability tests, expect the body that OpenStack Zaqar sends, which
+        # has no id. The id is in the header webhook-id as well.
         with_id = not takes_token(subscription.subscriber)
         message = payload.notification(delivery, subscription, with_id=with_id)
         return payload.apply_template(message, subscription.options)
 
     def _open_client(self) -> HttpClient:
-        # Not before the loop runs, which it belongs to.
+        # Not in __init__: the client belongs to the event loop, which does not run yet.
         if self._client is None:
             self._client = HttpClient(self._target_policy, total_seconds=self._total_seconds, tls=self._tls)
         return self._client
 
 
 def http_url(subscription: Subscription) -> str:
-    """The URL of a webhook, without what stands before it in ``trust+https``."""
+    """The URL of a webhook, without the ``trust+`` of ``trust+https``."""
     return re.sub(r"^trust\+", "", subscription.subscriber, count=1, flags=re.IGNORECASE)
 
 
 def _headers(subscription: Subscription, extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of a request: those of the subscriber win over our defaults, ``extra`` over all.
 
-    They were checked when somebody subscribed. They are checked again because this is the last place where it matters,
-    and the rules may have become stricter since. Raises InvalidInput.
+    They were checked when the subscription was made. They are checked again because the rules may have become stricter
+    since. Raises InvalidInput.
     """
     given: Mapping[str, str] = subscription.options.get("post_headers") or {}
     check_post_headers(given, subscription.subscriber, project=subscription.project)
@@ -124,7 +124,7 @@ def _signature_headers(delivery: Delivery, subscription: Subscription, body: byt
     """The headers of Standard Webhooks. The id is the same each time that the delivery is sent."""
     webhook_id = f"{delivery.id}_{subscription.id}"
     if delivery.kind != NOTIFICATION:
-        # All confirmations of a subscription have number 0; each one that was asked for is another one.
+        # All confirmations of a subscription have number 0. The time tells them apart.
         webhook_id += f"_{int(delivery.created * 1000)}"
     timestamp = int(now)
     headers = {"webhook-id": webhook_id, "webhook-timestamp": str(timestamp)}
@@ -140,7 +140,7 @@ def _outcome(answer: Answer, now: float) -> Outcome:
 
 
 def _seconds(retry_after: str, now: float) -> float | None:
-    """Seconds of a ``Retry-After`` (RFC 9110, section 10.2.3), None where it is absent or neither number nor date."""
+    """Seconds of a ``Retry-After`` (RFC 9110, section 10.2.3); None if it is absent, or neither a number nor a date."""
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what an entry point names to a stage: one of our own, or an adapter around a published plug-in."""
+"""Makes a stage from the object of an entry point: one of our stages, or an adapter around a published plug-in.
+
+``zaqar/service/staged/pipelines.py`` calls it.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,9 @@ def make_stage(
     clock: Clock,
     keywords: Mapping[str, Any],
 ) -> Stage:
-    """A stage for the pipeline of ``option``. ``keywords`` are what OpenStack Zaqar makes its stages with there.
+    """Make a stage for the pipeline of ``option``. OpenStack Zaqar passes ``keywords`` to its stages in that pipeline.
 
-    Raises StartupError, naming option and entry point, if the plug-in is no stage or cannot be made.
+    Raises StartupError, with the option and the entry point, if the plug-in is no stage or cannot be made.
     """
     place = f"[storage] {option}: '{name}'"
     try:
@@ -68,7 +71,7 @@ def make_stage(
 
 
 def _instance(plugin: object, keywords: Mapping[str, Any]) -> object:
-    """The object, made as published plug-ins expect it: with the keywords if it takes them, else without any."""
+    """Make the object of a published plug-in: with the keywords if it accepts them, otherwise without arguments."""
     if not callable(plugin):
         return plugin
     factory: Callable[..., object] = plugin
@@ -86,7 +89,7 @@ def _takes(factory: Callable[..., object], keywords: Mapping[str, Any]) -> bool:
 
 
 def _fits(stage: Stage, resource: str) -> bool:
-    """Whether it has a hook of the resource, or none at all."""
+    """Whether the stage has a hook of the resource, or no hook at all."""
     hooks = {"before_post": MESSAGES, "after_post": MESSAGES}
     for request in REQUESTS:
         hooks[f"before_{request.operation}"] = hooks[f"after_{request.operation}"] = request.resource

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the adapters have in common: which methods are called, and how results become objects of the model."""
+"""The base class of the adapters, and the conversion of results into objects of the model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from zaqar.model import UID_LENGTH, Message, is_message_id
 from zaqar.stages.base import Stage
 
 MOST_ITEMS = 10_000
-"""Of a result that is an iterator: one that never ends must not hold the worker."""
+"""Limit of the items of a result that is an iterator, so that an endless one does not block the worker."""
 
 
 class BadResult(Exception):
-    """A method returned something that cannot be the answer of its operation; the text is for the log."""
+    """A method returned an object that cannot be the result of its operation. The text is for the log."""
 
 
 class PublishedStage(Stage):
-    """Calls the methods of a plug-in at the places of our ``before_`` hooks."""
+    """Calls the methods of a plug-in in our ``before_`` hooks."""
 
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Hook -> the methods of a plug-in that it calls, the first that the plug-in has."""
+    """Hook -> names of methods. The hook calls the first one that the plug-in has."""
 
     def __init__(self, name: str, plugin: object, clock: Clock) -> None:
         self._name = name
@@ -48,23 +48,23 @@ class PublishedStage(Stage):
 
     @classmethod
     def names(cls) -> list[str]:
-        """All methods that are ever called, sorted."""
+        """Return the sorted names of all methods that may be called."""
         return sorted({method for methods in cls.methods.values() for method in methods})
 
     @property
     def is_empty(self) -> bool:
-        """Whether the plug-in has none of the methods."""
+        """Whether the plug-in has none of these methods."""
         return not self._calls
 
     def _call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
-        """The result, None if the plug-in has no such method."""
+        """Call a method and return its result; None if the plug-in has no such method."""
         call = self._calls.get(method)
         return None if call is None else call(*arguments, **keywords)
 
 
 @dataclass(frozen=True, slots=True)
 class PluginMessage(Message):
-    """A message of a plug-in, which may have an id of any form."""
+    """A message from a plug-in. Its id may have any form."""
 
     own_id: str = ""
 
@@ -74,7 +74,7 @@ class PluginMessage(Message):
 
 
 def uuid_of(context: Context) -> uuid.UUID | str:
-    """The Client-ID as published plug-ins get it."""
+    """Return the Client-ID in the form that published plug-ins expect."""
     try:
         return uuid.UUID(context.client_id)
     except ValueError:
@@ -82,35 +82,37 @@ def uuid_of(context: Context) -> uuid.UUID | str:
 
 
 def text_of(value: object) -> str:
-    """The JSON of a value; a value that has none raises TypeError or ValueError."""
+    """Encode a value as JSON. Raises TypeError or ValueError if that is not possible."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def object_of(value: object) -> dict[str, Any]:
+    """Return a dict with JSON values. Raises BadResult for any other value."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise BadResult(f"an object of type '{type(value).__name__}' where a dict is needed")
+        raise BadResult(f"an object of type '{type(value).__name__}' instead of a dict")
     made = dict(value)
-    # Some transports show less than JSON allows: no half of a surrogate pair, no integer beyond 64 bits.
+    # Some transports cannot show all of JSON: no lone surrogates, and no integers beyond 64 bits.
     text_of(made).encode()
     msgspec.json.encode(made)
     return made
 
 
 def integer_of(value: object, name: str) -> int:
+    """Return an integer from 0 to 2**53 - 1. Raises BadResult, about ``name``, for any other value."""
     if type(value) is not int or not 0 <= value < 2**53:
         raise BadResult(f"'{name}' is not an integer from 0")
     return value
 
 
 def created_of(fields: Mapping[str, Any], now: float) -> float:
-    """When something of this ``age`` was made, which is not before 1970."""
+    """Return the time of creation from ``age``, at the earliest 1970."""
     return max(0.0, now - integer_of(fields.get("age", 0), "age"))
 
 
 def items_of(value: object) -> list[Any]:
-    """The items of an iterable, of which there may be only so many."""
+    """Return the items of an iterable. Raises BadResult if there are more than MOST_ITEMS."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise BadResult(f"an object of type '{type(value).__name__}' where a list is needed")
+        raise BadResult(f"an object of type '{type(value).__name__}' instead of a list")
     items = list(islice(value, MOST_ITEMS + 1))
     if len(items) > MOST_ITEMS:
         raise BadResult(f"more than {MOST_ITEMS} items")
@@ -118,19 +120,19 @@ def items_of(value: object) -> list[Any]:
 
 
 def page_of(value: object, limit: int) -> tuple[list[Any], object]:
-    """The first items, and the marker or None, of a result that yields the page, then the marker."""
+    """Read a result that yields a page and then its marker. Returns the first items and the marker or None."""
     if isinstance(value, list | tuple):
-        # Either the two in a list, or a plain list of items.
+        # A list has either the page and the marker, or the items themselves.
         parts: list[Any] = list(value[:2]) if value and _is_page(value[0]) else [value]
     elif isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
         parts = []
         iterator = iter(value)
-        # The marker is known only when the page has been read.
+        # The iterator knows the marker only after the page was read.
         for first in islice(iterator, 1):
             parts.append(list(islice(first, limit)))
         parts += islice(iterator, 1)
     else:
-        raise BadResult(f"an object of type '{type(value).__name__}' where a page is needed")
+        raise BadResult(f"an object of type '{type(value).__name__}' instead of a page")
     if not parts:
         return [], None
     return list(islice(parts[0], limit)), parts[1] if len(parts) > 1 else None
@@ -141,7 +143,7 @@ def _is_page(value: object) -> bool:
 
 
 def message_of(value: object, now: float, client_id: str) -> Message:
-    """A message from the dict of a plug-in: ``id``, ``body``, and if it likes ``ttl``, ``age`` and those of claims."""
+    """Make a message from the dict of a plug-in: ``id``, ``body``, and optionally ``ttl``, ``age`` and claim fields."""
     fields = object_of(value)
     if not isinstance(fields.get("id"), str) or "body" not in fields:
         raise BadResult("a message without 'id' or 'body'")
@@ -162,4 +164,5 @@ def message_of(value: object, now: float, client_id: str) -> Message:
 
 
 def messages_of(values: Iterable[object], now: float, client_id: str) -> list[Message]:
+    """Make messages from the dicts of a plug-in. Raises BadResult."""
     return [message_of(value, now, client_id) for value in values]

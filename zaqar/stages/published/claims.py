@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published plug-ins in ``claim_pipeline``."""
+"""The adapter for published plug-ins in ``claim_pipeline``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ Q = TypeVar("Q", CreateClaim, RenewClaim)
 
 
 class PublishedClaimStage(PublishedStage):
+    """Wraps a plug-in with methods for claims."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_create_claim": ("create",),
         "before_get_claim": ("get",),
@@ -81,7 +83,7 @@ class PublishedClaimStage(PublishedStage):
 
 
 def _with(request: Q, ttl: Any, grace: Any) -> Q:
-    """The request itself if the plug-in left its terms as they were."""
+    """Return the request with these terms; the same object if the plug-in has not changed them."""
     return request if (request.ttl, request.grace) == (ttl, grace) else replace(request, ttl=ttl, grace=grace)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published plug-ins in ``message_pipeline``."""
+"""The adapter for published plug-ins in ``message_pipeline``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from zaqar.stages.published.base import (
 
 
 class PublishedMessageStage(PublishedStage):
+    """Wraps a plug-in with methods for messages."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_post": ("post",),
         "before_list_messages": ("list",),
@@ -45,7 +47,8 @@ class PublishedMessageStage(PublishedStage):
         self, context: Context, queue: Queue, drafts: Sequence[Draft]
     ) -> Sequence[Draft] | Done[Sequence[str]]:
         messages = [_wire(draft) for draft in drafts]
-        # By identity, as a plug-in may drop, add and reorder them. Each is kept here so that its id stays its own.
+        # By identity, because a plug-in may drop, add and reorder messages. The dict keeps each object alive, so that
+        # its id() is not used for another object.
         given = {id(each): (each, text_of(each), draft) for each, draft in zip(messages, drafts, strict=True)}
         answer = self._call("post", queue.name, messages=messages, project=queue.project, client_uuid=uuid_of(context))
         if answer is not None:
@@ -119,7 +122,7 @@ def _wire(draft: Draft) -> dict[str, Any]:
 
 
 def _draft(message: object, given: Mapping[int, tuple[object, str, Draft]]) -> Draft:
-    """The draft that the message was made of, if the plug-in left it as it was, so that its bytes stay the client's."""
+    """Return the original draft if the plug-in has not changed the message, so that the client's bytes are stored."""
     fields = object_of(message)
     if id(message) in given:
         _, text, draft = given[id(message)]

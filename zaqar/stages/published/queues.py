@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published plug-ins in ``queue_pipeline`` and ``topic_pipeline``."""
+"""The adapter for published plug-ins in ``queue_pipeline`` and ``topic_pipeline``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from zaqar.stages.published.base import (
 
 
 class PublishedQueueStage(PublishedStage):
+    """Wraps a plug-in with methods for queues."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_create_queue": ("create",),
         "before_get_queue": ("get", "get_metadata"),
@@ -45,7 +47,7 @@ class PublishedQueueStage(PublishedStage):
         if request.implied:
             created = self._call("create", name, project=project)
         else:
-            # The very object that will be stored: a plug-in may change it in place.
+            # Pass the object that will be stored, because a plug-in may change it in place.
             created = self._call("create", name, metadata=request.metadata, project=project)
         return request if created is None else Done(bool(created))
 
@@ -56,7 +58,7 @@ class PublishedQueueStage(PublishedStage):
 
     def before_update_queue(self, context: Context, request: UpdateQueue) -> UpdateQueue | Done[dict[str, Any]]:
         answer = self._call("set_metadata", request.address.name, request.metadata, request.address.project)
-        # What it returns says only that the update is over; the client sees the metadata.
+        # A result other than None means only that the update is complete. The client gets the metadata.
         return request if answer is None else Done(object_of(request.metadata))
 
     def before_delete_queue(self, context: Context, request: DeleteQueue) -> DeleteQueue | Done[None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published plug-ins in ``subscription_pipeline``."""
+"""The adapter for published plug-ins in ``subscription_pipeline``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _FIELDS = ("subscriber", "ttl", "options")
 
 
 class PublishedSubscriptionStage(PublishedStage):
+    """Wraps a plug-in with methods for subscriptions."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_create_subscription": ("create",),
         "before_get_subscription": ("get",),

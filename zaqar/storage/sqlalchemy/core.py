@@ -304,7 +304,7 @@ class StoreCore:
     def reachable(
         self, connection: Connection, queue_uid: str, deliveries: Sequence[Delivery]
     ) -> Sequence[Delivery] | None:
-        """Those deliveries of a queue that no tombstone hides; None if the whole queue was dropped."""
+        """Return the deliveries of a queue that no tombstone hides; None if the whole queue was dropped."""
         ids = {delivery.subscription_id for delivery in deliveries}
         these = {"uid": queue_uid, "subscriptions": json_array(["", *sorted(ids)])}
         dropped = {id_ for (id_,) in connection.execute(self._sql.dropped_among, these).fetchall()}

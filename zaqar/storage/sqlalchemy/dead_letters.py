@@ -40,7 +40,7 @@ class SqlDeadLetters(DeadLetterStore):
                 fence = self._core.promote_due(connection, queue, now)
                 if fence is None:
                     continue
-                # Those that a process set aside before it was killed come first, so that none waits for ever.
+                # Messages that a killed process had set aside come first, so that none waits for ever.
                 place = {"segment": fence.segment, "limit": BATCH}
                 aside = connection.execute(self._sql.list_set_aside, place).fetchall()
                 if len(aside) < BATCH:

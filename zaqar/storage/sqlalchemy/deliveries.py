@@ -75,7 +75,7 @@ class SqlDeliveries(DeliveryStore):
         """Lease up to ``each`` deliveries of each of these subscriptions; return them as they were, in order."""
         page = {"subscriptions": json_array(subscriptions), "now": now, "limit": each}
         # Two statements, because RETURNING would yield the rows of an UPDATE in no defined order. On PostgreSQL the
-        # first one locks what it finds and passes over what other notifiers have locked.
+        # first one locks the rows that it finds and passes over rows that other notifiers have locked.
         rows = connection.execute(self._sql.due_of_subscriptions, page).fetchall()
         if rows:
             lease = {"owner": owner, "until": until, "ids": json_array(number for number, *_ in rows)}
@@ -112,7 +112,7 @@ class SqlDeliveries(DeliveryStore):
                 changes.append((self._sql.remove, mine))
         with self._core.database.write as connection:
             # Each statement changes a row only while this owner has its lease. So a notifier whose lease ended, and
-            # that settles late, changes nothing of what the next owner does.
+            # that settles late, does not change the work of the next owner.
             for statement, alike in groupby(changes, key=itemgetter(0)):
                 connection.executemany(statement, [values for _, values in alike])
 

@@ -63,7 +63,7 @@ class ExhaustedMessages:
             "segment": fence.segment,
             "now": now,
             "ready_from": fence.ready_from,
-            # A queue can be its own dead letter queue. What is moved to its end must not be met again.
+            # A queue can be its own dead letter queue. A message that is moved to its end must not be found again.
             "end_of_queue": fence.next_sequence,
             "limit": limit + BATCH,
         }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taking a limited number of rows from many backlogs, as many from each. Outbox and deliveries are taken this way.
 
-A backlog is what waits of one queue or one subscription. A take begins after the backlog where the last take ended, so
-its cost does not depend on how much one backlog holds, and none waits for ever behind another one.
+A backlog is the posts of one queue, or the deliveries of one subscription, that wait. A take begins after the backlog
+at which the last take ended. So its cost does not depend on the size of one backlog, and none waits for ever behind
+another one.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def take_fair_shares(
     *,
     backlog_of: Callable[[T], str],
 ) -> list[T]:
-    """Take up to ``limit`` rows: the same number of each backlog, and what some do not have from those that have more.
+    """Take up to ``limit`` rows: the same number of each backlog, and more of larger ones if others have less.
 
     ``take(backlogs, each)`` takes up to ``each`` rows of each of these backlogs. One that gives less has no more.
     """

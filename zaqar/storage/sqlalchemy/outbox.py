@@ -52,8 +52,8 @@ class SqlOutbox(OutboxStore):
         self, connection: Connection, now: float, until: float, uids: Sequence[str], each: int
     ) -> list[tuple[Any, ...]]:
         """Lease up to ``each`` posts of each of these queues; return their rows in order."""
-        # On PostgreSQL the first statement locks what it finds and passes over what other notifiers have locked. So two
-        # of them never lease the same post, and the updates wait for nobody.
+        # On PostgreSQL the first statement locks the posts it finds and passes over posts that others have locked. So
+        # two notifiers never lease the same post, and the updates wait for no lock.
         page = {"uids": json_array(uids), "now": now, "limit": each}
         rows = sorted(connection.execute(self._sql.posts_of_queues, page).fetchall())
         if rows:

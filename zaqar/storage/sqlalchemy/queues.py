@@ -93,7 +93,7 @@ class SqlQueues(QueueStore):
         with self._core.database.write as connection:
             old = self._core.check_fence(connection, queue)
             new = self._new_segment(connection)
-            # A claim or a delete that began before this commit finds rows of the old segment at most. Those are gone
+            # A claim or a delete that began before this commit finds rows of the old segment at most. These are gone
             # for everybody else, so it changes nothing that anybody sees.
             connection.execute(self._sql.replace_segment, {"uid": queue.uid, "new_segment": new})
             connection.execute(self._sql.discard_segment, {"segment": old})

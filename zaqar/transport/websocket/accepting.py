@@ -15,21 +15,21 @@ _log = logging.getLogger(__name__)
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _PAUSE_SECONDS = 0.9
-"""asyncio looks at the socket again a second after such an error."""
+"""asyncio tries again a second after such an error, so this is a little less than a second."""
 
 _SAY_SECONDS = 60.0
 
 
 class AcceptingSocket(socket.socket):
-    """Tells asyncio once a second that there are no more files.
+    """Raises the error about open files to asyncio once a second at most.
 
-    asyncio would try as many times as the socket has a backlog, log each time, and plan to try again for each of them.
+    After each such error, asyncio would log it and plan another attempt, as many times as the backlog of the socket.
     """
 
     __slots__ = ("_failed_at", "_said_at")
 
     def __init__(self, listener: socket.socket) -> None:
-        """Take over the socket, which is not to be used any more."""
+        """Take over the socket ``listener``, which must not be used any more."""
         super().__init__(listener.family, listener.type, listener.proto, fileno=listener.detach())
         self._failed_at = self._said_at = float("-inf")
 
@@ -50,7 +50,7 @@ class AcceptingSocket(socket.socket):
 
 
 def handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A handler of exceptions of the event loop that leaves out those of AcceptingSocket, which has said them."""
+    """An exception handler for the event loop. It skips the errors of AcceptingSocket, which has logged them."""
     error = context.get("exception")
     if not (isinstance(error, OSError) and error.errno in _EXHAUSTED and "socket" in context):
         loop.default_exception_handler(context)

@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Pending(Generic[T]):
-    """A request that waits for messages: it is tried until it has some, and answered then or at the end of its time."""
+    """A request that waits for messages. It is tried until it gets some, and answered then or when its time is over."""
 
     def __init__(self, awaited: Awaited[T], seconds: int, show: Callable[[T], Answer]) -> None:
         """``seconds`` is the time that it waits at most; ``show`` makes the answer."""
@@ -72,9 +72,9 @@ class Call:
     ``body`` has the fields of the action that the frame has, by name. ``raw`` is the whole body as JSON text, for the
     methods of the service that parse a body themselves. ``address`` is the queue or topic that the body names, None for
     an action without one. ``connection`` is the id of the connection that sent the frame. ``grant`` is the result of
-    ``SignedUrls.open`` for the headers of the frame: None unless they are those of a confirmation. ``expires`` is the
-    time at which the signature of the frame expires, None if it has none. ``format`` is that of the frame. ``streams``
-    are those of the connection.
+    ``SignedUrls.open`` for the headers of the frame, which is None unless they have the signature of a confirmation.
+    ``expires`` is the time at which the signature of the frame expires, None if it has none. ``format`` is the format
+    of the frame. ``streams`` is the table of streams of the connection.
     """
 
     caller: Context
@@ -96,7 +96,7 @@ class Call:
 
 
 Handle = Callable[[Parts, Call], Answer]
-"""Carries an action out. It blocks on stores, and raises ClientError and StoreUnavailable like the service."""
+"""Carries an action out. Blocks on stores, and raises ClientError and StoreUnavailable like the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ class Field:
 class Action:
     """One action of the API.
 
-    ``method`` and ``path`` are those of the same operation over HTTP; names in braces in ``path`` are fields of the
-    body. Pre-signed URLs and the access rules of application credentials are compared with them. ``answers`` maps each
+    ``method`` and ``path`` belong to the same operation over HTTP; names in braces in ``path`` are fields of the body.
+    Pre-signed URLs and the access rules of application credentials are compared with them. ``answers`` maps each
     status that is not an error to a sentence and the schema of its body. ``example`` is a body that works on a service
     with nothing but the queue ``greetings``. If ``of_deployment`` is true, callers with a token of the system, which
     has no project, may use the action. If ``needs_admin_mode`` or ``needs_pooling`` is true and the option is off, the

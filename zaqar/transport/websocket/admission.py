@@ -55,7 +55,7 @@ class _Store:
         self.began: dict[object, float] = {}
         """The time at which each call began, the oldest first."""
         self.taken = 0
-        """Number of threads with calls to this store, including those that are about to begin one."""
+        """Number of threads with calls to this store, including threads that are about to begin a call."""
         self.last_answer = float("-inf")
         self.is_suspect = False
 
@@ -65,7 +65,10 @@ class _Store:
         return now - max(self.last_answer, next(iter(self.began.values()))) > self._silent_seconds
 
     def note_end(self, call: object, now: float, *, answered: bool | None) -> None:
-        """Note that a call has returned. Only a late failure shows that the store is silent; an early one is cheap."""
+        """Note that a call has returned.
+
+        A failure shows that the store is silent only if it came late. A store that refuses at once blocks no threads.
+        """
         took = now - self.began.pop(call)
         if answered or took <= self._silent_seconds:
             self.last_answer, self.is_suspect = now, False
@@ -84,8 +87,8 @@ class Admission:
     A project may use a quarter of the threads, a queue an eighth, a store three quarters, and a store that seems silent
     a sixteenth, which is enough to notice that it answers again. A request that finds no free thread within these
     limits waits. A free thread goes to the stores in turn, among the requests to a store to the projects in turn, and
-    among those of a project to the queues in turn. TooBusy is raised after MAX_WAIT_SECONDS, or at once if too many
-    requests wait already or if the store seems silent.
+    among the requests of a project to the queues in turn. TooBusy is raised after MAX_WAIT_SECONDS, or at once if too
+    many requests wait already or if the store seems silent.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class Admission:
         self._waiters: set[_Waiter] = set()
         self._is_closed = False
         self.under_way = 0
-        """Number of threads that are busy, including those that are about to begin a call."""
+        """Number of threads that are busy, including threads that are about to begin a call."""
 
     async def run(self, slot: Slot, call: Callable[[], T], *, answered: Answered[T] = lambda _: True) -> T:
         """Make the call in a thread, and return or raise the same as the call.
@@ -143,7 +146,7 @@ class Admission:
     async def _enter(self, slot: Slot) -> None:
         store = self._stores.setdefault(slot.store, _Store(self._silent_seconds))
         if self._has_room(slot, store):
-            # It overtakes nobody: a waiting request within the same limits would have got this thread already.
+            # This request overtakes no other: a waiting request within the same limits would already have this thread.
             self._take(slot)
             return
         silent = store.seems_silent(self._monotonic())
@@ -218,7 +221,7 @@ class Admission:
             slot, waiter = found
             self._remove(slot, waiter)
             if waiter.cancelled():
-                # It gave up in this turn of the event loop, and its task has yet to be told.
+                # The request was cancelled or timed out in this turn of the event loop, and its task has not run since.
                 self._forget_idle(slot.store)
                 continue
             self._take(slot)

@@ -3,7 +3,7 @@
 
 Each action is an operation that the service receives. Its request is one message, and so is each reply that is not an
 error, because a reader tells them apart by ``headers.status``. Errors and notifications have one message each for all
-actions. Schemas are those of the OpenAPI document under the same names.
+actions. The schemas come from the OpenAPI document and keep their names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DESCRIPTION = (
 
 
 def all_actions(actions: Mapping[str, Action]) -> dict[str, Action]:
-    """All actions by name: ``authenticate``, which the session carries out itself, and those of the table."""
+    """All actions by name: the actions of the table, and ``authenticate``, which the session carries out itself."""
     return {AUTHENTICATE.name: AUTHENTICATE, **actions}
 
 
@@ -55,7 +55,7 @@ class Served(NamedTuple):
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Served:
-        """Those of a configuration. A wildcard address, to which clients cannot connect, becomes ``localhost``."""
+        """Read the options. A wildcard address, to which clients cannot connect, becomes ``localhost``."""
         options = conf["drivers:transport:websocket"]
         host = "localhost" if options.bind in _WILDCARDS else options.bind
         keystone = conf.auth_strategy == "keystone"
@@ -119,7 +119,7 @@ def document(
 
 
 def _servers(served: Served) -> Json:
-    """The process itself, unless ``external_port`` says that clients come through something else."""
+    """The address of this process, or that of the proxy if ``external_port`` is set."""
     host = f"[{served.host}]" if ":" in served.host else served.host
     port = served.external_port or served.port
     description = "zaqar-websocket itself. Put a proxy that speaks TLS (`wss`) in front of it."

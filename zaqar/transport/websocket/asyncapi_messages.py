@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 CLIENT = "3381af92-2b9e-11e3-b191-71861300734c"
 PROJECT = "demo"
-"""Of examples: here, and in the reference documentation."""
+"""The project of examples, here and in the reference documentation."""
 
 STATUSES = {
     400: "The frame, or a field of it, breaks a rule. The sentence names the field.",

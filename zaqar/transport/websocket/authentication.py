@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user and project of a connection with Keystone: those of the token that it sent last, while it is valid."""
+"""The identity of a connection with Keystone: user and project of the token that it sent last, while it is valid."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Authentication:
         except Unauthorized:
             return 401, _FAILED
         if identity.expires <= self._parts.clock():
-            # A service token makes an expired token valid. That must count for single requests, not for a connection.
+            # A service token makes an expired token valid. That must apply to single requests, not to a connection.
             return 401, _FAILED
         if identity.project is None and identity.system_scope is None:
             return 403, "The token has no project. Use one that is scoped to a project."
@@ -94,7 +94,7 @@ class Authentication:
     def validate(self, *, method: str, path: str) -> tuple[Identity, str]:
         """The identity and the text of the token that is in force, if it allows an action.
 
-        ``method`` and ``path`` are those of the action over HTTP. Keystone is asked only if the token has access rules.
+        ``method`` and ``path`` are the action's over HTTP. Keystone is asked only if the token has access rules.
         Without them no action waits for Keystone, because :meth:`is_valid` is called from time to time. Raises
         TokenEnded, TokenNotForAction, and KeystoneUnavailable if Keystone has to be asked and does not answer.
         """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The codes with which the service closes a connection, each with a sentence for the documentation.
 
-Codes below 3000 are those of RFC 6455 and its registry; those from 4000 on are the service's own.
+RFC 6455 and its registry define the codes below 3000. The service defines the codes from 4000 on.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Connection:
             self.session.use(parts)
 
     def _look_at_streams(self) -> None:
-        """Any thread may call it."""
+        """Make the sender of the streams look for work. Any thread may call it."""
         self._server.loop_time.call_from_thread(self._project or STRANGERS, self._streams.look)
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Connection:
         self._note_activity()
         try:
             if pause := self._bucket.take(1, loop.time()):
-                # Nothing is read meanwhile, so TCP makes the client wait.
+                # Nothing is read during the pause, so TCP makes the client wait.
                 await asyncio.sleep(pause)
             await self._replies.wait(0)
             if len(frame) > SMALL_FRAME:
@@ -160,14 +160,14 @@ class Connection:
             if reply.pending is None:
                 await self._send(reply)
                 return
-        # Without the turn, so that notifications and streams are sent meanwhile.
+        # Wait without holding the turn, so that notifications and streams are sent meanwhile.
         with self._wait.hold():
             reply = await self._wait_for(request, reply.pending)
             async with self._turn:
                 await self._send(reply)
 
     async def _send(self, reply: Reply) -> None:
-        # Until it is sent, which may have to wait for the client.
+        # The reply counts against the limit of memory until it is sent, which may have to wait for the client.
         self._replies.add(len(reply.frame), self.abort)
         is_sent = False
         try:
@@ -183,7 +183,7 @@ class Connection:
 
     async def _undo(self, undo: Callable[[], None]) -> None:
         """Release a claim that the client does not know of."""
-        # If that fails, the claim ends by itself.
+        # If the store is away, the claim expires by itself.
         with suppress(StoreUnavailable):
             await self._server.admission.run(Slot(self._project or self.id, None, UNDO, tells=False), undo)
 
@@ -199,7 +199,7 @@ class Connection:
                 pending, attempt, seconds=seconds, hub=server.hub, loop_time=server.loop_time
             )
         except TooManyWaiting:
-            # An answer without messages must be true now.
+            # The request cannot wait. If it has made no attempt, make one: an answer without messages must be true now.
             reply, retry_after = None if pending.last is not None else await attempt(None), 1
         if reply is not None and reply.pending is None:
             return reply
@@ -212,7 +212,8 @@ class Connection:
         file = self._socket.transport.get_extra_info("socket").fileno()
 
         def attempt() -> Reply | None:
-            # In the thread, which may have had to wait for its turn. A message is not taken for a client that is gone.
+            # Check again in the thread, because the call may have waited for the thread: do not take a message for a
+            # client that has closed its connection.
             return None if self._is_over() or has_hung_up(file) else self.session.answer(request, version)
 
         async with self._attempting:
@@ -254,7 +255,7 @@ class Connection:
         reply = await self._run(request, partial(session.answer, request))
         assert reply is not None
         if server.authenticates and session.identity is None and reply.status < 400:
-            # A signed frame was served. Such connections count too, or one signed URL could take all connections.
+            # A signed frame was served. Count its connection too, or one signed URL could take all connections.
             self._enter_project(request.project)
         return (request, reply) if self._note_identity(reply) else None
 
@@ -270,7 +271,7 @@ class Connection:
         return True
 
     def _enter_project(self, project: str | None) -> bool:
-        """Count as a connection of this project; False, and the connection will be closed, if it has too many."""
+        """Count as a connection of this project. If it has too many, return False and have the connection closed."""
         if project == self._project:
             return True
         connections = self._server.connections
@@ -353,7 +354,7 @@ class Connection:
             self._start(self._close_in_turn())
 
     def _end_slow(self) -> None:
-        """The client is too slow: it may read what it was sent, and has no subscriptions and streams any more."""
+        """End the subscriptions and streams of a client that is too slow. It may still read the data sent before."""
         self._closing = Close(close_codes.TRY_AGAIN_LATER, "")
         self._wait.look()
         self._streams.close()

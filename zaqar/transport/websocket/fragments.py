@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joins the frames of a message when they arrive. Keeping an object for each frame would take far more memory."""
+"""Joins the frames of a message as they arrive. An object for each frame would take far more memory."""
 
 from __future__ import annotations
 

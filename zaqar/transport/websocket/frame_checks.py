@@ -38,7 +38,7 @@ _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 
 
 class FrameChecks:
-    """Reads frames. Safe for threads; one for all connections of a process."""
+    """Reads frames. Any thread may use it. All connections of a process share one object."""
 
     def __init__(self, parts: Parts, actions: Mapping[str, Action]) -> None:
         self._actions = actions
@@ -77,7 +77,8 @@ class FrameChecks:
         if operation is None:
             if action != AUTHENTICATE:
                 raise ClientError(f"{action[:_QUOTED]} is not a valid action{self._hint(action)}")
-            # The action has no body. A client may put its token there by mistake, and replies may be logged.
+            # The action has no body. A client may put its token there by mistake. Replies may be logged, so the reply
+            # must not repeat it.
             request.echoed_body = {}
         elif operation.secrets and isinstance(frame.body, dict):
             request.echoed_body = {name: frame.body[name] for name in frame.body if name not in operation.secrets}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from zaqar.errors import InvalidInput
 
 _SECRET = re.compile(r"token|signature|authori[sz]ation|cookie|secret|password|credential|key|extra-spec")
-"""Parts of the names of headers with credentials. No reply shows a header with such a name, to be on the safe side."""
+"""Parts of the names of headers that may have credentials. No reply shows a header with such a name."""
 
 _QUOTED = 64
 """Characters of a header's name that an error shows."""

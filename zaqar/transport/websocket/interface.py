@@ -15,7 +15,7 @@ from zaqar.transport.websocket.stream_table import StreamTable
 
 
 class Addressed(Protocol):
-    """Something that is about a queue or topic, or about none."""
+    """A request or stream. Its queue or topic is ``address``, None if it has none."""
 
     @property
     def address(self) -> QueueName | None: ...

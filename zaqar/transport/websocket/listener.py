@@ -25,8 +25,8 @@ from zaqar.ipc.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, Proto
 _log = logging.getLogger(__name__)
 
 MAX_STRANGERS = 64
-"""Links of peers that have not proved to have the key. If there are more, the oldest link of the address that has most
-of them is dropped. So an address that opens many links keeps no other address out.
+"""Links of peers that have not proved that they have the key. If there are more, the oldest link of the address with
+the most such links is dropped. So an address that opens many links keeps no other address out.
 """
 
 MAX_LINKS = 1024
@@ -47,7 +47,7 @@ class Listener:
         # A key that no other process has, so that every handshake fails until this process is a node.
         self._node_id, self._key = "", secrets.token_bytes(32)
         self._strangers: dict[_Link, str] = {}
-        """With the address that each comes from, in the order in which they came."""
+        """Links without proof, each with the address of its peer, the oldest first."""
         self._links: set[_Link] = set()
         self._servers: list[asyncio.Server] = []
         self._socket: Path | None = None
@@ -56,7 +56,7 @@ class Listener:
         """The TCP port, 0 if there is none."""
 
     def serve_as(self, node_id: str, key: bytes) -> None:
-        """Be this node from now on, and drop all links of the former one."""
+        """Accept links for this node and key from now on. Drops all links to the former node."""
         self._node_id, self._key = node_id, key
         self.drop_links()
 
@@ -135,14 +135,14 @@ class Listener:
 
 
 def _reason_of(error: OSError) -> str:
-    """Why it cannot be listened on, in the system's words: asyncio puts the address into its own once more."""
+    """The system's text of an error of listening. asyncio's own text would repeat the address."""
     if error.errno is None or isinstance(error, socket.gaierror):
         return error.strerror or str(error)
     return os.strerror(error.errno)
 
 
 class _Link(asyncio.Protocol):
-    """One stream, of a notifier or of a peer that has not proved to be one."""
+    """The connection of a notifier, or of a peer that has not proved to be a notifier."""
 
     _transport: asyncio.Transport
     _timer: asyncio.TimerHandle
@@ -176,7 +176,7 @@ class _Link(asyncio.Protocol):
                 for push in push_protocol.decode_pushes(payload):
                     self._take(push)
         except ProtocolError as exc:
-            # Port scanners come to any open port: their bytes are not worth a warning.
+            # Port scanners connect to any open port, so bytes that break the protocol are no reason for a warning.
             _log.log(logging.WARNING if was_open else logging.DEBUG, "A link of a notifier is dropped: %s.", exc)
             self.abort()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits the memory that all connections together, and those of one project, may hold.
+"""Limits the memory that all connections together, and the connections of one project, may hold.
 
 There are three pools. They are separate, so that no connection holds memory of one pool while it waits for the same
 memory:
@@ -107,7 +107,7 @@ class Pool:
                         self._waiting.move_to_end(project)
                     self._change(waiter.account, waiter.size)
                     waiter.account.waiter = None
-                    # Not now, because it may call this pool again.
+                    # Call it in the next turn of the event loop, because it may call this pool again.
                     asyncio.get_running_loop().call_soon(waiter.granted)
                     granted = True
 

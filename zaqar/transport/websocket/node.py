@@ -3,7 +3,7 @@
 
 The row has a lease that this process renews. If the lease expires, notifiers condemn the node and remove the
 subscriptions of its connections. A process that was only slow, or was cut off from the store, learns that at its next
-renewal: it closes the connections that had subscriptions, and begins anew as another node.
+renewal. It then closes the connections that had subscriptions, and registers again as another node.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zaqar.transport.websocket.pushes import Pushes, Target
 _log = logging.getLogger(__name__)
 
 THREADS = "node"
-"""The names of its threads begin with this."""
+"""The beginning of the names of the threads."""
 
 RENEWAL_SECONDS = 5.0
 
@@ -60,7 +60,7 @@ class NodeService:
         find: Callable[[str], Target | None],
         close: Callable[[str], None],
     ) -> None:
-        """``find`` gives an open connection by its id; any thread may call it. ``close`` closes one with code 1012."""
+        """``find`` returns an open connection by its id; any thread may call it. ``close`` closes it with code 1012."""
         self._nodes = nodes
         self._subscriptions = subscriptions
         self._find = find
@@ -91,7 +91,7 @@ class NodeService:
         self._tasks = [asyncio.create_task(self._keep_node()), asyncio.create_task(self._keep_tidy())]
 
     def use(self, subscriptions: ConnectionSubscriptions) -> None:
-        """Use these from now on. They have adopted the former ones."""
+        """Use these subscriptions from now on. They include the former ones."""
         self._subscriptions = subscriptions
         self._pushes.use(subscriptions)
 
@@ -137,7 +137,7 @@ class NodeService:
                     self._begin_anew(self._node)
                     pause = 0.0
             except StoreUnavailable:
-                # The driver of the store has logged it.
+                # The driver of the store has logged the outage.
                 pause = RETRY_SECONDS
             except Exception:  # noqa: BLE001, it is logged
                 _log.exception("The lease of this process cannot be renewed.")
@@ -158,7 +158,7 @@ class NodeService:
     def _begin_anew(self, node: Node) -> None:
         _log.warning("Node %s was given up, as it was too slow to renew its lease; this process begins anew.", node.id)
         self._node = None
-        # Nothing more is pushed before the connections close, so that none of them has a gap.
+        # Push nothing more before the connections close, so that no client sees a gap in its notifications.
         self._listener.serve_as("", secrets.token_bytes(32))
         subscribed = self._subscriptions.subscribed()
         self._subscriptions.serve_as(None)

@@ -39,7 +39,7 @@ def read_fields(action: Action, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_texts(action: Action, fields: Mapping[str, Any]) -> None:
-    """Raises InvalidInput if a string has U+0000, which not every store can hold, or a list of strings another type."""
+    """Raise InvalidInput if a string has U+0000, which not every store can hold, or if a list has other types."""
     for name, value in fields.items():
         if type(value) is str:
             _check_text(name, value)

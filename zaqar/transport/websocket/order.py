@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from zaqar.ipc.push_protocol import Status
 
 Call = TypeVar("Call")
-"""What the caller passes in with a notification and gets back with its status."""
+"""An object that the caller passes in with a notification, and gets back when the notification's status is known."""
 
 MAX_RANGES = 64
 """Ranges of sent numbers that each subscription remembers. A repetition of an earlier number is sent again."""
@@ -70,7 +70,7 @@ class Entry(Generic[Call]):
 
 
 class Order(Generic[Call]):
-    """Made for the first notification of a subscription, and kept as long as its connection."""
+    """The order of one subscription: made at its first notification, and kept as long as its connection."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry[Call]] = {}

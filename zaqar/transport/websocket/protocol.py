@@ -11,8 +11,8 @@ module changes the rest:
   keeps them all. Here 16 KiB are read and parsed in small pieces, when :class:`LoopTime` and earlier requests allow it,
   and a client that sends many frames is read from less often.
 - The library keeps each fragment of a message as an object. Here fragments are joined when they arrive.
-- The library reads three large messages ahead of the one that is served. Here it is one, if the pool of all connections
-  has room for it; without room only 16 KiB of a message are read.
+- The library reads three large messages while one is served. Here one is read ahead if the pool of all connections has
+  room for it; without room only 16 KiB of a message are read.
 - The library keeps up to a megabyte of headers of a handshake. Here the limit is 16 KiB.
 - The library closes without an answer if a request is not a WebSocket handshake, such as a POST. Here it is answered.
 - The library waits without limit for a client that reads nothing, and drops a client whose pong comes after frames that
@@ -90,13 +90,13 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
 
     pong_seconds = 20.0
     write_seconds = 10.0
-    """In so much time a client has to take MIN_READ_SIZE bytes of what it is sent."""
+    """Time in which a client has to read MIN_READ_SIZE bytes of the data sent to it."""
 
     is_surplus = False
     """Whether to drop the connection as soon as it is made."""
 
     is_lingering = False
-    """Whether it was closed as the client did not read, and may still do so."""
+    """Whether the connection was closed because the client did not read, and the client may still read."""
 
     def __init__(self, *args: Any, shared: Shared, lost: Callable[[ServerConnection], None], **kwargs: Any) -> None:
         """``lost`` is called when the TCP connection has ended."""
@@ -142,11 +142,11 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self.project = project
         self._room.enter(project)
 
-    # -- what the event loop calls -----------------------------------------------------------------------------------
+    # -- callbacks of the event loop ---------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # Several things may hold up reading; each asks the others before it goes on.
+        # Reading may be held up for several reasons. When one of them ends, _go_on() checks the others.
         self.recv_messages.resume = self._go_on
         if self.is_surplus:
             self.transport.abort()
@@ -193,7 +193,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         super().connection_lost(exc)
 
     def send_data(self) -> None:
-        """Send what the protocol has produced, in one write; nothing once the connection is lost.
+        """Send all bytes that the protocol has produced, in one write; nothing once the connection is lost.
 
         The library writes each frame by itself. asyncio logs every write to a lost connection, and a client that is
         gone may have sent thousands of pings before.
@@ -201,16 +201,16 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         produced = self.protocol.data_to_send()
         error = self.protocol.handshake_exc
         if error is not None and self.request is None and not self._is_refused and not self.protocol.reader.eof:
-            # To bytes that are no request the library says little or nothing.
+            # The library answers bytes that are not a request with little or nothing.
             self._is_refused = True
             produced = [refuse_malformed(error).serialize(), b""]
         if self.transport.is_closing():
             return
         if data := b"".join(produced):
-            # Before it is written, which may call pause_writing().
+            # Count the bytes before the write, which may call pause_writing().
             self._sent += len(data)
             self.transport.write(data)
-        # An empty one stands for the end of what is sent.
+        # An empty piece means that nothing follows: close the sending side.
         if not all(produced):
             if self.transport.can_write_eof():
                 with suppress(OSError, RuntimeError):
@@ -264,7 +264,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
                 super().process_event(message)
 
     def finish_message(self) -> None:
-        """Must be called when a received message has been served."""
+        """Go on after a received message has been served. The owner of the connection must call it."""
         self._messages.finish()
         if self.protocol.state is State.CLOSED:
             return
@@ -307,7 +307,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
             self._fail(close_codes.TRY_AGAIN_LATER, "The client sends too slowly.", _CLOSE_FRAME_SECONDS)
 
     def _is_held_up(self) -> bool:
-        """Whether it is the server that does not read now."""
+        """Whether the server itself has stopped reading, so that a silent client is not to blame."""
         if self.paused or self._resuming is not None or self._waits_for_room:
             return True
         if self._is_closing:
@@ -317,10 +317,10 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         )
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, which must not read requests any more: those that still come are dropped.
+        """Close the connection. Requests that still arrive are read and dropped.
 
-        The close frame of the client comes after them. A socket that is closed with something unread takes from the
-        client what it was sent last.
+        They must be read, because the close frame of the client comes after them, and because the system discards data
+        that the client has not received yet if a socket is closed with unread data.
         """
         if self.is_lingering:
             await self.wait_closed()
@@ -352,7 +352,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
     # -- clients that do not answer ----------------------------------------------------------------------------------
 
     def start_keepalive(self) -> None:
-        """What the library calls when the handshake is over."""
+        """Start the timers for silent clients. The library calls it when the handshake is over."""
         self._last_received = self.loop.time()
         self._heartbeat = self.loop.call_later(self.silent_seconds, self._check_alive)
 
@@ -374,10 +374,10 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._heartbeat = self.loop.call_later(wait, self._check_alive)
 
     def _taken(self) -> int:
-        """Bytes that have come to the client's host, which takes no more than some buffers full unless they are read.
+        """Bytes that the client's host has acknowledged. Unless the client reads, that is no more than some buffers.
 
-        How much the system here has taken says little: it tells that there is room again only once a third of its own
-        buffer, which may be megabytes, has been acknowledged.
+        The number of bytes that the system of this host has taken says little: it reports room again only after a third
+        of its own buffer, which may be megabytes, has been acknowledged.
         """
         waiting = array("i", [0])
         fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
@@ -390,7 +390,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
     def _check_reader(self) -> None:
         self._stalled = None
         if self._taken() - self._taken_before >= MIN_READ_SIZE:
-            # It is on a slow line. A large reply may take long.
+            # The client reads, over a slow line. A large reply may take long.
             self._watch_reader()
             return
         self.is_lingering = True

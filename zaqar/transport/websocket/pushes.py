@@ -19,7 +19,7 @@ from zaqar.transport.websocket.order import Order
 _log = logging.getLogger(__name__)
 
 HOLD_SECONDS = 0.5
-"""How long a notifier waits until a notification is sent. Then it is told to send the notification again."""
+"""How long a notifier waits for the status of a notification. After that it is told to send the notification again."""
 
 MOST_BYTES = 64 * 1024 * 1024
 """Bytes of the notifications that are held in memory in all. A further one has to arrive again."""
@@ -30,7 +30,7 @@ _BATCH_BYTES = 256 * 1024
 _TICK_SECONDS = 0.1
 
 _ARRIVAL_SECONDS = 0.03
-"""How long to wait for a gap to close by itself if the last gap of the subscription did."""
+"""How long to wait for a gap to close by itself, if the last gap of the subscription has closed by itself."""
 
 _FIRST_PAUSE_SECONDS = 0.01
 _MAX_PAUSE_SECONDS = 0.2
@@ -43,11 +43,11 @@ Answer = Callable[[Status], None]
 
 
 class Gone(Exception):
-    """A notification was not sent, as the connection is closed or is being closed."""
+    """A notification was not sent because the connection is closed or is being closed."""
 
 
 class TooSlow(Exception):
-    """None of the notifications was sent, as the connection has too much unsent. They may be tried again."""
+    """None of the notifications was sent because the connection has too many unsent bytes. The caller may retry."""
 
 
 class Target(Protocol):
@@ -66,12 +66,12 @@ class Subscribed(Protocol):
     def is_subscribed(self, connection: str, queue_uid: str, subscription_id: str) -> bool: ...
 
     def has_undelivered_before(self, connection: str, queue_uid: str, number: int) -> bool:
-        """Ask the store, which blocks. Raises StoreUnavailable and StoreBusy."""
+        """Whether the store has an earlier delivery. Blocks. Raises StoreUnavailable and StoreBusy."""
 
 
 @dataclass(slots=True, eq=False)
 class _Subscription:
-    """A subscription. Times are those of the event loop.
+    """A subscription. Its times are by the clock of the event loop.
 
     ``ask_at``: when the store may be asked about a gap. ``pause``: how long to wait after the next answer that does not
     close the gap. ``expects_arrival``: the last gap was closed by a notification that arrived, not by an answer.
@@ -100,7 +100,7 @@ class Pushes:
         find: Callable[[str], Target | None],
         call: Callable[[Callable[[], bool]], asyncio.Future[bool]],
     ) -> None:
-        """``find`` gives the connection with an id; ``call`` makes a call that blocks, in a thread."""
+        """``find`` returns the connection with an id; ``call`` makes a blocking call in a thread."""
         self._subscriptions = subscriptions
         self._find = find
         self._call = call
@@ -113,7 +113,7 @@ class Pushes:
         self._tick: asyncio.TimerHandle | None = None
 
     def use(self, subscriptions: Subscribed) -> None:
-        """Ask these from now on. They know the same connections."""
+        """Use these subscriptions from now on. They know the same connections."""
         self._subscriptions = subscriptions
 
     def receive(self, push: Push, answer: Answer) -> None:
@@ -193,7 +193,7 @@ class Pushes:
         except TooSlow:
             self._drop(subscription, Status.WAIT)
         except Exception:  # noqa: BLE001, it is logged
-            # One connection must not stop the others; its notifications come again.
+            # An error of one connection must not stop the others. Its notifications are sent again later.
             _log.exception("A notification for connection %s cannot be sent.", subscription.connection)
             self._drop(subscription, Status.WAIT)
         finally:
@@ -239,7 +239,7 @@ class Pushes:
         return False
 
     def _expire_overdue(self) -> None:
-        """Tell notifiers to send again what has waited too long."""
+        """Tell notifiers to send again the notifications that have waited longer than HOLD_SECONDS."""
         self._tick = None
         before = _time() - HOLD_SECONDS
         for subscription in list(self._busy):

@@ -31,12 +31,12 @@ def refuse_malformed(error: Exception) -> Response:
 
 
 def explain(connection: ServerConnection, request: Request, response: Response) -> Response | None:
-    """Have every refusal of the library say why in the same way."""
+    """Give every refusal of the library a body in the same form."""
     if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
         return None
     body = response.body or b""
     if not body.startswith(b"{"):
-        # The library's own text, the first line of which is a sentence.
+        # The first line of the library's own text is a sentence.
         sentence = body.decode(errors="replace").partition("\n")[0]
         response.body = json.dumps(_problem(HTTPStatus(response.status_code), sentence)).encode()
     _describe_body(response)

@@ -48,8 +48,8 @@ class Request:
     """A frame that was read. If it cannot be served, ``reply`` is set, and no store is asked.
 
     ``action`` is the name in the frame, None if it has none, and ``operation`` the action of this name. ``project`` is
-    that of the token or of the signature, or without Keystone that of X-Project-ID; None if it is not known. ``token``,
-    ``service_token`` and ``claimed_project`` are set for ``authenticate`` only. The repr() shows no secret.
+    the project of the token or of the signature, or without Keystone that in X-Project-ID; None if it is not known.
+    ``token``, ``service_token`` and ``claimed_project`` are set for ``authenticate`` only. The repr() shows no secret.
     """
 
     format: Format

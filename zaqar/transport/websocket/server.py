@@ -38,7 +38,7 @@ _SHOWN_ORIGIN = 100
 """Characters of an origin that the log shows."""
 
 _library_log = logging.getLogger(f"{__name__}.library")
-# The library's debug lines show frames, and with them tokens.
+# The debug lines of the library show frames, which may have tokens.
 _library_log.setLevel(logging.WARNING)
 
 DRAIN_SECONDS = 7.0
@@ -48,7 +48,7 @@ _CLOSE_SECONDS = 5.0
 """Time for a client to answer a close frame."""
 
 _LAST_CLOSE_SECONDS = 1.0
-"""The same while the server stops."""
+"""Time for a client to answer a close frame while the server stops."""
 
 _DECODERS = 4
 """Threads that decode large frames, three of them at a time. More would only wait for the interpreter lock."""
@@ -87,7 +87,7 @@ class WebSocketServer:
         self._admission = Admission(settings.threads)
         self._make_session = make_session
         self._closed = closed
-        # A separate pool: decoding never waits for a store.
+        # A separate pool of threads, so that decoding does not wait for calls to stores.
         most = settings.max_connections
         self._decoders = Admission(
             _DECODERS, max_wait=_DECODING_SECONDS, most_waiting=most, silent_seconds=float("inf")
@@ -152,7 +152,8 @@ class WebSocketServer:
             max_queue=1,
             logger=_library_log,
         )
-        # asyncio has set it to 100. If more connect at the same time, their hosts try again only after a second.
+        # asyncio has set the backlog to 100. If more clients connect at the same time, their hosts retry only after a
+        # second.
         listener.listen(_BACKLOG)
 
     def close_restarting(self, connection_id: str) -> None:
@@ -194,7 +195,7 @@ class WebSocketServer:
             return response
         host, origins = headers.get_all("Host"), headers.get_all("Origin")
         if not self._origins.admits(origins, host[0] if len(host) == 1 else None):
-            # Browsers tell their pages nothing but that there is no connection.
+            # Log the reason, because browsers show their pages only that there is no connection.
             _quiet_log.tell(
                 logging.INFO,
                 HTTPStatus.FORBIDDEN,
@@ -248,5 +249,5 @@ class WebSocketServer:
 
 
 def _revalidation_seconds(parts: Parts) -> float:
-    """Seconds between two checks of a token: as long as the cache of tokens keeps an answer."""
+    """Seconds between two checks of a token. Equal to the time for which the cache of tokens keeps an answer."""
     return float("inf") if parts.tokens is None else parts.tokens.cache_seconds or _REVALIDATION_SECONDS

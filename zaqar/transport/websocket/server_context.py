@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objects that all connections of a process share. The server makes them, anew when it has reloaded."""
+"""The objects that all connections of a process share. The server makes them at its start and after each reload."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Session:
         return replies.fail(request, error)
 
     def end_wait(self, request: Request, *, retry_after: int | None = None) -> Reply:
-        """The reply to a request that waits no more. Blocks if :attr:`Pending.ends_at_once` is false.
+        """The reply to a request at the end of its wait. Blocks if :attr:`Pending.ends_at_once` is false.
 
         ``retry_after``: seconds after which to try again, if the request could not wait.
         """

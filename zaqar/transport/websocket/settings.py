@@ -10,13 +10,13 @@ from oslo_config import cfg
 GROUP = "drivers:transport:websocket"
 
 _OTHER_FILES = 256
-"""Open files that are not connections of clients: those to stores, Keystone and notifiers, and the log."""
+"""Open files that are not connections of clients: connections to stores, Keystone and notifiers, and the log."""
 
 _CONNECTIONS_PER_HANDSHAKE = 10
 _MIN_HANDSHAKES = 16
 
 STRANGER_FRAME_SIZE = 64 * 1024
-"""Bytes that a frame may have before anybody has authenticated, if clients have to."""
+"""Bytes that a frame of a client may have before the client has authenticated, if authentication is on."""
 
 FRAME_OVERHEAD = 64 * 1024
 """Bytes by which a frame may be larger than the largest post, for the action, the headers and the names of fields."""
@@ -24,7 +24,10 @@ FRAME_OVERHEAD = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Times are seconds, sizes are bytes; 0 means no limit for ``requests_per_second`` and ``idle_timeout``."""
+    """The limits of connections. Times are in seconds and sizes in bytes.
+
+    0 means no limit for ``requests_per_second`` and ``idle_timeout``.
+    """
 
     max_frame_size: int
     max_connections: int

@@ -15,7 +15,7 @@ CONFIRMATION = "subscription_confirm"
 
 
 class SignedFrames:
-    """Checks signatures of frames. Safe for threads. One object for each process limits the log lines of refusals."""
+    """Checks signatures of frames. Any thread may use it. A process has one, which limits the log lines of refusals."""
 
     def __init__(self, urls: SignedUrls, *, clock: Clock) -> None:
         self._urls = urls

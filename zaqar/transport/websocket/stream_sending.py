@@ -44,7 +44,7 @@ _MAX_RETRY_SECONDS = 8.0
 """Pause before a store that did not answer is read again: at first, doubled each time, and at most."""
 
 _SLOW_SECONDS = 0.2
-"""Pause before frames are offered again to a connection that has too much unsent."""
+"""Pause before frames are offered again to a connection that has too many unsent bytes."""
 
 
 def frame_of(opened: OpenStream, event: str, marker: str, data: Any) -> str | bytes:
@@ -85,7 +85,7 @@ class StreamReads:
             if running is None:
                 return await self._read(key, slot, partial(stream.read, version=version, limit=limit))
             await asyncio.shield(running)
-            # Many go on at the same time.
+            # Many tasks go on at the same moment, so let the event loop serve others in between.
             await self._loop_time.wait(slot.project)
         return events
 
@@ -94,7 +94,7 @@ class StreamReads:
         try:
             return await self._admission.run(slot, call)
         except StoreUnavailable as exc:
-            # For the others too, so that they do not ask this store one after the other.
+            # Make all streams of this store pause, so that they do not ask it one after the other.
             running.set_exception(exc)
             running.exception()
             raise
@@ -142,7 +142,7 @@ class StreamSender:
         self._timer: asyncio.TimerHandle | None = None
 
     def look(self) -> None:
-        """Send what there is to send now."""
+        """Send all frames that can be sent now."""
         if self._is_running or not len(self._table):
             return
         if self._due():
@@ -152,7 +152,7 @@ class StreamSender:
             self._plan()
 
     def close(self) -> list[OpenStream]:
-        """End all streams. Returns those that were open."""
+        """End all streams. Returns the streams that were open."""
         for each in (self._task, self._timer):
             if each is not None:
                 each.cancel()
@@ -169,10 +169,10 @@ class StreamSender:
                 for opened in due:
                     await self._serve(opened)
         except Gone:
-            # The connection ends, and closes the streams.
+            # The connection ends, and its end closes the streams.
             return
         except Exception:  # noqa: BLE001, it is logged
-            # Such as a message that cannot be encoded. The client resumes on another connection, if it is told.
+            # For example, a message cannot be encoded. Send the last frame, so that the client can resume elsewhere.
             _log.exception("The streams of a connection cannot be sent.")
             self._target.abort()
             return
@@ -188,7 +188,7 @@ class StreamSender:
         now, time = self._server().clock(), self._loop.time()
         pauses = [pause for each in self._table.all() for pause in _pauses(each, now, time)]
         if pauses:
-            # Not at once, because the clock and the loop differ a little.
+            # A little later than the clock says, because the clock and the event loop differ a little.
             self._timer = self._loop.call_later(max(0.001, min(*pauses, 3600.0)), self.look)
 
     async def _serve(self, opened: OpenStream) -> None:
@@ -198,7 +198,7 @@ class StreamSender:
         if opened.is_expired(server.clock()):
             await self._end(opened, EXPIRED)
             return
-        # Clients that do not read hold memory, and those of one project only their share.
+        # Clients that do not read hold memory. The clients of one project may hold only a share of it.
         await self._account.wait(0)
         if not opened.is_open:
             return
@@ -232,7 +232,7 @@ class StreamSender:
             self._account.give_back()
 
     async def _offer(self, opened: OpenStream, frames: Sequence[tuple[str | bytes, Event]]) -> bool:
-        """Send the frames of events. Returns False, and has sent none, if the connection has too much unsent."""
+        """Send the frames of events. Returns False, and sends none, if the connection has too many unsent bytes."""
         try:
             async with self._target.sending(sum(len(frame) for frame, _ in frames)) as send:
                 for frame, event in frames:

@@ -41,9 +41,9 @@ class OpenStream:
     granted: int
     sent: int = 0
     failures: int = 0
-    """Reads that the store has not answered since the last one that it has."""
+    """Number of reads that have failed since the last successful one."""
     retry_at: float = 0.0
-    """When to read again after such a failure, in the time of the event loop."""
+    """When to read again after a failure, by the clock of the event loop."""
     is_open: bool = True
 
     @property
@@ -56,7 +56,10 @@ class OpenStream:
 
 
 class StreamTable:
-    """Any thread may use it. ``changed`` is called by any thread when there may be something to send."""
+    """The streams of one connection. Any thread may use it.
+
+    ``changed`` is called, in any thread, when there may be something to send.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,12 +75,12 @@ class StreamTable:
             return list(self._streams.values())
 
     def use(self, streams: Streams) -> None:
-        """Have these read from now on, because the configuration was reloaded."""
+        """Read with these from now on. Called after the configuration was reloaded."""
         for opened in self.all():
             opened.stream.use(streams)
 
     def check_room(self, address: QueueName) -> None:
-        """Raises Conflict if the connection follows this queue already, or has as many streams as it may."""
+        """Raise Conflict if the connection already follows this queue or has MAX_STREAMS streams."""
         with self._lock:
             self._check_room(address)
 
@@ -90,14 +93,14 @@ class StreamTable:
             raise Conflict(f"This connection has {MAX_STREAMS} streams, and no more are allowed.")
 
     def add(self, opened: OpenStream) -> None:
-        """Begin to send. Raises Conflict as :meth:`check_room` does; the caller then has to leave the waiter."""
+        """Begin to send this stream. Raises Conflict as :meth:`check_room` does; the caller then leaves the waiter."""
         with self._lock:
             self._check_room(opened.address)
             self._streams[opened.address] = opened
         self.changed()
 
     def grant(self, address: QueueName, credit: int) -> None:
-        """Allow so many messages more. Raises NotFound if there is no such stream, and InvalidInput."""
+        """Allow ``credit`` more messages. Raises NotFound if there is no such stream, InvalidInput if too much."""
         with self._lock:
             opened = self._streams.get(address)
             if opened is None:
@@ -131,7 +134,7 @@ class StreamTable:
         return is_open
 
     def close(self) -> list[OpenStream]:
-        """End all streams, and open no more. Returns those that were open."""
+        """End all streams, and refuse new ones. Returns the streams that were open."""
         with self._lock:
             self._is_closed = True
             ended = list(self._streams.values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closes a connection whose token has expired or was revoked, with the timers of a connection."""
+"""The timers of a connection, and the watch that closes it when its token has expired or was revoked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zaqar.transport.websocket.interface import Session
 from zaqar.transport.websocket.server_context import ServerContext
 
 _MAX_TIMER_SECONDS = 86_400.0
-"""Seconds. The event loop refuses timers of more than some weeks; a token may live longer."""
+"""Longest timer. The event loop refuses timers of more than some weeks, and a token may be valid for longer."""
 
 
 class Timers:
@@ -62,7 +62,7 @@ class TokenWatch:
         self._armed_for: float | None = None
 
     def look(self) -> None:
-        """Watch the token of the session, which may be another one than before."""
+        """Watch the present token of the session. Called after each reply, because the token may have changed."""
         expires = self._session.expires
         if expires == self._armed_for:
             return
@@ -87,7 +87,7 @@ class TokenWatch:
         self._timers.set("revalidation", seconds, lambda: self._start(self._revalidate()))
 
     async def _revalidate(self) -> None:
-        # Without the turn, so requests and notifications do not wait for Keystone.
+        # Do not hold the turn to send, so that requests and notifications do not wait for Keystone.
         identity = self._session.identity
         is_valid = True
         # If Keystone does not answer, the token counts as valid until it does or until the token expires.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that wait for messages. They hold no thread while they wait, only a place in the registry of the hub."""
+"""Requests that wait for messages. A waiting request holds no thread, only an entry in the registry of the hub."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class RequestWait:
                     return None
                 if reply.pending is None and reply.status >= 400:
                     if reply.status == StoreUnavailable.status:
-                        # The others would fail as well, one after the other. They try when the store answers again.
+                        # While the store is away the attempts of all takers would fail, so do not pass the turn on.
+                        # Pollers wake the takers when the store answers again.
                         waiter.finish(is_full=False, is_served=False)
                     return reply
                 assert found is not None
@@ -96,9 +97,9 @@ class RequestWait:
         return None
 
     async def _try_last(self, waiter: Waiter, pending: Pending[Any], attempt: Attempt) -> Reply | None:
-        """Make an attempt at the end of the time if an answer without messages may be false otherwise.
+        """Make one more attempt at the end of the time if an answer without messages could be wrong.
 
-        The request has made no attempt yet, or others have their turns right now, because messages are free.
+        It could be if the request has made no attempt, or while another taker has the turn because messages are free.
         """
         if pending.last is not None and (waiter.kind is not Kind.TAKER or waiter.queue.turn is None):
             return None

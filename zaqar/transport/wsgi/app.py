@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP application: one table of routes, one list of middleware."""
+"""The HTTP application: one table of routes, one list of middleware. :mod:`zaqar.wsgi` calls :func:`make_app`."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,13 +25,18 @@ from zaqar.transport.wsgi.confirmation_page import ConfirmationPage
 from zaqar.transport.wsgi.cors import Cors
 from zaqar.transport.wsgi.event_streams import EventStreams
 from zaqar.transport.wsgi.flavors import FlavorResource, FlavorsResource
-from zaqar.transport.wsgi.health import HealthResource, PingResource
-from zaqar.transport.wsgi.home import AsyncApiResource, HomeResource, OpenApiResource, VersionsResource
 from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
-from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, StatsResource
+from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, ShareResource, StatsResource
 from zaqar.transport.wsgi.requests import RequestChecks
-from zaqar.transport.wsgi.share import ShareResource
+from zaqar.transport.wsgi.service import (
+    AsyncApiResource,
+    HealthResource,
+    HomeResource,
+    OpenApiResource,
+    PingResource,
+    VersionsResource,
+)
 from zaqar.transport.wsgi.signed_requests import SignedRequests
 from zaqar.transport.wsgi.subscriptions import (
     ConfirmResource,
@@ -48,11 +53,11 @@ WsgiApplication = Callable[..., Any]
 
 
 def routes(parts: Parts, slots: WaitSlots | None = None) -> dict[str, object]:
-    """Path template -> resource, of what the OpenAPI document describes."""
+    """Path template -> resource, for all paths that the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
     watch = ClientWatch()
     waits = Waits(parts.hub, limits, slots or WaitSlots(), watch)
-    # Another server needs a thread for each open request.
+    # A server without gevent needs a thread for each open request, so it serves no streams.
     streams = EventStreams(parts, watch, is_served=find_http_server() is HttpServer.GEVENT)
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
     describe = partial(openapi.document, limits, admin_mode=admin_mode, pooling=pooling)
@@ -89,7 +94,7 @@ def _websocket_api(parts: Parts, schemas: Mapping[str, JsonSchema]) -> dict[str,
 def _below(
     parts: Parts, streams: EventStreams, waits: Waits, collection: str, name: str, kind: str
 ) -> dict[str, object]:
-    """What queues and topics have in common."""
+    """The routes below ``collection``, which is the path of all queues or of all topics."""
     authorizer, limits = parts.authorizer, parts.limits
     shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
     rules = SubscriptionRules(authorizer, parts.subscriptions, limits)
@@ -114,12 +119,12 @@ def _below(
 
 
 def pages(parts: Parts) -> dict[str, object]:
-    """Path -> resource, of what is for people with a browser."""
+    """Path -> resource, for the pages that people open in a browser."""
     return {"/confirm": ConfirmationPage(parts.subscriptions, signed_urls=parts.signed_urls, clock=parts.clock)}
 
 
 def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
-    """The WSGI callable over the running parts. ``slots`` bound how many requests wait; None if nothing does."""
+    """Make the WSGI callable. ``slots`` limit how many requests may wait at a time; None stands for no limit."""
     signed = SignedRequests(parts.signed_urls, clock=parts.clock)
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
     checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy, extra_specs=parts.extra_specs)
@@ -147,14 +152,14 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
 
 
 class _CallerNote:
-    """Tells stages who asks, in ``zaqar.context.current``. It is in use only if a stage has a hook that is told."""
+    """Shows the caller to stages, in ``zaqar.context.current``. Installed only if a stage has a hook that uses it."""
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
-        # Always set, as a thread of the server serves many callers one after another.
+        # Set it for each request, because a thread of the server serves many callers one after another.
         context.current.set(getattr(req.context, "caller", None))
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
-        # A caller may have a token, which must not stay anywhere when the request is over.
+        # The caller may have a token, which must not be kept after the request.
         context.current.set(None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authentication by Keystone: a middleware before the routes, so that without a token all paths are alike."""
+"""Authentication by Keystone. A middleware before routing, so that without a token all paths give the same answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import falcon
 from zaqar.access.keystone import TokenValidator
 
 CALLER = "zaqar.caller"
-"""Where the WSGI environment has (identity, token) of a caller whose token is valid. No client can set this name."""
+"""The key of the WSGI environment with (identity, token) of a caller whose token is valid. No client can set it."""
 
 PROJECT = "HTTP_X_PROJECT_ID"
 
@@ -32,19 +32,19 @@ _FORGED = (
     "HTTP_OPENSTACK_SYSTEM_SCOPE",
     "keystone.",
 )
-"""Beginnings of the names that keystonemiddleware gives to what it found out, in the spelling of WSGI.
+"""Prefixes of the headers in which keystonemiddleware passes on an identity, in the spelling of WSGI.
 
 In WSGI ``X_Roles`` and ``X-Roles`` have one spelling, so both are meant.
 """
 
 _OPEN = frozenset({"/", "/confirm"})
-"""Exactly these need no token: the versions, and the page that links in mails lead to."""
+"""The paths that need no token: the versions, and the page to which links in mails lead."""
 
 
 class Authentication:
-    """Lets requests in that have a valid token, a signature, which the next middleware verifies, or need neither.
+    """Admits a request with a valid token, with a signature, which the next middleware verifies, or to an open path.
 
-    Whatever a client says about its identity is removed from every request, also from those.
+    Removes all headers about identity from every request, so that a client cannot claim one.
     """
 
     def __init__(self, tokens: TokenValidator, *, answers_preflights: bool) -> None:
@@ -55,7 +55,7 @@ class Authentication:
         env = req.env
         project = remove_identity(env)
         if "HTTP_URL_SIGNATURE" in env:
-            # The signature is for a project, and the only thing that counts: a token beside it is not looked at.
+            # Only the signature counts, which is for one project. A token beside it is not validated.
             if project is not None:
                 env[PROJECT] = project
             return
@@ -72,15 +72,15 @@ class Authentication:
 
 
 def _is_preflight(req: falcon.Request) -> bool:
-    """Whether a browser asks what it may send (Fetch standard, section 3.2.2). It never adds a token to that."""
+    """Whether the request is a browser's CORS preflight (Fetch standard, section 3.2.2), which never has a token."""
     env: dict[str, Any] = req.env
     return req.method == "OPTIONS" and "HTTP_ORIGIN" in env and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in env
 
 
 def remove_identity(env: dict[str, Any]) -> str | None:
-    """Remove from a WSGI environment all that says who the caller is; return the X-Project-ID that was there, if any.
+    """Remove all headers about identity from a WSGI environment. Returns the X-Project-ID of the client, if any.
 
-    With Keystone only a token says who a caller is, and no such header is believed.
+    With Keystone only a token proves an identity, so these headers of a client must not count.
     """
     project = env.get(PROJECT)
     for name in [name for name in env if name.startswith(_FORGED)]:

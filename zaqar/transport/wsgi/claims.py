@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/queues/{queue_name}/claims`` and one claim below it."""
+"""The resources ``/v2/queues/{queue_name}/claims`` and one claim below it."""
 
 from functools import partial
 
@@ -47,7 +47,8 @@ class ClaimsResource:
         if waited_claim is None:
             resp.data = body
             return
-        # The client may have gone away while it waited. Then nobody knows of the claim.
+        # The client may have closed its connection while it waited. Then it does not know of the claim, so the claim
+        # has to be released.
         release = partial(self._claims.give_back, req.context.address, waited_claim)
         resp.stream = ReleasedUnlessWritten(body, release=release, is_gone=partial(self._waits.is_client_gone, req))
         resp.content_length = len(body)

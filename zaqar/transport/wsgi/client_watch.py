@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices clients that go away while their requests wait, so that those hold no place that others could have."""
+"""Notices that clients close their connections while their requests wait, so that such requests free their slots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zaqar.access.http_server import client_fd, make_poll
 from zaqar.waiting.background import Background, Job
 
 LOOK_SECONDS = 1.0
-"""Time between two looks at all connections. One system call looks at all of them."""
+"""Time between two checks of all connections. One system call checks all of them."""
 
 
 class ClientWatch(Job):
@@ -31,8 +31,8 @@ class ClientWatch(Job):
     def add(self, environ: Mapping[str, Any], wake: Callable[[], None]) -> Callable[[], None]:
         """Call ``wake`` within about a second after the client of this request has closed its connection.
 
-        Returns a function that ends this, to be called while the server has the connection open. With a server that
-        shows no socket nothing is noticed.
+        Returns a function that ends the watch. Call it while the server still has the connection open. If the server
+        does not show the socket, ``wake`` is never called.
         """
         fd = client_fd(environ)
         if fd is None or fd < 0:

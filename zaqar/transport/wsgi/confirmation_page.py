@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/confirm``: the page behind the link of a confirmation mail, for operators who have none of their own.
+"""``/confirm``: the page to which the link of a confirmation mail leads, if the operator has no page of his own.
 
-It only asks: programs that look at mail follow its links. A button, and so a POST, decides. The link itself is the
-permission, as whoever reads the mail has no other: its query is a signed grant to confirm one subscription.
+A GET only shows a question, because programs that scan mail follow its links. A button, and so a POST, confirms. The
+reader of the mail has no account, so the link itself is the permission: its query is a signed grant to confirm one
+subscription.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(
 _HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'",
-    # The address of the page is a permission: it stays out of other sites' logs, and of caches.
+    # The URL of the page is a permission. These headers keep it out of caches and of the logs of other sites.
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -57,7 +58,7 @@ _HEADERS = {
 
 
 class _Link(NamedTuple):
-    """What a link may be good for; whether it is, its grant says of the subscription as it is now."""
+    """A link whose signature is valid. ``grant`` tells whether it may confirm the subscription in its present state."""
 
     address: QueueName
     subscription_id: str
@@ -89,7 +90,7 @@ class ConfirmationPage:
         return link.grant(subscription.grant_terms)
 
     def _read_link(self, req: falcon.Request) -> _Link | None:
-        """What the query claims; None if it is no link to confirm a subscription, or over."""
+        """The link in the query; None if it is not a link to confirm a subscription, or has expired."""
         try:
             query = read_query(req)
         except InvalidInput:
@@ -100,7 +101,7 @@ class ConfirmationPage:
             return None
         names = ("Signature", "Paths", "Methods", "Expires", "Project")
         claim = Claim(*(query.get(name, "") for name in names))
-        # What can be refused without the subscription is, so that nonsense reaches no store.
+        # Check the signature before the subscription is read, so that invalid links cause no work for a store.
         try:
             valid = self._signed_urls.open(claim, method="PUT", path=path, now=self._clock())
         except SignatureRefused:
@@ -120,7 +121,7 @@ class ConfirmationPage:
 
 
 def _read_choice(req: falcon.Request) -> bool | None:
-    """Which button was pressed; None if it was none of the two."""
+    """Whether the button to confirm (True) or to refuse (False) was pressed; None if the form has neither."""
     form = parse_qs(read_body(req, _MOST_BYTES).decode("latin-1"), max_num_fields=10)
     return {"true": True, "false": False}.get(",".join(form.get("confirmed", ())))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-origin requests, as ``[cors]`` allows them: falcon's middleware with the options operators know."""
+"""Cross-origin requests, as ``[cors]`` allows them: falcon's middleware with the options of oslo.middleware."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from oslo_config import cfg
 
 
 class Cors(falcon.CORSMiddleware[Any, Any]):
-    """Answers for the allowed origins; a preflight names the methods and headers that are both asked and allowed."""
+    """Adds the CORS headers for allowed origins. A preflight gets the requested methods and headers if allowed."""
 
     def __init__(self, options: cfg.ConfigOpts.GroupAttr) -> None:
         anywhere = "*" in options.allowed_origin
-        # Browsers send scheme and host in lower case (RFC 6454, section 4), whatever a user or operator typed.
+        # Browsers send scheme and host in lower case (RFC 6454, section 4). Operators may type them otherwise.
         origins = "*" if anywhere else [origin.lower() for origin in options.allowed_origin]
         super().__init__(
             allow_origins=origins,
@@ -29,7 +29,8 @@ class Cors(falcon.CORSMiddleware[Any, Any]):
     ) -> None:
         super().process_response(req, resp, resource, req_succeeded)
         if self.allow_origins != "*":
-            # Also without an Origin: no cache may hand one page the answer of another (Fetch standard, section 3.2.5).
+            # Also for a request without Origin: a cache must not give one page the answer to another (Fetch standard,
+            # section 3.2.5).
             resp.append_header("Vary", "Origin")
         served = resp.get_header("Access-Control-Allow-Methods")
         if served is None:

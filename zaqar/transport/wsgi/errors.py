@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors as HTTP answers: one mapping for the service's own, one for falcon's, one for what nobody expected."""
+"""Maps errors to HTTP answers: errors of the service, errors of falcon, and unexpected exceptions."""
 
 import logging
 from typing import Any
@@ -12,11 +12,11 @@ from zaqar.errors import AlreadySubscribed, ClientError, StoreUnavailable, Unaut
 _log = logging.getLogger(__name__)
 
 _MOST_CHARACTERS = 500
-"""A description names what the client sent, which may be long."""
+"""Longest description in an answer. A description may quote a long text of the client."""
 
 
 def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
-    """Make every error of the application a JSON body ``{"title": ..., "description": ...}``."""
+    """Install handlers that answer every error with a JSON body ``{"title": ..., "description": ...}``."""
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(ClientError, answer_client_error)
@@ -31,7 +31,7 @@ def _render(resp: falcon.Response, status: int | str, title: str, description: s
 
 
 def answer_client_error(req: falcon.Request, resp: falcon.Response, error: ClientError, params: dict[str, Any]) -> None:
-    """The handler of errors that are the client's, for handlers of single ones that do more besides."""
+    """Answer an error of the client. Public, so that a handler of one error can do something else before."""
     if isinstance(error, UnsupportedMedia):
         resp.set_header("Accept-Patch", error.accept_patch)
     elif isinstance(error, AlreadySubscribed):
@@ -42,7 +42,7 @@ def answer_client_error(req: falcon.Request, resp: falcon.Response, error: Clien
 def _answer_unauthorized(
     req: falcon.Request, resp: falcon.Response, error: Unauthorized, params: dict[str, Any]
 ) -> None:
-    # The body of keystonemiddleware, which clients of every OpenStack service know.
+    # The same body as that of keystonemiddleware, which clients of OpenStack services know.
     resp.status = error.status
     resp.set_header("WWW-Authenticate", error.challenge)
     resp.content_type = falcon.MEDIA_JSON
@@ -72,7 +72,7 @@ def _answer_http_error(
 
 
 def _answer_unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
-    # The text of the exception stays in the log: it may hold addresses, statements or data of another tenant.
+    # Log the text of the exception, but do not send it: it may have addresses, statements or data of another tenant.
     request_id = getattr(req.context, "request_id", "-")
     _log.error("%s: %s %s failed", request_id, req.method, req.path, exc_info=error)
     _render(resp, 500, "Internal server error", f"Something went wrong; the log has it as {request_id}.")

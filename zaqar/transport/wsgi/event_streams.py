@@ -32,26 +32,27 @@ from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind, TooManyWaiting
 
 BEAT_SECONDS = 15.0
-"""After so long without an event a comment is sent, so that proxies do not take the connection for a dead one."""
+"""Time without an event after which a comment is sent, so that proxies do not close the connection as idle."""
 
 RETRY_MILLISECONDS = 2000
-"""How long a browser waits before it connects again. After a drain each one gets a time of its own around it."""
+"""How long a browser waits before it connects again. After a drain each browser gets a random time around this one."""
 
 MAX_OUTAGE_PAUSE = 5.0
 """Longest time between two attempts to read while a store is away, in seconds."""
 
 _PIECE_BYTES = 16 * 1024
-"""About so many bytes are written at once. Other requests have their turn between two pieces."""
+"""Approximate number of bytes that are written at once. Other requests have their turn between two pieces."""
 
-# A line break would end the line of the event. JSON escapes it in strings, and elsewhere it is white space.
+# A line break would end the line of the event. In JSON it can only be white space, because strings escape it, so it can
+# be replaced by a space.
 _NO_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
 Render = Callable[[Message, float], object]
-"""What msgspec encodes of a message, with the age that it has at a time."""
+"""Makes the object that msgspec encodes for a message. The age of the message is that at the given time."""
 
 
 class _Asked(NamedTuple):
-    """What the query and the headers of a request ask for. ``field`` is the one that has the marker."""
+    """The stream that a request asks for. ``field`` is the parameter or header that has the marker."""
 
     marker: str | None
     field: str
@@ -72,7 +73,7 @@ class _Asked(NamedTuple):
         field, marker = "marker", query.get("marker")
         if marker is not None:
             check_marker(marker, field=field)
-        # Where the client is by now, and not where it was when the URL was made.
+        # Last-Event-ID is the present position of the client. The marker is older: it is part of the URL.
         if last := req.env.get("HTTP_LAST_EVENT_ID"):
             field, marker = "Last-Event-ID", last
             check_marker(marker, field=field)
@@ -88,7 +89,7 @@ class _Asked(NamedTuple):
 
 
 class EventStreams:
-    """Answers requests with streams. ``is_served``: whether the HTTP server can have many requests open at a time."""
+    """Answers requests with streams. ``is_served``: whether the HTTP server can keep many requests open."""
 
     def __init__(self, parts: Parts, watch: ClientWatch, *, is_served: bool) -> None:
         self._parts = parts
@@ -97,7 +98,10 @@ class EventStreams:
         self._turns = StreamTurns()
 
     def answer(self, req: falcon.Request, resp: falcon.Response, query: Query, render: Render) -> None:
-        """Make the response a stream, or 204 if the client is not to connect again because its topic was deleted."""
+        """Make the response a stream; or 204, which stops the reconnects of a client, if its topic was deleted.
+
+        Raises NotAcceptable if the HTTP server cannot serve streams, TooManyStreams, Unauthorized and InvalidInput.
+        """
         if not self._is_served:
             raise NotAcceptable(
                 f"Accept: this server cannot serve '{EVENT_STREAM}', because it needs a thread for each open request. "
@@ -112,7 +116,7 @@ class EventStreams:
         resp.stream = self._open(req, asked, access, render)
         resp.content_type = f"{EVENT_STREAM}; charset=utf-8"
         resp.set_header("Cache-Control", "no-store")
-        # nginx passes on each event at once.
+        # Make nginx pass on each event at once.
         resp.set_header("X-Accel-Buffering", "no")
 
     def _open(self, req: falcon.Request, asked: _Asked, access: StreamAccess, render: Render) -> EventStream:
@@ -149,7 +153,7 @@ class EventStreams:
 
 
 class EventStream:
-    """The body of the response. The server iterates over it, and calls :meth:`close` whatever happens."""
+    """The body of the response. The server iterates over it, and calls :meth:`close` in the end in any case."""
 
     def __init__(
         self,
@@ -191,7 +195,7 @@ class EventStream:
         return piece
 
     def close(self) -> None:
-        """Wait no more. Nothing is left of the stream afterwards."""
+        """Stop waiting, and release everything that the stream holds."""
         self._pieces.close()
         self._unwatch()
         self._waiter.leave()
@@ -199,7 +203,8 @@ class EventStream:
     def _run(self) -> Generator[bytes, None, None]:
         yield f"retry: {RETRY_MILLISECONDS}\n\n".encode() + self._open_event()
         while True:
-            # Before anything is looked at, so that no wake-up is lost.
+            # Clear the event before the checks below: a wake-up that comes after it sets the event again, so it is not
+            # lost.
             self._woken.clear()
             reason = self._reason_to_end()
             if reason is not None:
@@ -210,7 +215,8 @@ class EventStream:
                 if self._woken.wait(self._seconds_to_wait()) and self._is_gone():
                     return
             elif self._is_gone():
-                # A write tells too late: the first one after the client has gone still succeeds.
+                # Check before the write: the first write after the client has closed its connection still succeeds, and
+                # its messages would be lost.
                 return
             elif is_beat:
                 yield self._beat()
@@ -246,7 +252,7 @@ class EventStream:
         try:
             return self._stream.read(version=self._waiter.begin(), limit=self._limit)
         except StoreUnavailable as exc:
-            # The stream has lost nothing. It looks again, also if nothing wakes it.
+            # The position has not moved, so nothing is lost. Read again after the pause, even without a wake-up.
             self._stream.is_ready = True
             pause = min(float(exc.retry_after), MAX_OUTAGE_PAUSE)
             self._retry_at = time.monotonic() + pause * random.uniform(1.0, 1.5)  # noqa: S311, no secret
@@ -260,7 +266,7 @@ class EventStream:
             if len(piece) >= _PIECE_BYTES:
                 yield bytes(piece)
                 piece.clear()
-                # A fast client never makes the server wait, and gevent turns to others only then.
+                # gevent switches to other greenlets only if this one has to wait, which a fast client never causes.
                 self._wait_for_turn()
                 if self._waiter.is_over:
                     return
@@ -273,7 +279,7 @@ class EventStream:
         return _frame("message", self._render(event.message, event.now), event.marker)
 
     def _open_event(self) -> bytes:
-        # With its id, a browser whose connection breaks before the first message resumes here.
+        # The event has an id, so that a browser whose connection breaks before the first message resumes here.
         marker = self._sent_marker = self._stream.marker
         return _frame("open", {"queue": self._stream.address.name, "position": marker}, marker)
 
@@ -281,7 +287,7 @@ class EventStream:
         frame = _frame("bye", {"reason": reason}, None)
         if reason != "drain":
             return frame
-        # So that not all clients of this server come back at the same moment.
+        # A random time, so that not all clients of this process come back at the same moment.
         milliseconds = random.randint(RETRY_MILLISECONDS // 4, RETRY_MILLISECONDS * 5 // 4)  # noqa: S311, no secret
         return f"retry: {milliseconds}\n".encode() + frame
 
@@ -289,7 +295,8 @@ class EventStream:
         marker = self._stream.marker
         if marker == self._sent_marker:
             return b": beat\n\n"
-        # Messages that were skipped, or held back and deleted, need not be read again after a reconnect.
+        # The position has moved past messages that were skipped, or held back and deleted. Send it, so that a reconnect
+        # does not read them again.
         self._sent_marker = marker
         return f": beat\nid: {marker}\n\n".encode()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/flavors``: the listing and one flavor."""
+"""The resources ``/v2/flavors``, which lists flavors, and one flavor below it."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/queues/{queue_name}/messages`` and one message below it; of topics as well."""
+"""The resources ``/v2/queues/{queue_name}/messages`` and one message below it, and the same for topics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WireOrigin(msgspec.Struct):
 
 
 class WireMessage(msgspec.Struct, omit_defaults=True):
-    """A message as it is listed. The body goes out as the bytes that came in."""
+    """A message in a listing. Its body has the bytes that were posted."""
 
     id: str
     href: str
@@ -42,7 +42,7 @@ class WireMessage(msgspec.Struct, omit_defaults=True):
 
 
 class WirePopped(msgspec.Struct):
-    """A message that was popped: it has no address any more."""
+    """A message that was popped. It is deleted, so it has no href."""
 
     id: str
     ttl: int
@@ -58,7 +58,7 @@ class WirePage(msgspec.Struct):
 
 
 def render(base: str, message: Message, now: float, *, with_origin: bool) -> WireMessage:
-    """The message with its path below ``base``, that of the queue; under a live claim it has what a delete needs."""
+    """The message with its href below ``base``, the path of the queue. If it is claimed, the href has the claim id."""
     origin, id_ = message.origin if with_origin else None, message.id
     path = f"{base}/messages/{id_}"
     return WireMessage(
@@ -95,7 +95,7 @@ class MessagesResource:
         raw = read_body(req, self._limits.max_messages_post_size)
         ids = self._messages.post(req.context.caller, req.context.address, raw)
         base = req.context.base + "/messages"
-        # No more ids than can be asked for at once: thousands of them would make a header that clients refuse.
+        # No more ids than one request may ask for: clients refuse a header with thousands of them.
         resp.status, resp.location = 201, f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"
         resp.data = msgspec.json.encode({"resources": [*map(f"{base}/".__add__, ids)]})
 
@@ -163,8 +163,8 @@ def _links(base: str, query: Query, page: MessagePage) -> list[dict[str, str]]:
         return []
     following = query
     if not page.delays and not flag(query, "include_delayed"):
-        # Clients are used to finding include_delayed here. It must not show a message before its delay is over to a
-        # client that never asked for such, so the link takes it back.
+        # Clients expect include_delayed in this link. But a client that has not asked for delayed messages must not see
+        # one before its delay is over, so hide_delayed revokes it.
         following = {**query, "include_delayed": "true", "hide_delayed": "true"}
     return [next_link(base + "/messages", following, marker=page.messages[-1].id, booleans=_FLAGS)]
 
@@ -185,7 +185,7 @@ class MessageResource:
     def on_delete(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
         self._authorizer.check(req.context.caller, "messages:delete", req.context.address)
         query = read_query(req)
-        # The home document calls it "claim", as that of the reference does.
+        # The home document of the API reference calls the parameter "claim", so both names count.
         claim_id = query.get("claim_id", query.get("claim"))
         self._messages.delete(req.context.address, message_id, claim_id=claim_id)
         resp.status = 204

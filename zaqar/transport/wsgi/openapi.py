@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OpenAPI 3.1 description of the HTTP API, from the schemas that the service itself works with.
 
-:func:`operations` is one table, an entry for each responder of the route table; a test holds the two together.
+:func:`operations` is a table with an entry for each responder of the route table. A test compares the two tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ORIGIN = {"include_origin": ("Say of dead letters where they came from.", BOOLE
 
 
 def operations(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> dict[tuple[str, str], Operation]:
-    """(path, method in lower case) -> what is served there."""
+    """(path, method in lower case) -> the operation."""
     table = _common_operations()
     if admin_mode:
         table["/v2/health", "get"] = Operation(
@@ -50,7 +50,7 @@ def operations(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> di
 
 
 def _of_topic(key: tuple[str, str], operation: Operation) -> tuple[tuple[str, str], Operation]:
-    """The same operation on topics, which are queues in all but what they are called."""
+    """The same operation on topics. Topics differ from queues only in their names and paths."""
     path, method = key
     answers, body = operation.answers, operation.body
     if path == "/v2/queues":
@@ -253,7 +253,7 @@ def _claim_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
 
 
 def document(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> dict[str, Any]:
-    """The whole document, as JSON-able values."""
+    """The whole document, as values that JSON can hold."""
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), operation in operations(limits, admin_mode=admin_mode, pooling=pooling).items():
         paths.setdefault(path, {})[method] = _render(path, operation)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools and flavors in the OpenAPI description."""
+"""The operations on pools and flavors, for :mod:`zaqar.transport.wsgi.openapi`."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def _page_of(most: int, more: str) -> dict[str, tuple[str, JsonSchema]]:
 
 
 def operations(limits: Limits) -> dict[tuple[str, str], Operation]:
-    """What is served with ``pooling`` and ``admin_mode``."""
+    """The operations that are served with ``pooling`` and ``admin_mode``."""
     return _pool_operations(limits) | _flavor_operations(limits)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the OpenAPI description says of streams, which are another answer to the GET that lists messages."""
+"""Streams in the OpenAPI description: their parameters and the additional answer to the GET that lists messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTENT: Mapping[str, Any] = {
         }
     }
 }
-"""What the answer 200 has besides JSON."""
+"""The media type of a stream, which the answer 200 has besides JSON."""
 
 NO_CONTENT = "Of a stream with `Last-Event-ID`: the topic was deleted. Do not connect again."
 TOO_MANY = "Of a stream: the project has as many as it may have; Retry-After says when to try again."

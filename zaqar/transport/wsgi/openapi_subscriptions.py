@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions and their deliveries in the OpenAPI description."""
+"""The operations on subscriptions and their deliveries, for :mod:`zaqar.transport.wsgi.openapi`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMAS: dict[str, JsonSchema] = {
 
 
 def operations(limits: Limits, base: str) -> dict[tuple[str, str], Operation]:
-    """What lies below one queue; ``base`` is its path."""
+    """The operations below one queue. ``base`` is the path of the queue."""
     return _subscription_operations(limits, f"{base}/subscriptions") | _delivery_operations(
         limits, f"{base}/subscriptions/{{subscription_id}}"
     )

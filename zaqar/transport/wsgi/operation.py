@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an entry of the OpenAPI description is made of."""
+"""The class of an entry of the OpenAPI description, and the parameters that many entries have."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Operation:
     errors: tuple[int, ...] = (400,)
     open_to_all: bool = False
     may_be_early: tuple[int, ...] = ()
-    """Statuses of answers that have ``Retry-After`` if the service could not let the client wait."""
+    """Statuses of answers that have ``Retry-After`` if the request could not wait to the end of its time."""
     headers: Mapping[str, tuple[str, JsonSchema]] = field(default_factory=dict)
     more_content: Mapping[str, JsonSchema] = field(default_factory=dict)
     """Other media types of the answer 200."""
@@ -57,6 +57,6 @@ def limit_of(most: int) -> tuple[str, JsonSchema]:
 
 
 def wait_of(limits: Limits) -> dict[str, tuple[str, JsonSchema]]:
-    """The parameter of requests that may wait for messages."""
+    """The parameter ``wait``, of requests that may wait for messages."""
     schema = {"type": "integer", "minimum": 0, "maximum": limits.max_wait, "default": 0}
     return {"wait": ("How many seconds to wait at most if there are no messages yet.", schema)}

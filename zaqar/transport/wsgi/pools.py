@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/pools``: the listing and one pool."""
+"""The resources ``/v2/pools``, which lists pools, and one pool below it."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_quer
 
 
 def page(path: str, member: str, listed: list[dict[str, Any]], query: Query) -> bytes:
-    """A page of what is listed by name, with the link to the next one wherever it is not empty."""
+    """A page of pools or flavors, in order of their names. It has a link to the next page unless it is empty."""
     links = [next_link(path, query, marker=listed[-1]["name"], booleans=("detailed",))] if listed else []
     return msgspec.json.encode({member: listed, "links": links})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""osprofiler around the application, if ``[profiler]`` asks for it and the package is installed."""
+"""Wraps the application in osprofiler's middleware, if ``[profiler]`` asks for it and the package is installed."""
 
 import logging
 import socket
@@ -17,7 +17,7 @@ _KNOWN_KEY = "SECRET_KEY"
 
 
 def wrap(app: Callable[..., Any], conf: cfg.ConfigOpts) -> Callable[..., Any]:
-    """The application, or osprofiler's middleware around it. Headers of traces count only with the latter.
+    """The application, or osprofiler's middleware around it. Trace headers have an effect only in the second case.
 
     Raises StartupError if traces cannot be sent to ``connection_string``.
     """
@@ -33,7 +33,7 @@ def wrap(app: Callable[..., Any], conf: cfg.ConfigOpts) -> Callable[..., Any]:
     if _KNOWN_KEY in (key.strip() for key in options.hmac_keys.split(",")):
         _log.warning("[profiler] hmac_keys: whoever can send a request can have it traced; set a key of your own.")
     try:
-        # Not by osprofiler's own initializer: it logs the connection string, with a password.
+        # Not by osprofiler's own initializer, which logs the connection string with its password.
         driver = base.get_driver(
             options.connection_string, context={}, project="zaqar", service="api", host=socket.gethostname(), conf=conf
         )
@@ -47,7 +47,7 @@ def wrap(app: Callable[..., Any], conf: cfg.ConfigOpts) -> Callable[..., Any]:
 
 
 def _careful(notify: Callable[..., Any]) -> Callable[..., None]:
-    """No request fails because its trace cannot be written down."""
+    """Make ``notify`` log its errors, because a request must not fail if its trace cannot be sent."""
 
     def send(info: dict[str, Any], **more: Any) -> None:
         try:

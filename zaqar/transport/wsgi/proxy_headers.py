@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the service is for its clients: the path it is mounted at, and what a reverse proxy in front of it says.
+"""The URL of the service as clients see it, from the path at which it is mounted and from the headers of a proxy.
 
-A WSGI server has the mount path in ``SCRIPT_NAME``. With ``[oslo_middleware] enable_proxy_headers_parsing`` the headers
-of a proxy are believed as well, in the way of oslo.middleware. :class:`~zaqar.transport.wsgi.requests.RequestChecks`
-calls both.
+A WSGI server passes the mount path in ``SCRIPT_NAME``. With ``[oslo_middleware] enable_proxy_headers_parsing`` the
+headers of a reverse proxy count as well, by the rules of oslo.middleware.
+:class:`~zaqar.transport.wsgi.requests.RequestChecks` calls these functions.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _COLLECTIONS = ("queues", "topics", "pools", "flavors")
 
 
 def believe_proxy(env: dict[str, Any]) -> None:
-    """Put what the headers of the proxy say into the WSGI environment.
+    """Copy the scheme, host, client address and prefix from the headers of the proxy into the WSGI environment.
 
-    ``Forwarded`` (RFC 7239) wins over ``X-Forwarded-Proto``, ``-Host`` and ``-For``; of several proxies the first one
-    counts, which is the one that the client talked to. ``X-Forwarded-Prefix`` is put before ``SCRIPT_NAME``. Raises
-    InvalidInput, naming the header, for a value that cannot stand in a URL.
+    ``Forwarded`` (RFC 7239) takes precedence over ``X-Forwarded-Proto``, ``-Host`` and ``-For``. Of several proxies the
+    first one counts, to which the client has connected. ``X-Forwarded-Prefix`` is put before ``SCRIPT_NAME``. Raises
+    InvalidInput, which names the header, for a value that cannot be part of a URL.
     """
     forwarded = env.get("HTTP_FORWARDED")
     said = _first_of(forwarded) if forwarded else {}
@@ -57,15 +57,15 @@ def _first_of(forwarded: str) -> dict[str, str]:
     return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
 
 
-# Bounded, as with believed headers it is a client that may choose the prefix.
+# The cache is bounded, because a client may be able to choose the prefix.
 @functools.lru_cache(64)
 def link_prefix(mount_path: str) -> str:
-    """The mount path as it stands at the beginning of links: percent-encoded, without a slash at its end."""
+    """The mount path for the beginning of links: percent-encoded, without a slash at its end."""
     return quote(mount_path, safe="/:@!$&'()*+,;=~").rstrip("/")
 
 
 def undo_repeated_prefix(path: str, mount_path: str) -> str:
-    """The path below the mount path, for a target in which the client has repeated the mount path.
+    """The path below the mount path, also if the client has repeated the mount path in it.
 
     python-zaqarclient takes the characters ``/``, ``v`` and ``2`` off the beginning of a ``next`` link, and puts its
     endpoint and ``/v2/`` before the rest. So of ``/messaging/v2/queues`` it makes

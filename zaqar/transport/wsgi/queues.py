@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/queues``: the listing, one queue, its statistics, its purge; and ``/v2/topics``, which is the same.
+"""The resources ``/v2/queues``, one queue, its statistics, its purge, its pre-signed URLs, and the same for topics.
 
-A resource serves either kind; the rules it asks for, and what it answers with, are called after it.
+Each resource serves one kind, queues or topics. The names of policy rules and of members of answers contain the kind.
 """
 
 from typing import Any
@@ -13,10 +13,13 @@ from zaqar.errors import UnsupportedMedia
 from zaqar.limits import Limits
 from zaqar.model import QUEUE
 from zaqar.policies import Authorizer
+from zaqar.schemas import share
 from zaqar.schemas.fields import check_marker, parse_boolean, parse_integer
 from zaqar.schemas.queues import JSON_PATCH, make_filter, show_metadata
 from zaqar.schemas.stats import shown_stats
 from zaqar.service.queues import Queues
+from zaqar.service.share import Shares
+from zaqar.transport.share_rules import ShareRules
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 
 _LISTING_PARAMETERS = frozenset({"marker", "limit", "detailed", "name", "with_count"})
@@ -113,3 +116,18 @@ class PurgeResource:
         self._authorizer.check(req.context.caller, f"{self._kind}s:purge", req.context.address)
         self._queues.purge(req.context.address, read_body(req, self._limits.max_queue_metadata))
         resp.status = 204
+
+
+class ShareResource:
+    """Makes pre-signed URLs of a queue or topic."""
+
+    def __init__(self, shares: Shares, authorizer: Authorizer, limits: Limits) -> None:
+        self._shares = shares
+        self._rules = ShareRules(authorizer, limits)
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        caller, address = req.context.caller, req.context.address
+        self._rules.check(caller, address)
+        wanted = share.parse(read_body(req, share.MOST_BYTES), kind=address.kind)
+        self._rules.check_granted(caller, address, wanted)
+        resp.data = msgspec.json.encode(self._shares.create(address, wanted)._asdict())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every request has to bring along, and how its query and body are read."""
+"""Checks the headers of every request, and reads queries and bodies. All resources use it."""
 
 from collections.abc import Collection
 from typing import Any, cast
@@ -33,16 +33,19 @@ Query = dict[str, str]
 
 
 class RequestChecks:
-    """The middleware: request id, then headers, names and content type, in one method for each.
+    """The middleware that checks each request before its responder.
 
-    It leaves ``req.context.caller`` (a :class:`~zaqar.context.Context`) and, on paths below a queue or topic,
-    ``req.context.address`` for the responders. Links begin with ``req.context.prefix``, the path at which the service
-    is mounted, or with ``req.context.base``, the path of that queue or topic as clients see it. A resource with
-    ``open_to_all`` needs no Client-ID and no project; one ``for_browsers`` answers in HTML. A request with a signature
-    (``req.context.signed``) is served only if the signature opens it. ``req.context.grant`` is None unless that is a
-    confirmation; only a resource that ``checks_grants`` is given one. ``req.context.wants_stream``: whether a GET asks
-    for a stream rather than for JSON; only a resource that ``has_streams`` serves one. The signature for a stream may
-    be in the query.
+    It sets these attributes of ``req.context`` for the responders:
+
+    - ``request_id``, ``caller`` (a :class:`~zaqar.context.Context`), and ``address`` on paths below a queue or topic;
+    - ``prefix``, the path at which the service is mounted, and ``base``, the path of the queue or topic. Links begin
+      with them;
+    - ``signed``: whether the request has a signature. It is served only if the signature opens it;
+    - ``grant``: None unless the signature is that of a confirmation. Only a resource with ``checks_grants`` gets one;
+    - ``wants_stream``: whether a GET asks for a stream and not for JSON. Only a resource with ``has_streams`` serves
+      streams. The signature for a stream may be in the query.
+
+    A resource with ``open_to_all`` needs no Client-ID and no project. A resource with ``for_browsers`` answers in HTML.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class RequestChecks:
         believes_proxy: bool = False,
         extra_specs: ExtraSpecs | None = None,
     ) -> None:
-        """``believes_proxy``: whether the headers that a reverse proxy sets, such as X-Forwarded-Prefix, count."""
+        """``believes_proxy``: whether headers that a reverse proxy sets, such as X-Forwarded-Prefix, have an effect."""
         self._signed = signed or SignedRequests(SignedUrls(), clock=system_clock)
         self._believes_proxy = believes_proxy
         self._extra_specs = extra_specs or ExtraSpecs({})
@@ -66,7 +69,8 @@ class RequestChecks:
         req.context.prefix, req.context.grant = "", None
         env = req.env
         query = req.query_string
-        # Whatever the request is, as it is logged in any case. The name may be percent-encoded.
+        # Remove a signature from the query of every request, because the access log shows the query. The name of the
+        # parameter may be percent-encoded.
         taken = take_signature(req) if "signature=" in query or "%" in query else None
         in_query = _look_for_stream(req, taken) if req.method == "GET" else None
         req.context.signed = signed = in_query is not None or "HTTP_URL_SIGNATURE" in env
@@ -74,7 +78,7 @@ class RequestChecks:
             believe_proxy(env)
         if env.get("SCRIPT_NAME"):
             if not req.path.startswith("/"):
-                # gunicorn compares only the characters: below /a it also serves /abc, and calls that "bc".
+                # gunicorn compares only the characters: a service that is mounted at /a also gets /abc, as "bc".
                 if signed:
                     raise SignatureRefused("there is no such path")
                 raise NotFound("There is nothing at this path.")
@@ -95,7 +99,7 @@ class RequestChecks:
         accept = env.get("HTTP_ACCEPT") or "*/*"
         if accept not in _ANY_ACCEPT and not _accepts_json(accept):
             _refuse_unless_served(req, resource)
-        # A browser's preflight has none of the headers below, and is answered with methods only.
+        # A browser's preflight has none of the headers below. Its answer has only methods.
         if getattr(resource, "open_to_all", False) or req.method == "OPTIONS":
             return
         caller = env.get(CALLER)
@@ -104,7 +108,8 @@ class RequestChecks:
             if not project and req.method == "GET" and req.context.ignores_signature:
                 raise InvalidInput("signature", f"counts in a query only together with 'Accept: {EVENT_STREAM}'")
             check_project(project)
-            # A signature opens what it names, and makes nobody of the caller, whatever the headers say.
+            # A signature opens the operation that it names, and gives the caller no roles and no user id. So ignore the
+            # headers that claim them.
             roles = None if signed else env.get("HTTP_X_ROLES")
             client = env.get("HTTP_CLIENT_ID") or ""
             req.context.caller = Context(
@@ -134,10 +139,10 @@ class RequestChecks:
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")
 
     def _authenticated(self, req: falcon.Request, resource: object, identity: Identity, token: str) -> Context:
-        """The caller whose token is valid, in the project of the token, whatever the headers say."""
+        """The caller with a valid token. The project is that of the token, not that of the header."""
         project = identity.project
         if project is None:
-            # What belongs to the whole deployment and to no project is open to tokens that do so too.
+            # Resources of the whole deployment belong to no project, so tokens without a project may use them.
             if identity.system_scope is None or not getattr(resource, "of_deployment", False):
                 raise Forbidden("The token has no project. Use one that is scoped to a project.")
             project = ""
@@ -161,7 +166,7 @@ def _accepts_json(accept: str) -> bool:
 
 
 def _look_for_stream(req: falcon.Request, taken: dict[str, str] | None) -> dict[str, str] | None:
-    """Note whether a GET asks for a stream, and return the signature that was in its query if that counts."""
+    """Note whether a GET asks for a stream. If so, return the signature of its query, which counts only then."""
     wants_stream = _prefers_stream(req.env.get("HTTP_ACCEPT") or "")
     req.context.wants_stream = wants_stream
     req.context.is_signed_in_query = wants_stream and taken is not None
@@ -170,7 +175,7 @@ def _look_for_stream(req: falcon.Request, taken: dict[str, str] | None) -> dict[
 
 
 def _needs_no_client_id(req: falcon.Request) -> bool:
-    """An EventSource can send no headers."""
+    """Whether the request is for a stream. The EventSource of a browser cannot send headers."""
     return req.method == "GET" and bool(req.context.is_signed_in_query)
 
 
@@ -200,26 +205,30 @@ def _has_body(req: falcon.Request) -> bool:
 def _is_chunked(req: falcon.Request) -> bool:
     coding = req.env.get("HTTP_TRANSFER_ENCODING")
     if coding is not None and coding.strip().lower() != "chunked":
-        # Servers take "gzip, chunked" as well, but undo the chunks only.
+        # Servers accept "gzip, chunked" as well, but they decode only the chunks.
         raise InvalidInput("Transfer-Encoding", "must be 'chunked'")
     return coding is not None
 
 
 def read_query(req: falcon.Request) -> Query:
-    """The query parameters; one that is empty counts as absent, one given twice is refused unless it is a list."""
+    """The query parameters by name. An empty one counts as absent.
+
+    Raises InvalidInput if a parameter that is not a list is repeated, or if one has U+0000 or is not valid UTF-8.
+    """
     text = req.query_string
     if not text:
         return {}
     try:
         if not text.isascii():
-            # Bytes that the client did not escape; WSGI hands them over as Latin-1 (PEP 3333).
+            # WSGI passes bytes that the client did not escape as Latin-1 (PEP 3333).
             text = text.encode("latin-1").decode()
         pairs = parse_qsl(text, errors="strict", max_num_fields=_MOST_PARAMETERS)
     except UnicodeDecodeError as exc:
         raise InvalidInput("query", "is not valid UTF-8") from exc
     except ValueError as exc:
         raise InvalidInput("query", f"has more than {_MOST_PARAMETERS} parameters") from exc
-    # Cheaper than to look at each pair. No parameter can have U+0000, and not every store could look for it.
+    # PERF: one search in the whole query is cheaper than a check of each pair. No valid parameter has U+0000, and not
+    # every store accepts it.
     if "%00" in text or "\x00" in text:
         _refuse_nul(pairs)
     query = dict(pairs)
@@ -250,8 +259,8 @@ def _merge_lists(pairs: list[tuple[str, str]]) -> Query:
 def next_link(path: str, query: Query, *, marker: str, booleans: Collection[str] = ()) -> dict[str, str]:
     """The link to the page after this one: the same query with another marker.
 
-    ``booleans`` are the parameters that are truth values, in whatever spelling they came; links say ``true`` or
-    ``false``.
+    ``booleans`` are the parameters that are truth values. Links spell them ``true`` or ``false``, however the client
+    has spelt them.
     """
     following = {**query, "marker": marker}
     for name in booleans:
@@ -261,7 +270,7 @@ def next_link(path: str, query: Query, *, marker: str, booleans: Collection[str]
 
 
 def read_body(req: falcon.Request, most: int) -> bytes:
-    """The whole body, of at most ``most`` bytes, with a Content-Length or chunked; empty if there is none."""
+    """The whole body, with a Content-Length or chunked; empty if there is none. It may have ``most`` bytes."""
     length = req.content_length
     if length is not None and length > most:
         raise InvalidInput("body", f"has {length} bytes, more than {most}")
@@ -276,7 +285,7 @@ def read_body(req: falcon.Request, most: int) -> bytes:
 
 
 def _read_all(req: falcon.Request, size: int) -> bytes:
-    # The stream of the server itself: falcon's bounded one knows nothing of chunked bodies.
+    # The stream of the server itself, because falcon's bounded stream does not support chunked bodies.
     stream = req.env["wsgi.input"]
     parts = []
     try:
@@ -284,6 +293,6 @@ def _read_all(req: falcon.Request, size: int) -> bytes:
             parts.append(part)
             size -= len(part)
     except Exception as exc:
-        # Each WSGI server has exceptions of its own for a body that breaks off or is not framed as HTTP/1.1 asks.
+        # Each WSGI server has exceptions of its own for a body that breaks off or breaks the rules of HTTP/1.1.
         raise InvalidInput("body", "breaks off or is not framed correctly") from exc
     return parts[0] if len(parts) == 1 else b"".join(parts)

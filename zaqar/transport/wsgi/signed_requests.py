@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that bring a signature instead of an account.
+"""Requests that have a signature instead of a token.
 
-:class:`~zaqar.transport.wsgi.requests.RequestChecks` asks :class:`SignedRequests` before a request is routed and before
-anything else about identity is read, so that a refusal looks the same whatever there is at the path.
+:class:`~zaqar.transport.wsgi.requests.RequestChecks` calls :class:`SignedRequests` before routing and before it reads
+other headers about identity, so that a refusal does not show whether the path exists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from zaqar.errors import InvalidInput, SignatureRefused
 from zaqar.transport.refused_signatures import RefusedSignatures
 
 MAX_QUERY_SECONDS = 3600
-"""How far ahead the end of a signature in a query may be. A URL is shown and written down in more places than a header.
+"""Longest time until a signature in a query expires. It is shorter than for headers, because URLs are logged and shown
+in more places.
 """
 
 _HEADERS = {
@@ -30,16 +31,16 @@ _HEADERS = {
     "expires": "HTTP_URL_EXPIRES",
     "project": "HTTP_X_PROJECT_ID",
 }
-"""The header whose place each parameter takes."""
+"""The header that each parameter of the query replaces."""
 
 _STREAM = re.compile(r"/v2/(?:queues|topics)/[^/]+/messages")
 
 
 def take_signature(req: falcon.Request) -> dict[str, str] | None:
-    """Remove a signature and what belongs to it from the query; return that, or None if the query has no signature.
+    """Remove a signature and its parameters from the query, and return them; None if the query has no signature.
 
-    What is removed is in no log: gunicorn writes its access log from the same environment, after the answer. Raises
-    InvalidInput if one of the values holds U+0000 or is not valid UTF-8.
+    So the signature does not get into the access log, which gunicorn writes from the same environment after the answer.
+    Raises InvalidInput if one of the values holds U+0000 or is not valid UTF-8.
     """
     env = req.env
     kept, taken, is_given_twice = [], {}, False
@@ -59,13 +60,13 @@ def take_signature(req: falcon.Request) -> dict[str, str] | None:
             path = env[name].partition("?")[0]
             env[name] = f"{path}?{query}" if query else path
     decoded = {name: _decode(value, field=name) for name, value in taken.items()}
-    # A signature that is not there opens nothing.
+    # A repeated parameter is ambiguous. The empty signature opens nothing, so the request is refused.
     return {"signature": ""} if is_given_twice else decoded
 
 
 def _decode(value: str, *, field: str) -> str:
     try:
-        # WSGI hands over bytes that the client did not escape as Latin-1 (PEP 3333).
+        # WSGI passes bytes that the client did not escape as Latin-1 (PEP 3333).
         text = unquote_to_bytes(value.replace("+", " ").encode("latin-1")).decode()
     except UnicodeDecodeError as exc:
         raise InvalidInput(field, "is not valid UTF-8") from exc
@@ -75,7 +76,7 @@ def _decode(value: str, *, field: str) -> str:
 
 
 class SignedRequests:
-    """Opens requests by their signature. Every refusal, here or in a responder, is to be passed to :meth:`note`."""
+    """Checks the signatures of requests. The caller must pass every refusal, also of a responder, to :meth:`note`."""
 
     def __init__(self, urls: SignedUrls, *, clock: Clock) -> None:
         self._urls = urls
@@ -83,10 +84,10 @@ class SignedRequests:
         self._refused = RefusedSignatures(clock)
 
     def open(self, env: dict[str, Any], path: str) -> Callable[[Sequence[str]], bool] | None:
-        """Return if the headers open the request; raise SignatureRefused if they do not.
+        """Check that the signature in the headers opens the request. Raises SignatureRefused.
 
-        ``path`` is what the request is routed by. The result is that of :meth:`SignedUrls.open`: for a confirmation, a
-        function that the responder must ask.
+        ``path`` is the path by which the request is routed. Returns the result of :meth:`SignedUrls.open`: for a
+        confirmation a function with which the responder must check the subscription, otherwise None.
         """
         claim = Claim(
             env.get("HTTP_URL_SIGNATURE", ""),
@@ -99,9 +100,9 @@ class SignedRequests:
         return self._urls.open(claim, method=env["REQUEST_METHOD"], path=path, now=self._clock())
 
     def open_stream(self, env: dict[str, Any], path: str, query: dict[str, str]) -> None:
-        """Return if a query that :func:`take_signature` has taken opens the request; raise SignatureRefused if not.
+        """Check that a signature from :func:`take_signature` opens the request. Raises SignatureRefused.
 
-        From then on its values count as the headers do, and are in their place.
+        Then puts its values into the environment as the corresponding headers.
         """
         if "HTTP_URL_SIGNATURE" in env:
             raise SignatureRefused("a signature is in the headers and in the query")
@@ -121,11 +122,11 @@ class SignedRequests:
 
 
 def _check_spelling(env: dict[str, Any], path: str) -> None:
-    """SignatureRefused unless the client has sent the characters of ``path``, if the server tells.
+    """Raise SignatureRefused if the client has percent-encoded characters of ``path``, as far as the server shows that.
 
-    gunicorn and uWSGI do; granian does not. What comes before ``path`` is where the service is mounted. A signed path
-    has no character that needs to be percent-encoded, so a path with an encoded one was made to look like another.
-    Nothing more is opened without this check, because the signature is compared with what the request is routed by.
+    gunicorn and uWSGI pass the raw target; granian does not. The target has the mount path before ``path``. A signed
+    path has no character that needs to be percent-encoded, so a client that encodes one disguises the path. A server
+    without this check is safe as well, because the signature is compared with the path by which the request is routed.
     """
     target: str = env.get("RAW_URI") or env.get("REQUEST_URI") or ""
     if target and not target.partition("?")[0].endswith(path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Until when a stream over HTTP may go on: its token or signature may expire, and the token may be revoked."""
+"""Decides how long a stream over HTTP may go on: its token or signature expires, and a token can be revoked."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from zaqar.transport.wsgi.authentication import CALLER
 RULE = "messages:get_all"
 
 EXPIRED, REVOKED, FORBIDDEN = "expired", "revoked", "forbidden"
-"""Why a stream has to end."""
+"""The reasons for which a stream has to end."""
 
 _REVALIDATION_SECONDS = 10.0
-"""Time between two questions to Keystone if answers are not kept."""
+"""Time between two validations of a token by Keystone if the cache of tokens is off."""
 
 
 class StreamAccess:
-    """What admits one stream. Its repr() does not show the token."""
+    """The token or signature that admits one stream. Its repr() does not show the token."""
 
     def __init__(self, clock: Clock, *, ends: float | None, validate: Callable[[], str | None] | None, every: float):
         """``ends`` is in seconds since the epoch.
@@ -44,7 +44,7 @@ class StreamAccess:
 
     @classmethod
     def of_request(cls, parts: Parts, req: falcon.Request) -> StreamAccess:
-        """What admits the stream that a request asks for. Raises Unauthorized if it can admit one request only."""
+        """The access of the stream that a request asks for. Raises Unauthorized for a token that may not last."""
         env = req.env
         if req.context.signed:
             return cls(parts.clock, ends=parse_time(env["HTTP_URL_EXPIRES"]), validate=None, every=0.0)
@@ -52,7 +52,7 @@ class StreamAccess:
             return cls(parts.clock, ends=None, validate=None, every=0.0)
         identity, token = env[CALLER]
         if identity.expires <= parts.clock():
-            # A service token makes an expired token valid. That must count for single requests, not for a stream.
+            # A service token makes an expired token valid. That must apply to single requests, not to a stream.
             raise Unauthorized(parts.tokens.challenge)
         validate = _Validation(parts, req.context.caller, req.context.address, token, req.root_path + req.path)
         every = parts.tokens.cache_seconds or _REVALIDATION_SECONDS

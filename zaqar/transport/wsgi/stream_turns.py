@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which order the streams of a worker work, so that hundreds of them delay no other request."""
+"""Makes the streams of a worker take turns, so that hundreds of them do not delay other requests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 MAX_READS = 4
-"""How many streams of a project a worker lets read at a time. What they read may arrive at the same moment."""
+"""How many streams of a project may read at a time in a worker. Their results may arrive at the same moment."""
 
 
 class StreamTurns:
-    """gevent runs all greenlets that can run before it looks at connections again. With this class one stream at a time
-    can run, after each other greenlet has had its turn, so that a request waits for the work of one stream only.
+    """Lets one stream of a worker work at a time, after all other greenlets have had their turn.
+
+    gevent runs all greenlets that can run before it looks at connections again. Because only one stream can run, a
+    request waits for the work of at most one stream.
     """
 
     def __init__(self, pause: Callable[[], None] = lambda: time.sleep(0)) -> None:
-        """``pause`` lets all others that can run do so."""
+        """``pause`` returns after all other greenlets that can run have run."""
         self._pause = pause
         self._lock = threading.Lock()
         self._is_taken = False
@@ -27,7 +29,7 @@ class StreamTurns:
         self._reads: WeakValueDictionary[str, threading.Semaphore] = WeakValueDictionary()
 
     def reads(self, project: str) -> threading.Semaphore:
-        """To be held during a read. The same object for all streams of a project, as long as one of them keeps it."""
+        """The semaphore that a stream must hold while it reads. All streams of a project share it."""
         with self._lock:
             found = self._reads.get(project)
             if found is None:
@@ -42,8 +44,8 @@ class StreamTurns:
                 turn.wait()
             self._pause()
         finally:
-            # Before the stream works, as that may wait for a store, or for a client that reads slowly. If the greenlet
-            # was ended instead, it may not have had the turn yet.
+            # Pass the turn on before the stream works, because its work may wait for a store or for a slow client. If
+            # the greenlet was killed while it waited, it may still be in the line without the turn.
             if turn is None or not self._leave(project, turn):
                 self._pass_on()
 
@@ -67,7 +69,7 @@ class StreamTurns:
                 self._lines[project] = line
 
     def _leave(self, project: str, turn: threading.Event) -> bool:
-        """Returns whether it was still in the line, so that it has not got the turn."""
+        """Leave the line. Returns False if the turn was already given to this stream, which then has to pass it on."""
         with self._lock:
             if turn.is_set():
                 return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/v2/queues/{queue_name}/subscriptions`` and all below it; of topics as well."""
+"""The resource ``/v2/queues/{queue_name}/subscriptions`` and all resources below it, and the same for topics."""
 
 from typing import Any
 
@@ -86,7 +86,7 @@ class ConfirmResource:
     def on_put(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
         caller, address, grant = req.context.caller, req.context.address, req.context.grant
         if grant is not None:
-            # Before the body is read: whoever has no grant learns nothing else.
+            # Check the grant before the body is read: a caller without a grant must learn nothing else.
             self._subscriptions.check_grant(address, subscription_id, grant)
         for rule in ("subscription:confirm", "subscription:confirm_unsigned"):
             self._rules.check(caller, rule, address, subscription_id)

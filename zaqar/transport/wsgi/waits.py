@@ -31,16 +31,16 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 THREAD_SECONDS = 5
-"""How long a request may wait if it holds a thread of the server."""
+"""Longest time that a request may wait if it holds a thread of the server."""
 
 _RETRY_AFTER = "1"
 
 
 class WaitSlots:
-    """How many requests may wait at a time, and how long, because of the HTTP server. Any thread may use it."""
+    """Limits how many requests wait at a time, and how long, by the kind of HTTP server. Any thread may use it."""
 
     def __init__(self, count: Callable[[], int | None] = lambda: None) -> None:
-        """``count`` tells the threads of the worker, None if a waiting request holds none; it is asked once."""
+        """``count`` returns the threads of the worker, or None if a waiting request holds none. It is called once."""
         self._count = count
         self._lock = threading.Lock()
         self._is_counted = False
@@ -49,7 +49,7 @@ class WaitSlots:
 
     @classmethod
     def of_server(cls) -> WaitSlots:
-        """Those of the server that this process is a worker of. Says in the log how many they are."""
+        """The slots for the HTTP server of this process. Logs their number."""
         slots = cls(count_threads)
         if not is_loaded_before_fork():
             with slots._lock:
@@ -58,7 +58,7 @@ class WaitSlots:
 
     @contextmanager
     def hold(self) -> Iterator[float]:
-        """Hold a slot; yields how many seconds a request may wait. Raises TooManyWaiting if no slot is left."""
+        """Hold a slot. Yields the seconds that the request may wait. Raises TooManyWaiting if no slot is left."""
         with self._lock:
             most = self._find_most()
             if most is not None and self._taken >= most:
@@ -96,20 +96,19 @@ class Waits:
         self._watch = watch
 
     def seconds(self, query: Query) -> int:
-        """The parameter ``wait``, 0 if it is absent. Raises InvalidInput, which names it."""
+        """The parameter ``wait`` in seconds, 0 if it is absent. Raises InvalidInput, which names it."""
         return parse_integer(query["wait"], 0, self._limits.max_wait, field="wait") if "wait" in query else 0
 
     def is_client_gone(self, req: falcon.Request) -> bool:
-        """Whether the client has closed its connection, as far as the server can tell. It does not block."""
-        # A worker that drains stops to read from its connections, which looks the same from here.
+        """Whether the client has closed its connection, as far as the server shows that. Does not block."""
+        # A worker that drains stops reading from its connections, which cannot be told from a closed connection.
         return not self._hub.registry.is_draining and is_client_gone(req.env)
 
     def serve(self, req: falcon.Request, resp: falcon.Response, awaited: Awaited[T], seconds: int) -> T:
-        """The answer, as soon as it has messages, or at the end of the time.
+        """Return the answer as soon as it has messages, or at the end of the time.
 
-        If the request may not wait, or no longer, because too many others do or because the process drains, it is
-        answered at once; an answer without messages then has the header ``Retry-After``. A client that has gone away
-        gets no messages.
+        If too many other requests wait, or if the process drains, the request is answered at once. An answer without
+        messages then has the header ``Retry-After``. No messages are taken for a client that has closed its connection.
         """
         if not seconds:
             return awaited.answer_now()
@@ -122,7 +121,8 @@ class Waits:
                 last = self._wait(req, awaited, seconds, is_gone) or last
                 is_early = self._hub.registry.is_draining
             except TooManyWaiting:
-                # Nobody has got messages for the clients that wait; but an answer without messages must be true now.
+                # The request has made no attempt yet if others waited before it. An answer without messages must be
+                # true now, so try once, although that overtakes them.
                 last = last or awaited.attempt(None)
                 is_early = True
             if is_early and (last is None or not last.is_served):
@@ -130,7 +130,7 @@ class Waits:
         return awaited.finish(awaited.nothing() if last is None else last.answer)
 
     def _has_to_queue(self, awaited: Awaited[T]) -> bool:
-        """Whether others have waited for messages of this queue before."""
+        """Whether other requests already wait to take messages from this queue, so that this one has to queue."""
         return awaited.kind is Kind.TAKER and self._hub.registry.has_takers(awaited.address)
 
     def _wait(
@@ -151,7 +151,7 @@ class Waits:
 
 
 def refuse_wait(query: Query, other: str) -> None:
-    """Raises InvalidInput if the query has ``wait`` beside another parameter, with which there is nothing to wait."""
+    """Raise InvalidInput if the query has ``wait`` together with another parameter that excludes waiting."""
     if "wait" in query and other in query:
         raise InvalidInput("wait", f"must not be given together with '{other}'")
 
@@ -159,8 +159,8 @@ def refuse_wait(query: Query, other: str) -> None:
 class ReleasedUnlessWritten:
     """The body of an answer that names a claim. If it cannot be written, the claim is released.
 
-    The server calls ``close`` at the end in any case (PEP 3333). If it has not come to the end of the body by then, it
-    could not write it.
+    The server always calls ``close`` in the end (PEP 3333). If it has not read the iterator to its end by then, it
+    could not write the body.
     """
 
     def __init__(self, body: bytes, *, release: Callable[[], None], is_gone: Callable[[], bool]) -> None:
@@ -177,7 +177,8 @@ class ReleasedUnlessWritten:
             self._is_written = True
             raise StopIteration
         if self._is_gone():
-            # The first bytes to a connection that the other end has closed are accepted by the system and then lost.
+            # The system accepts the first bytes to a connection that the client has closed, and then loses them. So
+            # release the claim before the write.
             self.close()
         return self._parts.pop()
 

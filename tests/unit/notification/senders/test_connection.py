@@ -77,7 +77,7 @@ async def running(folder: Path) -> AsyncIterator[Process]:
         listener.stop()
 
 
-def test_a_notification_is_handed_over_as_json_with_what_orders_it(tmp_path: Path) -> None:
+def test_a_notification_is_pushed_as_json_with_its_number(tmp_path: Path) -> None:
     async def go() -> None:
         async with running(tmp_path) as process:
             assert (await process.send()).delivered
@@ -102,7 +102,7 @@ def test_a_notification_is_handed_over_as_json_with_what_orders_it(tmp_path: Pat
         (Status.WAIT, Outcome(False, None, "waits for its turn", waits=True, reached=False)),
     ],
 )
-def test_what_the_process_says_is_how_the_attempt_ends(tmp_path: Path, status: Status, outcome: Outcome) -> None:
+def test_the_answer_of_the_node_is_the_outcome(tmp_path: Path, status: Status, outcome: Outcome) -> None:
     async def go() -> None:
         async with running(tmp_path) as process:
             process.status = status
@@ -164,7 +164,9 @@ def test_a_node_that_lives_and_cannot_be_reached_is_tried_again(tmp_path: Path) 
     asyncio.run(go())
 
 
-def test_one_that_does_not_answer_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_at_a_node_that_does_not_answer_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SEND_SECONDS", 0.1)
 
     async def go() -> None:
@@ -194,8 +196,8 @@ def test_a_connection_is_asked_to_confirm_nothing(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
-def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_LINKS", 2)
+def test_streams_to_nodes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_STREAMS", 2)
 
     async def go() -> None:
         async with running(tmp_path) as process:
@@ -204,7 +206,7 @@ def test_links_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 subscriber = connection_subscriber(letter * 24, "f00d")
                 outcome = await process.send(subscription=replace(SUBSCRIPTION, subscriber=subscriber))
                 assert not outcome.delivered
-                assert len(process.sender._links) <= 3
+                assert len(process.sender._streams) <= 3
             assert (await process.send()).delivered
 
     asyncio.run(go())

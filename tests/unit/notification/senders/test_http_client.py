@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decides a request is the first final status, whatever the receiver sends before and after it."""
+"""The first final status decides a request, whatever the receiver sends before and after it."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ BEFORE_THE_STATUS = {
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("answer", BEFORE_THE_STATUS.values(), ids=BEFORE_THE_STATUS.keys())
-def test_what_comes_before_the_status_is_bounded_in_bytes(certificate: Path, answer: Answer, secure: bool) -> None:
+def test_bytes_before_the_status_are_bounded(certificate: Path, answer: Answer, secure: bool) -> None:
     async def call(client: HttpClient, sink: Sink) -> None:
         # Long before the time is over, which is the other bound.
         with pytest.raises(NoAnswer, match="no final status"):
@@ -213,7 +213,7 @@ def test_what_comes_before_the_status_is_bounded_in_bytes(certificate: Path, ans
     use(call, answer, certificate=certificate if secure else None, total_seconds=120.0)
 
 
-def test_what_comes_before_the_status_is_bounded_in_time() -> None:
+def test_the_time_before_the_status_is_bounded() -> None:
     with pytest.raises(NoAnswer, match=r"no answer within 0\.3 seconds"):
         post(dripping(b"", b"\r\n"), total_seconds=0.3)
 
@@ -235,7 +235,7 @@ def test_what_comes_before_the_status_is_bounded_in_time() -> None:
         (EARLY[:-2], "the answer has no final status"),
     ],
 )
-def test_what_is_no_status_is_no_answer(answer: bytes, reason: str) -> None:
+def test_bytes_that_are_no_status_are_no_answer(answer: bytes, reason: str) -> None:
     with pytest.raises(NoAnswer) as caught:
         post(closing(answer))
     assert str(caught.value) == reason

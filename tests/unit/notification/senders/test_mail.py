@@ -147,7 +147,7 @@ def test_the_layout_of_a_message_does_not_multiply_it() -> None:
         ("mailto:a@example.org", {"from": "<>"}),
     ],
 )
-def test_a_header_cannot_be_brought_in(subscriber: str, options: dict[str, str]) -> None:
+def test_a_header_cannot_be_injected(subscriber: str, options: dict[str, str]) -> None:
     with pytest.raises(InvalidInput):
         composed(subscriber, **options)
 
@@ -233,7 +233,7 @@ texts = st.text() | st.text('=?utf-8bq0AD:_@<>,;"\\ \r\n\t\x00\u2028\x85é.', ma
 @settings(max_examples=40, deadline=None)
 @given(subject=texts, author=texts, name=texts, address=texts, query=texts, body=texts)
 @example(subject="x" * 5000, author="x", name="x" * 5000, address="a", query="x", body="x" * 5000)
-def test_no_text_adds_a_header_an_addressee_or_a_body(
+def test_no_text_adds_a_header_a_recipient_or_a_body(
     subject: str, author: str, name: str, address: str, query: str, body: str
 ) -> None:
     mailto = "mailto:a@example.org"
@@ -275,7 +275,7 @@ def test_a_domain_is_written_in_its_ascii_form(subscriber: str, recipient: str) 
     assert written(**{"from": sender}).sender == recipient
 
 
-def test_what_would_have_another_structure_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mail_with_another_structure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last look at the bytes, should all before it have been wrong."""
     for wrong in ("x\r\nBcc: v@x", "x\nBcc: v@x", "x\r\n\r\nbody", "x\r\n \r\n", "x" * 1000, "x\x00"):
         monkeypatch.setattr("zaqar.notification.senders.mail._text", lambda text, wrong=wrong: wrong)

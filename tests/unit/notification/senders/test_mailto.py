@@ -43,7 +43,7 @@ def refused(reason: str) -> Outcome:
 
 
 class Mailbox:
-    """What an SMTP server was given, and what it says to some commands in place of 250."""
+    """The input of an SMTP server, and its answers to some commands in place of 250."""
 
     def __init__(self, answers: dict[str, str] | None = None, good_bye: str = "221 Bye") -> None:
         self.answers = answers or {}
@@ -235,7 +235,9 @@ def test_5xx_is_final_and_4xx_is_not(stage: str, answer: str, final: bool) -> No
         ({b"RCPT": b"350 what\r\n"}, "350 what", True),
     ],
 )
-def test_what_is_not_about_the_mail_is_not_final(script: dict[bytes | None, bytes], reason: str, reached: bool) -> None:
+def test_an_answer_that_is_not_about_the_mail_is_not_final(
+    script: dict[bytes | None, bytes], reason: str, reached: bool
+) -> None:
     async def run() -> Outcome:
         async with scripted_server(script) as port:
             return await send_by(SmtpServer("127.0.0.1", port, "none"))
@@ -285,7 +287,7 @@ def test_an_address_goes_to_the_wire_in_its_ascii_form() -> None:
     assert b"\r\nTo: a@xn--bcher-kva.example\r\n" in mail.content
 
 
-def test_nobody_is_told_twice_that_no_mail_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+def test_that_no_mail_is_taken_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
@@ -305,13 +307,13 @@ def test_nobody_is_told_twice_that_no_mail_is_taken(caplog: pytest.LogCaptureFix
     assert last.startswith("Mails are taken by 127.0.0.1:")
 
 
-def test_what_was_taken_stays_so_whatever_the_server_says_then() -> None:
+def test_a_mail_that_was_taken_stays_so_whatever_the_server_answers_to_quit() -> None:
     box = Mailbox(good_bye="451 not so fast")
     assert try_smtp(box) == TAKEN
     assert len(box.mails) == 1
 
 
-def test_nobody_listens() -> None:
+def test_a_port_on_which_no_process_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         outcome = mail_by(SmtpServer("127.0.0.1", unused.getsockname()[1]))
@@ -343,7 +345,7 @@ INJECTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", INJECTIONS, ids=str)
 @pytest.mark.parametrize("way", ["smtp", pytest.param("command", marks=pytest.mark.child_process)])
-def test_no_header_addressee_or_command_is_brought_in(tmp_path: Path, way: str, changes: dict[str, Any]) -> None:
+def test_no_header_recipient_or_command_is_injected(tmp_path: Path, way: str, changes: dict[str, Any]) -> None:
     box = Mailbox()
     if way == "smtp":
         outcome = try_smtp(box, **changes)
@@ -436,7 +438,7 @@ def test_a_confirmation_needs_a_key() -> None:
         ({"smtp_mode": "self_local", "smtp_host": "mail.example", "smtp_security": "tls"}, "mail.example:465"),
     ],
 )
-def test_the_target_is_who_takes_the_mail(options: dict[str, Any], target: str) -> None:
+def test_the_target_is_the_mail_server_or_the_command(options: dict[str, Any], target: str) -> None:
     assert MailSender.from_conf(a_conf(**options)).target(a_subscription("mailto:a@example.org")) == target
 
 
@@ -454,12 +456,12 @@ def test_the_target_is_who_takes_the_mail(options: dict[str, Any], target: str) 
         ({"unsubscribe_confirmation_email_template": {"sender": "me"}}, "unsubscribe_confirmation_email_template"),
     ],
 )
-def test_what_cannot_work_stops_the_start(options: dict[str, Any], complaint: str) -> None:
+def test_a_configuration_that_cannot_work_stops_the_start(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(StartupError, match=complaint):
         MailSender.from_conf(a_conf(**options))
 
 
-def test_mails_have_a_time_scale_of_their_own() -> None:
+def test_mails_have_delays_of_their_own() -> None:
     assert MailSender.from_conf(a_conf()).delays == MAIL_DELAYS
 
 

@@ -84,7 +84,7 @@ def test_a_token_of_the_trust_goes_with_the_request() -> None:
     assert tokens.asked == [("t", "p1")]
 
 
-def test_the_body_is_what_receivers_of_openstack_know() -> None:
+def test_the_body_is_that_of_openstack_zaqar() -> None:
     template = '{"messages": [{"body": "$zaqar_message$", "ttl": 60}]}'
     _, sink = send({"trust_id": "t", "post_data": template}, Tokens())
     message = {"body": {"n": 1}, "ttl": 300, "queue_name": "orders", "Message_Type": "Notification"}
@@ -115,7 +115,7 @@ def test_without_a_token_nothing_is_sent() -> None:
         (KeystoneUnavailable(), False, True),
     ],
 )
-def test_what_the_answers_of_keystone_mean(error: Exception, gone: bool, postponed: bool) -> None:
+def test_the_outcome_for_each_answer_of_keystone(error: Exception, gone: bool, postponed: bool) -> None:
     outcome, sink = send({"trust_id": "t"}, Tokens(errors={1: error}))
     assert (outcome.delivered, outcome.gone, outcome.postponed) == (False, gone, postponed)
     assert outcome.reached is None
@@ -151,7 +151,7 @@ def test_a_token_that_is_new_is_not_replaced_at_once() -> None:
     ("error", "expected"),
     [(TrustGone(), (None, True, False)), (KeystoneUnavailable(), (401, False, False))],
 )
-def test_what_keystone_says_after_a_token_was_not_accepted(
+def test_the_outcome_if_keystone_fails_after_a_token_was_not_accepted(
     error: Exception, expected: tuple[int | None, bool, bool]
 ) -> None:
     outcome, _ = send({"trust_id": "t"}, Tokens(known=True, errors={2: error}), UNAUTHORIZED, OK)

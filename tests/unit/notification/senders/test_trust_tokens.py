@@ -17,9 +17,9 @@ from zaqar.errors import KeystoneUnavailable
 from zaqar.notification.senders import trust_tokens
 from zaqar.notification.senders.trust_tokens import (
     EARLY_SECONDS,
-    QUESTIONS,
-    QUESTIONS_OF_A_PROJECT,
     REFUSED_SECONDS,
+    REQUESTS,
+    REQUESTS_OF_A_PROJECT,
     WAITING,
     WAITING_OF_A_PROJECT,
     TrustTokens,
@@ -95,7 +95,7 @@ def test_a_token_is_used_until_a_while_before_its_end(keystone: Keystone) -> Non
     run(test)
 
 
-def test_all_who_want_a_token_of_a_trust_share_one_question(keystone: Keystone) -> None:
+def test_callers_that_want_a_token_of_a_trust_share_one_request(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.may_answer.clear()
         waiting = [asyncio.create_task(keystone.get("p-1")) for _ in range(5)]
@@ -132,7 +132,7 @@ def test_a_trust_of_another_project_is_never_used(keystone: Keystone) -> None:
     run(test)
 
 
-def test_that_a_trust_is_gone_is_told_to_all_who_wait(keystone: Keystone) -> None:
+def test_all_callers_that_wait_learn_that_a_trust_is_gone(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.error = TrustGone()
         outcomes = await asyncio.gather(*(keystone.get("p-1") for _ in range(3)), return_exceptions=True)
@@ -143,7 +143,7 @@ def test_that_a_trust_is_gone_is_told_to_all_who_wait(keystone: Keystone) -> Non
     run(test)
 
 
-def test_a_refusal_is_remembered_for_a_moment(keystone: Keystone) -> None:
+def test_a_refusal_is_cached_for_a_moment(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.error = TrustRefused("disabled")
         for _ in range(3):
@@ -161,15 +161,15 @@ def test_one_project_leaves_room_for_others(keystone: Keystone) -> None:
     async def test() -> None:
         keystone.may_answer.clear()
         hoarding = [asyncio.create_task(keystone.get(f"p-{number}")) for number in range(6)]
-        await asked(keystone, QUESTIONS_OF_A_PROJECT)
+        await asked(keystone, REQUESTS_OF_A_PROJECT)
         others = [asyncio.create_task(keystone.get(f"{name}-1")) for name in "abc"]
-        await asked(keystone, QUESTIONS)
+        await asked(keystone, REQUESTS)
         await asyncio.sleep(PATIENCE / 5)
-        assert keystone.most == {"p": QUESTIONS_OF_A_PROJECT, "a": 1, "b": 1, "all": QUESTIONS}
+        assert keystone.most == {"p": REQUESTS_OF_A_PROJECT, "a": 1, "b": 1, "all": REQUESTS}
         keystone.may_answer.set()
         await asyncio.gather(*hoarding, *others)
-        assert keystone.most["p"] == QUESTIONS_OF_A_PROJECT
-        assert keystone.tokens._places_of == {}
+        assert keystone.most["p"] == REQUESTS_OF_A_PROJECT
+        assert keystone.tokens._permits_of == {}
         assert not keystone.tokens._waiting
 
     run(test)
@@ -193,30 +193,30 @@ def test_few_deliveries_wait(keystone: Keystone) -> None:
     run(test)
 
 
-def test_nobody_joins_the_wait_for_a_silent_keystone(keystone: Keystone) -> None:
+def test_no_more_deliveries_wait_for_a_silent_keystone(keystone: Keystone) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         keystone.may_answer.clear()
         first = [asyncio.create_task(keystone.get(f"{name}-1")) for name in "abcdef"]
-        await asked(keystone, QUESTIONS)
+        await asked(keystone, REQUESTS)
         # Those without a thread give up soon.
-        await asyncio.wait(first[QUESTIONS:], timeout=10)
-        assert [type(each.exception()) for each in first[QUESTIONS:]] == 2 * [KeystoneUnavailable]
+        await asyncio.wait(first[REQUESTS:], timeout=10)
+        assert [type(each.exception()) for each in first[REQUESTS:]] == 2 * [KeystoneUnavailable]
         began = loop.time()
         for _ in range(100):
             for trust in ("a-1", "x-1"):
                 with pytest.raises(KeystoneUnavailable):
                     await keystone.get(trust)
         assert loop.time() - began < PATIENCE
-        assert len(keystone.asked) == QUESTIONS
+        assert len(keystone.asked) == REQUESTS
         keystone.may_answer.set()
-        assert sorted(await asyncio.gather(*first[:QUESTIONS])) == ["t1", "t2", "t3", "t4"]
+        assert sorted(await asyncio.gather(*first[:REQUESTS])) == ["t1", "t2", "t3", "t4"]
         assert await keystone.get("x-1") == "t5"
 
     run(test)
 
 
-def test_after_a_failure_keystone_is_left_alone_and_then_tried_once(
+def test_after_a_failure_keystone_is_not_asked_for_a_pause_and_then_asked_once(
     keystone: Keystone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(trust_tokens, "FIRST_PAUSE_SECONDS", 0.1)

@@ -44,7 +44,7 @@ def try_out(
     sender: WebhookSender | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> tuple[Outcome | None, Sink]:
-    """What ``use`` returns, with a task and a receiver that gives this answer to each request."""
+    """Return what ``use`` returns, with a sender and a receiver that gives this answer to each request."""
 
     async def run() -> tuple[Outcome | None, Sink]:
         tried = sender or a_sender()
@@ -69,7 +69,7 @@ def send_once(
     return outcome, sink
 
 
-def test_a_notification_as_receivers_know_it() -> None:
+def test_the_request_of_a_notification() -> None:
     outcome, sink = send_once()
     assert outcome == Outcome(True, 200, "ok")
     (request,) = sink.requests
@@ -204,7 +204,7 @@ def test_only_2xx_is_success_and_410_is_the_end(status: int, delivered: bool, go
         (200, "7", None),
     ],
 )
-def test_when_the_subscriber_wants_the_next_attempt(status: int, value: str, seconds: float | None) -> None:
+def test_retry_after_is_read_from_429_and_503(status: int, value: str, seconds: float | None) -> None:
     outcome, _ = send_once(answer_of(status, f"Retry-After: {value}\r\n"))
     assert outcome.status == status
     assert outcome.retry_after == seconds
@@ -258,7 +258,7 @@ def test_a_large_answer_is_not_read_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(("size", "connections"), [(MOST_READ, 1), (16 * MOST_READ, 2)])
-def test_a_connection_is_used_again_where_the_answer_was_read(size: int, connections: int) -> None:
+def test_a_connection_is_used_again_if_the_answer_was_read(size: int, connections: int) -> None:
     async def twice(sender: WebhookSender, sink: Sink) -> None:
         for _ in range(2):
             outcome = await sender.send(a_delivery(), a_subscription(sink.url), now=START)
@@ -302,7 +302,7 @@ def test_a_connection_that_is_closed_without_an_answer() -> None:
     assert outcome == Outcome(False, None, "the connection was closed without an answer", reached=False)
 
 
-def test_nobody_listens() -> None:
+def test_a_port_on_which_no_process_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         outcome, _ = send_once(url=f"http://user:pass-word@127.0.0.1:{unused.getsockname()[1]}/")
@@ -312,7 +312,7 @@ def test_nobody_listens() -> None:
     assert "pass-word" not in outcome.answer
 
 
-def test_a_task_is_cancelled_at_once() -> None:
+def test_an_attempt_is_cancelled_at_once() -> None:
     async def cancelled(sender: WebhookSender, sink: Sink) -> None:
         sending = asyncio.create_task(sender.send(a_delivery(), a_subscription(sink.url), now=START))
         while not sink.requests:

@@ -19,7 +19,7 @@ from zaqar.errors import StartupError
 from zaqar.ipc import push_protocol
 from zaqar.ipc.push_protocol import NotifierPeer, Push, Status
 from zaqar.notification.senders import node_connection as links
-from zaqar.notification.senders.node_connection import Link, Unreachable
+from zaqar.notification.senders.node_connection import NodeConnection, Unreachable
 from zaqar.storage.base.nodes import Node
 from zaqar.transport.websocket import listener as listeners
 from zaqar.transport.websocket.listener import Listener
@@ -59,7 +59,7 @@ def test_many_notifications_are_under_way_at_a_time_and_answered_in_any_order(tm
 
     async def go() -> list[Status]:
         async with listening(tmp_path, receive) as (_, node):
-            link = Link(node, machine=machine)
+            link = NodeConnection(node, machine=machine)
             statuses = await asyncio.gather(*(link.send(make(number)) for number in range(100)))
             link.close()
             return statuses
@@ -70,7 +70,7 @@ def test_many_notifications_are_under_way_at_a_time_and_answered_in_any_order(tm
 def test_the_largest_message_comes_through(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
-            link = Link(node, machine=MACHINE)
+            link = NodeConnection(node, machine=MACHINE)
             status = await link.send(make(1, b"x" * 1_000_000))
             link.close()
             return status
@@ -95,7 +95,7 @@ def test_a_socket_with_a_long_path_works_and_one_of_a_killed_process_is_removed(
     async def go() -> None:
         async with listening(folder) as (_, node):
             left = Path(node.socket)
-            link = Link(replace(node, port=0), machine=MACHINE)
+            link = NodeConnection(replace(node, port=0), machine=MACHINE)
             assert await link.send(make(1)) is Status.PUSHED
             link.close()
             left.rename(left.with_name("killed.sock"))
@@ -110,7 +110,7 @@ def test_without_a_unix_socket_notifiers_come_by_tcp(tmp_path: Path) -> None:
 
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
-            link = Link(replace(node, socket=""), machine=MACHINE)
+            link = NodeConnection(replace(node, socket=""), machine=MACHINE)
             status = await link.send(make(1))
             link.close()
             return status
@@ -118,10 +118,10 @@ def test_without_a_unix_socket_notifiers_come_by_tcp(tmp_path: Path) -> None:
     assert asyncio.run(go()) is Status.PUSHED
 
 
-def test_a_socket_that_cannot_be_opened_is_no_obstacle_if_the_port_can(tmp_path: Path) -> None:
+def test_the_start_succeeds_if_only_the_tcp_port_can_be_opened(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
-            link = Link(replace(node, socket=str(tmp_path / "absent.sock")), machine=MACHINE)
+            link = NodeConnection(replace(node, socket=str(tmp_path / "absent.sock")), machine=MACHINE)
             status = await link.send(make(1))
             link.close()
             return status
@@ -177,7 +177,7 @@ def test_an_address_that_is_not_here_is_one_sentence_for_the_operator(tmp_path: 
 @pytest.mark.parametrize(
     "rubbish", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 5000, push_protocol.MAGIC + b"x" * 200, b"{}"]
 )
-def test_strangers_who_send_rubbish_are_dropped_at_once(tmp_path: Path, rubbish: bytes) -> None:
+def test_peers_without_the_key_that_send_rubbish_are_dropped_at_once(tmp_path: Path, rubbish: bytes) -> None:
     async def go() -> bytes:
         async with listening(tmp_path) as (_, node):
             reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
@@ -194,7 +194,7 @@ def test_strangers_who_send_rubbish_are_dropped_at_once(tmp_path: Path, rubbish:
 
 
 @pytest.mark.parametrize("first", [b"", b"zaqar", push_protocol.MAGIC + b"n" * 32])
-def test_strangers_who_fall_silent_are_dropped_in_time(
+def test_silent_peers_without_the_key_are_dropped_after_a_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes
 ) -> None:
     monkeypatch.setattr(listeners, "HANDSHAKE_SECONDS", 0.05)
@@ -213,11 +213,11 @@ def test_strangers_who_fall_silent_are_dropped_in_time(
     asyncio.run(go())
 
 
-def test_many_silent_strangers_do_not_keep_a_notifier_out(tmp_path: Path) -> None:
+def test_many_silent_peers_without_the_key_do_not_block_a_notifier(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
             crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
-            link = Link(node, machine="another-host")
+            link = NodeConnection(node, machine="another-host")
             status = await link.send(make(1))
             link.close()
             for _, writer in crowd:
@@ -266,14 +266,14 @@ async def impostor(path: Path, says: bytes) -> AsyncIterator[list[bytes]]:
 
 
 @pytest.mark.parametrize("says", [b"", b"zaqarpu1", b"n" * 64, b"n" * 100_000])
-def test_a_socket_that_somebody_else_made_learns_nothing_and_is_no_obstacle(
+def test_a_foreign_socket_at_the_path_learns_no_key_and_stops_no_delivery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
     monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 0.1)
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node), impostor(tmp_path / "theirs" / "a.sock", says) as heard:
-            link = Link(replace(node, socket=str(tmp_path / "theirs" / "a.sock")), machine=MACHINE)
+            link = NodeConnection(replace(node, socket=str(tmp_path / "theirs" / "a.sock")), machine=MACHINE)
             assert await link.send(make(1, b"secret")) is Status.PUSHED
             # A nonce, and nothing that is made with the key.
             assert len(b"".join(heard)) == len(push_protocol.MAGIC) + push_protocol.NONCE_BYTES
@@ -282,7 +282,7 @@ def test_a_socket_that_somebody_else_made_learns_nothing_and_is_no_obstacle(
     asyncio.run(go())
 
 
-def test_the_socket_of_another_node_at_the_same_path_is_no_obstacle(tmp_path: Path) -> None:
+def test_the_socket_of_another_node_at_the_path_stops_no_delivery(tmp_path: Path) -> None:
     """Such as on two hosts that have one name, or one state directory."""
 
     async def go() -> None:
@@ -291,7 +291,7 @@ def test_the_socket_of_another_node_at_the_same_path_is_no_obstacle(tmp_path: Pa
             listening(tmp_path) as (_, node),
             listening(tmp_path / "other", lambda push, answer: refused.append(push)) as (_, other),
         ):
-            link = Link(replace(node, socket=other.socket), machine=MACHINE)
+            link = NodeConnection(replace(node, socket=other.socket), machine=MACHINE)
             assert await link.send(make(1)) is Status.PUSHED
             assert refused == []
             link.close()
@@ -306,7 +306,7 @@ def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
 
     async def go() -> None:
         async with listening(tmp_path) as (listener, node):
-            link = Link(node, machine=MACHINE)
+            link = NodeConnection(node, machine=MACHINE)
             assert await link.send(make(1)) is Status.PUSHED
             for each in listener._links:
                 each._transport.pause_reading()
@@ -329,14 +329,14 @@ def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
     asyncio.run(go())
 
 
-def test_a_notification_that_is_too_large_costs_the_others_nothing(
+def test_a_notification_that_is_too_large_does_not_delay_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(links, "MOST_TEXT_BYTES", 1000)
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
-            link = Link(node, machine=MACHINE)
+            link = NodeConnection(node, machine=MACHINE)
             assert await link.send(make(1, b"x" * 1000)) is Status.PUSHED
             stream = link._stream
             with pytest.raises(links.TooLarge):
@@ -348,10 +348,10 @@ def test_a_notification_that_is_too_large_costs_the_others_nothing(
     asyncio.run(go())
 
 
-def test_who_waits_for_a_link_that_is_closed_is_told_so(tmp_path: Path) -> None:
+def test_callers_that_wait_for_a_link_get_an_error_when_it_closes(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (_, node), impostor(tmp_path / "silent" / "a.sock", b"") as heard:
-            link = Link(replace(node, port=0, socket=str(tmp_path / "silent" / "a.sock")), machine=MACHINE)
+            link = NodeConnection(replace(node, port=0, socket=str(tmp_path / "silent" / "a.sock")), machine=MACHINE)
             sending = asyncio.create_task(link.send(make(1)))
             cancelled = asyncio.create_task(link.send(make(2)))
             while not heard:
@@ -369,7 +369,7 @@ def test_who_waits_for_a_link_that_is_closed_is_told_so(tmp_path: Path) -> None:
 def test_both_ends_of_a_tcp_stream_notice_that_the_other_host_is_gone(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (listener, node):
-            link = Link(node, machine="another-host")
+            link = NodeConnection(node, machine="another-host")
             await link.send(make(1))
             assert link._stream is not None
             (theirs,) = listener._links
@@ -383,10 +383,10 @@ def test_both_ends_of_a_tcp_stream_notice_that_the_other_host_is_gone(tmp_path: 
     asyncio.run(go())
 
 
-def test_whoever_has_another_key_is_told_that_the_node_cannot_be_reached(tmp_path: Path) -> None:
+def test_a_notifier_with_another_key_cannot_reach_the_node(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
-            link = Link(replace(node, key=b"x" * 32), machine=MACHINE)
+            link = NodeConnection(replace(node, key=b"x" * 32), machine=MACHINE)
             with pytest.raises(Unreachable):
                 await link.send(make(1))
             link.close()
@@ -394,12 +394,12 @@ def test_whoever_has_another_key_is_told_that_the_node_cannot_be_reached(tmp_pat
     asyncio.run(go())
 
 
-def test_a_lost_stream_fails_what_is_under_way_and_is_opened_again(tmp_path: Path) -> None:
+def test_a_lost_link_fails_its_notifications_and_is_opened_again(tmp_path: Path) -> None:
     answers: list[Callable[[Status], None]] = []
 
     async def go() -> Status:
         async with listening(tmp_path, lambda push, answer: answers.append(answer)) as (listener, node):
-            link = Link(node, machine=MACHINE)
+            link = NodeConnection(node, machine=MACHINE)
             first = asyncio.create_task(link.send(make(1)))
             while not answers:
                 await asyncio.sleep(0.01)
@@ -426,7 +426,7 @@ def test_the_log_says_once_that_a_node_cannot_be_reached_and_once_that_it_can(
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
-            link = Link(replace(node, key=b"x" * 32), machine="another")
+            link = NodeConnection(replace(node, key=b"x" * 32), machine="another")
             for _ in range(3):
                 with pytest.raises(Unreachable):
                     await link.send(make(1))
@@ -448,7 +448,7 @@ def test_a_node_that_is_away_is_not_tried_all_the_time(tmp_path: Path, monkeypat
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
             pass
-        link = Link(node, machine=MACHINE)
+        link = NodeConnection(node, machine=MACHINE)
         with pytest.raises(Unreachable):
             await link.send(make(1))
         async with listening(tmp_path) as (_, found):
@@ -461,10 +461,10 @@ def test_a_node_that_is_away_is_not_tried_all_the_time(tmp_path: Path, monkeypat
     asyncio.run(go())
 
 
-def test_links_of_an_earlier_node_are_dropped(tmp_path: Path) -> None:
+def test_links_to_an_earlier_node_are_dropped(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (listener, node):
-            link = Link(node, machine=MACHINE)
+            link = NodeConnection(node, machine=MACHINE)
             assert await link.send(make(1)) is Status.PUSHED
             listener.serve_as("b" * 24, os.urandom(32))
             with pytest.raises(Unreachable):
@@ -520,11 +520,11 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
 
 
 @pytest.mark.parametrize("key", [b"", b"\0" * 32])
-def test_before_it_is_a_node_nobody_has_its_key(tmp_path: Path, key: bytes) -> None:
+def test_no_link_is_admitted_before_the_process_is_a_node(tmp_path: Path, key: bytes) -> None:
     async def go() -> None:
         listener = Listener(accept)
         path = await listener.start(folder=tmp_path / "nodes", host="127.0.0.1", port=0)
-        link = Link(Node("", MACHINE, "127.0.0.1", listener.port, str(path), 0.0, key), machine=MACHINE)
+        link = NodeConnection(Node("", MACHINE, "127.0.0.1", listener.port, str(path), 0.0, key), machine=MACHINE)
         with pytest.raises(Unreachable):
             await link.send(make(1))
         link.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of queues on PostgreSQL, each operation in one statement where that is possible."""
+"""Messages of queues on PostgreSQL, each operation in one statement if that is possible."""
 
 from __future__ import annotations
 

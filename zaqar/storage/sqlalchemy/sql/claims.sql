@@ -1,5 +1,6 @@
--- The end of a claim is the column "due" of its messages, always. So the messages of a claim that ended are free without
--- any change, and a claim finds what it holds through the index (segment, due, claim_id) of claimed and delayed rows.
+-- The end of a claim is the column "due" of its messages, always. So the messages of a claim that ended are free
+-- without any change, and a claim finds its messages through the index (segment, due, claim_id) of rows that are not
+-- READY.
 
 -- name: insert_claim
 INSERT INTO claims (segment, claim_id, ttl, grace, started, expires)

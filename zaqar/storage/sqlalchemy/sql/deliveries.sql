@@ -55,10 +55,10 @@ FROM deliveries
 WHERE subscription = :subscription AND uid || '' = :uid AND state = :WAITING AND number >= 0 AND number < :number
 
 -- piece: SUBSCRIPTIONS_WITH_DUE
--- The subscriptions after :after and up to :last that have a delivery that is due and not hidden by a tombstone. It goes
--- from one subscription to the next one in the index, which are three probes for each, however many deliveries it has;
--- DISTINCT would read them all. The first delivery that is due stands for its subscription, as a tombstone hides all
--- or none.
+-- The subscriptions after :after and up to :last that have a delivery that is due and not hidden by a tombstone. The
+-- statement goes from one subscription to the next one in the index, which are three probes for each, however many
+-- deliveries it has; DISTINCT would read them all. The first delivery that is due stands for its subscription, as a
+-- tombstone hides all or none.
 WITH RECURSIVE subscriber(id) AS (
     SELECT (
         SELECT min(following.subscription) FROM deliveries AS following

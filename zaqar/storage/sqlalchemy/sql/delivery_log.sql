@@ -1,4 +1,4 @@
--- What became of the deliveries of one subscription.
+-- The log of the deliveries of one subscription.
 -- "uid || ''" keeps the planner from the index by the queue: the rows of one subscription are found by indexes that
 -- begin with it.
 
@@ -9,7 +9,7 @@ ORDER BY number DESC
 LIMIT :limit
 
 -- name: list_settled
--- The log of deliveries that are done, or of those that are dead. "state != WAITING" is the condition of the index.
+-- The log of the deliveries in one state, done or dead. "state != WAITING" is the condition of the index.
 SELECT :DELIVERY_COLUMNS FROM deliveries
 WHERE subscription = :subscription AND uid || '' = :uid AND state != :WAITING AND state = :state AND number < :before
 ORDER BY number DESC
@@ -19,7 +19,7 @@ LIMIT :limit
 SELECT :DELIVERY_COLUMNS FROM deliveries WHERE uid = :uid AND subscription = :subscription AND number = :number
 
 -- name: count_deliveries
--- Those that wait, and those that are dead. Both are counted in an index, without reading rows.
+-- Waiting and dead deliveries. Both are counted in an index, without reading rows.
 SELECT
     (
         SELECT count(*) FROM deliveries
@@ -34,7 +34,8 @@ SELECT
 UPDATE deliveries SET state = :WAITING, due = :now, owner = NULL, tries = 0, keep_until = NULL
 
 -- piece: WAITING_BY_NUMBER
--- What waits is in the index in the order of its time, so its numbers are sorted; rows are read for the page only.
+-- The index has waiting deliveries in the order of their times, so their numbers are sorted. Rows are read for the page
+-- only.
 SELECT d.id FROM deliveries AS d
 WHERE d.subscription = :subscription AND d.uid || '' = :uid AND d.state = :WAITING AND d.number + 0 < :before
 ORDER BY d.number + 0 DESC

@@ -9,7 +9,8 @@ SET segment = :new_segment, sequence = :new_sequence, created = :new_created, ex
 WHERE id = :message
 
 -- name: moved_messages
--- Those that this transaction just moved, for the notes to their subscribers. Nobody else has numbers from this range.
+-- The messages that this transaction just moved, for the notes to their subscribers. No other message has a number from
+-- this range.
 SELECT :MESSAGE_COLUMNS FROM messages
 WHERE segment = :segment AND state = :READY AND sequence >= :first AND sequence < :end AND expires + 0 > :now
 ORDER BY sequence

@@ -17,7 +17,7 @@ WHERE uid = :uid
 
 -- name: first_ready
 -- The number of the first READY message that is alive. The index has the number and the end of life, so the search
--- passes expired messages without reading them. "expires + 0" keeps the planner from the index of what has expired.
+-- passes expired messages without reading them. "expires + 0" keeps the planner from the index of expired messages.
 SELECT m.sequence FROM messages AS m
 WHERE m.segment = :segment AND m.state = :READY AND m.sequence >= :ready_from AND m.expires + 0 > :now
 ORDER BY m.sequence

@@ -1,5 +1,5 @@
 -- name: delete_claimed
--- Delete a message that the claim holds, and that is alive: the usual end of a message, found by the index of the order.
+-- Delete a live message that the claim holds: the usual end of a message, found by the index of the order.
 DELETE FROM messages
 WHERE segment = :segment AND state = :CLAIMED AND sequence = :sequence
     AND claim_id = :claim_id AND due > :now AND expires + 0 > :now

@@ -1,5 +1,5 @@
--- What is dead and can be removed. A statement finds some, another one removes them in a short transaction, and repeats
--- the condition if they may have changed in between.
+-- Dead rows. A statement finds some, another one removes them in a short transaction, and repeats the condition if they
+-- may have changed in between.
 
 -- name: count_store
 -- Free and claimed messages of all queues.

@@ -30,9 +30,9 @@ def catalog_action(
     *,
     asks_others: bool = False,
 ) -> Action:
-    """An action on pools or flavors, which belong to the whole deployment. All verbs but ``list`` are for one of them.
+    """An action on pools or flavors, which belong to the whole deployment.
 
-    No reply repeats the URI of a store, which may have a password.
+    All verbs but ``list`` act on one pool or flavor. No reply repeats the URI of a store, which may have a password.
     """
     collection = f"/v2/{noun}s"
     return Action(

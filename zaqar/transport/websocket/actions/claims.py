@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions on claims: leases on some messages of a queue."""
+"""Actions on claims. A claim is a lease on some messages of a queue."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ShownMessage(msgspec.Struct, omit_defaults=True):
 
 
 def show(message: Message, now: float, *, with_origin: bool) -> ShownMessage:
-    """The message at the time ``now``. With ``with_origin`` a dead letter has its origin."""
+    """The message with its age at the time ``now``. With ``with_origin``, a dead letter shows its origin."""
     origin = message.origin if with_origin else None
     return ShownMessage(
         message.id,

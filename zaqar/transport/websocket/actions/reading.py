@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions with which several modules of actions read the body of a frame."""
+"""Functions that read the body of a frame, for the modules of actions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_of(member: str, item: JsonSchema) -> JsonSchema:
 
 
 _QUOTED = 128
-"""Characters of a name or an id that the sentence in a reply repeats. No valid one is longer."""
+"""Characters of a name or an id that the sentence in a reply repeats. No valid name or id is longer."""
 
 
 def quoted(text: str) -> str:
@@ -65,19 +65,19 @@ def answer_or_wait(parts: Parts, awaited: Awaited[T], seconds: int, show: Callab
         return show(awaited.answer_now())
     pending = Pending(awaited, seconds, show)
     if awaited.kind is Kind.TAKER and parts.hub.registry.has_takers(awaited.address):
-        # Others have waited for messages of this queue before.
+        # Other requests already wait to take messages of this queue, so this one has to queue behind them.
         return Answer(200, None, pending=pending)
     return pending.attempt(None)
 
 
 def check_size(call: Call, most: int) -> None:
-    """Raises InvalidInput if the body has more than ``most`` bytes as JSON."""
+    """Raise InvalidInput if the body has more than ``most`` bytes as JSON."""
     if len(call.raw) > most:
         raise InvalidInput("body", f"has {len(call.raw)} bytes, more than {most}")
 
 
 def other_fields(call: Call, *names: str) -> dict[str, Any]:
-    """All fields of the body except ``names``, including those that the action does not have.
+    """All fields of the body except ``names``, including fields that the action does not know.
 
     Over HTTP ``names`` are part of the path, and some bodies may not have unknown fields.
     """

@@ -26,7 +26,7 @@ def _open(parts: Parts, call: Call) -> Answer:
     most = parts.limits.max_messages_per_page
     limit = read_limit(call, most, default=most)
     streams.check_room(address)
-    # Join first: what is posted from now on wakes the stream.
+    # Join before the position is read: a message that is posted after the read then wakes the stream.
     try:
         waiter = parts.hub.join(address, Kind.READER, wake=streams.changed)
     except TooManyWaiting as exc:

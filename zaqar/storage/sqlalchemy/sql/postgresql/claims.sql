@@ -5,8 +5,8 @@ SET state = :CLAIMED, due = :end, claim_id = :new_claim_id, claim_count = claim_
 -- name: claim
 -- Lease the first free messages, store the claim and count, all in one statement. Messages that others have locked are
 -- passed over, so claims do not wait for each other.
--- The columns: the fence, whether one of the first free messages is exhausted (then none is leased), whether others have
--- all free messages locked, the messages.
+-- The columns: the fence, whether one of the first free messages is exhausted (then none is leased), whether others
+-- have all free messages locked, the messages.
 WITH fence AS (:FENCE),
 first AS (:FIRST_TO_CLAIM FOR NO KEY UPDATE SKIP LOCKED),
 :LEASE_FIRST

@@ -13,6 +13,6 @@ DELETE FROM set_aside
 WHERE segment = :segment AND sequence = ANY (CAST(translate(:sequences, '[]', '{}') AS bigint[]))
 
 -- name: known_letters
--- Those that the queue has, or had.
+-- Which of these dead letters the queue has or had.
 SELECT message_id FROM received
 WHERE uid = :uid AND message_id = ANY (ARRAY (SELECT json_array_elements_text(CAST(:letters AS json))))

@@ -1,13 +1,13 @@
 -- name: subscriptions_with_due
--- The first :limit of them, without those that the notifier serves already.
+-- The first :limit of them, without the ones that the notifier serves already.
 :SUBSCRIPTIONS_WITH_DUE
     AND NOT (subscriber.id = ANY (ARRAY (SELECT json_array_elements_text(CAST(:without AS json)))))
 LIMIT :limit
 
 -- name: due_of_subscriptions
--- The first :limit deliveries of each of these subscriptions that are due, in no order, and locked; those that another
--- notifier is taking are passed over. Those that a tombstone hides are left out of them, not of all: they may be very
--- many if the subscription was dropped at this moment.
+-- The first :limit deliveries of each of these subscriptions that are due, in no order, and locked. Deliveries that
+-- another notifier is taking are passed over. Deliveries that a tombstone hides are then left out of these, not of the
+-- search: there may be very many, if the subscription was just dropped.
 SELECT delivery.*
 FROM json_array_elements_text(CAST(:subscriptions AS json)) AS subscriber JOIN LATERAL (
     SELECT id, :DELIVERY_COLUMNS FROM deliveries

@@ -2,7 +2,8 @@
 SELECT :DELIVERY_COLUMNS FROM deliveries WHERE id = ANY (ARRAY (:WAITING_BY_NUMBER))
 
 -- name: resend
--- Those with these numbers that are settled. "state + 0" keeps the planner from the index of all that is settled.
+-- Send the settled deliveries among these numbers again. "state + 0" keeps the planner from the index of all settled
+-- deliveries.
 :SEND_AGAIN
 WHERE uid = :uid AND subscription = :subscription
     AND number = ANY (CAST(translate(:numbers, '[]', '{}') AS bigint[])) AND state + 0 != :WAITING

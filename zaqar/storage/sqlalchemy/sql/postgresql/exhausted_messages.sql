@@ -1,5 +1,6 @@
 -- name: first_free
--- The first free messages before :end_of_queue: those that are moved to the end of the same queue are not met again.
+-- The first free messages before :end_of_queue: messages moved to the end of the same queue are not
+-- found again.
 -- In a transaction that has locked the fence.
 SELECT m.id, m.sequence, m.claim_count, m.created, m.expires FROM messages AS m
 WHERE m.segment = :segment AND m.state = :READY AND m.sequence >= :ready_from AND m.expires + 0 > :now

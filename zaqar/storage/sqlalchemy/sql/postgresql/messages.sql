@@ -55,8 +55,8 @@ FROM fence LEFT JOIN (
 ) AS page ON true
 
 -- name: list_all
--- A page of free, claimed and delayed messages: one search of the index for each state, each ended at the limit. A state
--- that is not asked for begins after the last possible number.
+-- A page of free, claimed and delayed messages: one search of the index for each state, each ended at the limit. A
+-- state that is not asked for begins after the last possible number.
 WITH fence AS (:FENCE)
 SELECT fence.*, page.*
 FROM fence LEFT JOIN (

@@ -1,7 +1,7 @@
 -- name: posts_of_queues
--- The first :limit posts of each of these queues that are due, in no order, and locked; those that another notifier is
--- taking are passed over. Those that a tombstone hides are left out of them, not of all posts: they may be very many if
--- the queue was dropped at this moment.
+-- The first :limit posts of each of these queues that are due, in no order, and locked. Posts that another notifier is
+-- taking are passed over. Posts that a tombstone hides are then left out of these, not of the search: there may be very
+-- many, if the queue was just dropped.
 SELECT post.*
 FROM json_array_elements_text(CAST(:uids AS json)) AS queue JOIN LATERAL (
     SELECT uid, first, content, expanded FROM outbox

@@ -1,6 +1,6 @@
 -- Pieces that differ between the databases, as PostgreSQL has them, and those that only PostgreSQL needs.
 
--- Claims and deletes do not lock the fence. What they add to its counters is in the tallies.
+-- Claims and deletes do not lock the fence. They add to the tallies instead of to its counters.
 
 -- piece: READY_COUNTER
 (ready + coalesce((SELECT CAST(sum(t.ready) AS bigint) FROM tallies AS t WHERE t.segment = fences.segment), 0))
@@ -42,7 +42,7 @@ CASE WHEN EXISTS (SELECT 1 FROM taken) THEN false ELSE EXISTS (
 
 -- piece: ADD_TO_TALLY
 -- Add to the row of this connection, of the few that a queue has, so that two transactions seldom wait for each other.
--- It is the last lock that the statement takes, so nobody who holds it waits for a message.
+-- It is the last lock that the statement takes, so a transaction that holds it waits for no message.
 ON CONFLICT (segment, slot) DO UPDATE
 SET ready = tallies.ready + excluded.ready,
     claimed = tallies.claimed + excluded.claimed,

@@ -12,5 +12,5 @@ WHERE id IN (SELECT value FROM json_each(:ids))
 DELETE FROM set_aside WHERE segment = :segment AND sequence IN (SELECT value FROM json_each(:sequences))
 
 -- name: known_letters
--- Those that the queue has, or had.
+-- Which of these dead letters the queue has or had.
 SELECT message_id FROM received WHERE uid = :uid AND message_id IN (SELECT value FROM json_each(:letters))

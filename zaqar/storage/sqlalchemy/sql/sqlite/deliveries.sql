@@ -1,12 +1,12 @@
 -- name: subscriptions_with_due
--- The first :limit of them, without those that the notifier serves already.
+-- The first :limit of them, without the ones that the notifier serves already.
 :SUBSCRIPTIONS_WITH_DUE
     AND NOT (subscriber.id IN (SELECT value FROM json_each(:without)))
 LIMIT :limit
 
 -- name: due_of_subscriptions
--- The first :limit deliveries of each of these subscriptions that are due, in no order. Those that a tombstone hides
--- are left out of them, not of all: they may be very many if the subscription was dropped at this moment.
+-- The first :limit deliveries of each of these subscriptions that are due, in no order. Deliveries that a tombstone
+-- hides are then left out of these, not of the search: there may be very many, if the subscription was just dropped.
 SELECT deliveries.id, :DELIVERY_COLUMNS
 FROM json_each(:subscriptions) AS subscriber JOIN deliveries
     ON deliveries.id IN (

@@ -1,6 +1,6 @@
 -- name: posts_of_queues
--- The first :limit posts of each of these queues that are due, in no order. Those that a tombstone hides are left out
--- of them, not of all posts: they may be very many if the queue was dropped at this moment.
+-- The first :limit posts of each of these queues that are due, in no order. Posts that a tombstone hides are then left
+-- out of these, not of the search: there may be very many, if the queue was just dropped.
 SELECT outbox.uid, outbox.first, outbox.content, outbox.expanded
 FROM json_each(:uids) AS queue JOIN outbox
     ON outbox.uid = queue.value AND outbox.first IN (

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/`` (the versions), ``/v2/`` (the home document), ``/v2/openapi.json`` and ``/v2/asyncapi.json``."""
+"""The resources of the service itself: ``/`` (the versions), ``/v2/`` (the home document), ``/v2/openapi.json``,
+``/v2/asyncapi.json``, ``/v2/ping`` for load balancers and ``/v2/health`` for people.
+"""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -8,6 +10,8 @@ from typing import Any
 import falcon
 import msgspec
 
+from zaqar.policies import Authorizer
+from zaqar.service.health import Health
 from zaqar.transport.home_document import home_document
 from zaqar.transport.wsgi.proxy_headers import link_prefix
 
@@ -32,7 +36,7 @@ class VersionsResource:
 
 
 class HomeResource:
-    """The resources that are served: those of an administrator only with ``admin_mode``."""
+    """The home document. It lists the resources of administrators only with ``admin_mode``."""
 
     def __init__(self, *, admin_mode: bool, pooling: bool = False) -> None:
         self._admin_mode = admin_mode
@@ -47,9 +51,9 @@ class HomeResource:
 
 
 class OpenApiResource:
-    """The description of the API. A tool fetches it as it is, so it needs no Client-ID and no project.
+    """The OpenAPI document. Tools fetch it without headers, so it needs no Client-ID and no project.
 
-    ``describe`` makes it when it is first asked for: few workers are, and it would delay the start of each.
+    ``describe`` makes it at the first request. At the start it would delay all workers, of which few are asked for it.
     """
 
     open_to_all = True
@@ -67,14 +71,14 @@ class OpenApiResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         prefix = link_prefix(req.root_path)
-        # Without servers the paths are below "/" of the host that the document came from.
+        # Without ``servers`` the paths are below "/" of the host that has served the document.
         resp.data = msgspec.json.encode({**self._document, "servers": [{"url": prefix}]}) if prefix else self._body
 
 
 class AsyncApiResource:
-    """The description of the WebSocket API. It says itself where that is served, and needs no headers either.
+    """The AsyncAPI document. It names the address of the WebSocket API. It needs no headers either.
 
-    ``describe`` makes it when it is first asked for.
+    ``describe`` makes it at the first request.
     """
 
     open_to_all = True
@@ -88,3 +92,28 @@ class AsyncApiResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.data = self._body
+
+
+class PingResource:
+    def __init__(self, health: Health, authorizer: Authorizer) -> None:
+        self._health = health
+        self._authorizer = authorizer
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "ping:get")
+        self._health.ping()
+        resp.status = 204
+
+    on_head = on_get
+
+
+class HealthResource:
+    of_deployment = True
+
+    def __init__(self, health: Health, authorizer: Authorizer) -> None:
+        self._health = health
+        self._authorizer = authorizer
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "health:get")
+        resp.data = msgspec.json.encode(self._health.report())
