@@ -90,14 +90,14 @@ def test_without_the_option_there_is_no_change_stream(other: QueueClient) -> Non
     assert other.store.wakeups() is None
 
 
-def test_a_post_is_told(other: QueueClient, wakeups: Wakeups) -> None:
+def test_a_post_is_reported(other: QueueClient, wakeups: Wakeups) -> None:
     second = other.beside("second")
     other.post("a", "b")
     second.post("a", delay=60)
     assert received(wakeups, other.beside("last")) == [other.queue.uid, second.queue.uid]
 
 
-def test_posts_that_come_together_are_told_of_once(other: QueueClient, wakeups: Wakeups) -> None:
+def test_posts_that_come_together_are_reported_once(other: QueueClient, wakeups: Wakeups) -> None:
     for _ in range(20):
         other.post("a")
     last = other.beside("last")
@@ -105,7 +105,7 @@ def test_posts_that_come_together_are_told_of_once(other: QueueClient, wakeups: 
     assert len(received(wakeups, last)) < 20
 
 
-def test_a_release_is_told_if_somebody_waits_for_the_queue(
+def test_a_release_is_reported_if_a_client_waits_for_the_queue(
     other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
 ) -> None:
     unknown = other.beside("unknown")
@@ -119,7 +119,7 @@ def test_a_release_is_told_if_somebody_waits_for_the_queue(
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_a_release_after_a_purge_is_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_a_release_after_a_purge_is_reported(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
     store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.purge()
     store.queues.positions(uids=[other.queue.uid], now=other.now)
@@ -130,7 +130,7 @@ def test_a_release_after_a_purge_is_told(other: QueueClient, store: MongoMessage
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_claims_deletions_and_purges_are_not_told(
+def test_claims_deletions_and_purges_are_not_reported(
     other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
 ) -> None:
     store.queues.positions(uids=[other.queue.uid], now=other.now)
@@ -145,7 +145,9 @@ def test_claims_deletions_and_purges_are_not_told(
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_housekeeping_of_positions_is_not_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_housekeeping_of_positions_is_not_reported(
+    other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
+) -> None:
     other.post(*["a"] * (MAX_SKIPPED + 1), ttl=60)
     received(wakeups, other.beside("before"))
     other.clock.advance(60)
@@ -153,7 +155,7 @@ def test_housekeeping_of_positions_is_not_told(other: QueueClient, store: MongoM
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
+def test_a_post_costs_the_same_with_and_without_the_option(members: servers.MongoSet) -> None:
     with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
         orders = QueueClient(store)
         orders.post("a")
@@ -163,7 +165,7 @@ def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
 # -- its end ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
+def test_the_server_gets_the_time_to_wait(members: servers.MongoSet) -> None:
     with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
         for seconds, milliseconds in ((0.05, 50), (0.0, 1)):
             assert commands.of(lambda seconds=seconds: wakeups.receive(seconds))[0] == "getMore"  # type: ignore[misc]
@@ -247,7 +249,7 @@ def test_a_server_that_is_killed_ends_the_stream_and_a_new_one_works(
             assert received(wakeups, orders) == []
 
 
-def test_the_stream_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
+def test_a_step_down_leaves_the_stream_working_or_ends_it(own: servers.MongoSet) -> None:
     with opened(own.uri) as store, listening_to(store) as wakeups:
         orders = QueueClient(store)
         received(wakeups, orders)
@@ -316,7 +318,7 @@ print(share)
 """
 
 
-def test_under_gevent_others_run_while_one_waits(members: servers.MongoSet) -> None:
+def test_under_gevent_other_greenlets_run_while_one_waits(members: servers.MongoSet) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WORKER, members.uri],
         capture_output=True,

@@ -90,7 +90,7 @@ def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
-def test_the_size_of_the_queue_does_not_matter(meter: Meter, state: str) -> None:
+def test_an_operation_examines_as_much_at_any_size_of_the_queue(meter: Meter, state: str) -> None:
     seen: list[dict[str, tuple[int, int]]] = []
     for size in (FEW, MANY):
         orders = QueueClient(meter.store)

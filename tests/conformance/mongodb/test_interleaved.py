@@ -104,7 +104,7 @@ def test_no_message_is_claimed_once_more_than_allowed(
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("operation", ["claim", "pop"])
-def test_what_is_taken_is_answered_as_it_is_stored(
+def test_a_taken_message_is_returned_as_it_is_stored(
     orders: QueueClient,
     other: QueueClient,
     monkeypatch: pytest.MonkeyPatch,

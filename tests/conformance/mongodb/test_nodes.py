@@ -35,9 +35,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
-    nodes: MongoNodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_note_left_by_a_crash_is_found_and_removed(nodes: MongoNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = {name: secrets.token_hex(12) for name in ("gone", "live", "condemned")}
     left, kept = new_note(), new_note()
     for name in ("live", "condemned"):
@@ -75,7 +73,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
     assert nodes.condemn(node_id=ids["gone"], now=NOW)
 
 
-def test_condemn_forgotten_harms_no_node_that_begins(nodes: MongoNodes) -> None:
+def test_condemn_forgotten_leaves_a_node_that_begins_alone(nodes: MongoNodes) -> None:
     ids = [secrets.token_hex(12) for _ in range(10)]
 
     def begin(node_id: str) -> None:

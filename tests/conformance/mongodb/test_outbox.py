@@ -65,7 +65,7 @@ def test_an_expansion_is_one_transaction(members: servers.MongoSet) -> None:
         notifier.drain()
 
 
-def test_a_post_larger_than_a_document(store: MongoMessageStore, orders: QueueClient) -> None:
+def test_a_post_larger_than_a_document_is_stored_and_expanded(store: MongoMessageStore, orders: QueueClient) -> None:
     orders.queue = new_queue(notify=True)
     orders.open()
     notifier = NotifierClient(store, orders.clock)
@@ -102,7 +102,7 @@ def test_a_post_is_taken_after_a_notifier_was_killed_while_it_expanded(
     notifier.expand(posted)
 
 
-def test_a_number_that_was_not_given_out_is_held(store: MongoMessageStore) -> None:
+def test_a_number_that_was_not_given_out_yet_is_held_back(store: MongoMessageStore) -> None:
     """A secondary that lags may show a moment before the number was given out."""
     notifier = NotifierClient(store)
     orders = notifier.open_queue()
@@ -166,7 +166,7 @@ def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, na
 
 
 @pytest.mark.parametrize("later", [None, 60.0])
-def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, later: float | None) -> None:
+def test_has_undelivered_before_costs_the_same_beside_many_deliveries(meter: Meter, later: float | None) -> None:
     """Many deliveries are settled before the number, wait after it, and are in the outbox."""
     notifier = NotifierClient(meter.store)
     seen = []
@@ -187,7 +187,7 @@ def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, lat
     assert all(keys <= most[0] and documents <= most[1] for each in seen for keys, documents in each), seen
 
 
-def test_which_are_due_is_read_from_the_index_alone(meter: Meter) -> None:
+def test_due_deliveries_are_found_by_the_index_alone(meter: Meter) -> None:
     notifier = NotifierClient(meter.store)
     meter.client["zaqar"][DELIVERIES].delete_many({})
     for _ in range(10):
@@ -203,7 +203,7 @@ def test_which_are_due_is_read_from_the_index_alone(meter: Meter) -> None:
     assert documents == 0
 
 
-def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
+def test_deliveries_are_counted_by_the_index_alone(meter: Meter) -> None:
     notifier = NotifierClient(meter.store)
     backlog = SubscriptionBacklog(notifier)
     fill(meter, backlog, 1000, CHANGES["dead"])
@@ -230,7 +230,7 @@ def drop(backlog: SubscriptionBacklog, orders: QueueClient, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_dropped_deliveries_cost_a_take_and_a_drop_nothing(meter: Meter, what: str) -> None:
+def test_dropped_deliveries_do_not_slow_down_a_take_or_a_drop(meter: Meter, what: str) -> None:
     notifier = NotifierClient(meter.store)
     seen = []
     for size in (FEW, MANY):
@@ -267,7 +267,7 @@ def test_dropped_deliveries_cost_a_take_and_a_drop_nothing(meter: Meter, what: s
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_a_sweep_leaves_nothing_of_a_drop_but_the_tombstone(meter: Meter, what: str) -> None:
+def test_a_sweep_removes_everything_of_a_dropped_subscription_except_the_tombstone(meter: Meter, what: str) -> None:
     notifier = NotifierClient(meter.store)
     notifier.drain()
     sweep_clean(meter.store, notifier.now + 10 * TOMBSTONE_LIFETIME)
@@ -327,7 +327,7 @@ def test_deliveries_of_a_queue_that_was_dropped_without_a_tombstone_are_swept(me
 
 
 @pytest.mark.parametrize("killed", ["drop", "sweep", "expansion"])
-def test_a_transaction_of_a_killed_process_does_not_hold_up_a_drop(meter: Meter, killed: str) -> None:
+def test_a_transaction_of_a_killed_process_does_not_delay_a_drop(meter: Meter, killed: str) -> None:
     """The drop ends the transaction, and a sweep removes the rest."""
     notifier = NotifierClient(meter.store)
     notifier.drain()

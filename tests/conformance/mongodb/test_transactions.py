@@ -129,7 +129,7 @@ def test_numbers_are_not_guessed_for_a_while_after_other_processes_have_posted(
         assert len(orders.listing()) == 41
 
 
-def test_a_transaction_of_a_dead_process_is_ended(
+def test_a_transaction_of_a_dead_process_is_aborted(
     store: MongoMessageStore, orders: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it were not ended, all operations on the queue would wait for it for a minute."""
@@ -180,7 +180,9 @@ def test_a_transaction_with_a_conflict_changes_nothing(store: MongoMessageStore)
     store.core.replica_set.connection.main.majority.delete_one({"_id": key})
 
 
-def test_a_step_that_always_conflicts_ends(store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_always_conflicts_fails_in_the_end(
+    store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transactions, "STEP_TIMEOUT", 0.3)
     begun = time.monotonic()
     attempts = 0
@@ -202,7 +204,7 @@ def test_documents_too_large_for_one_command_are_sent_in_several() -> None:
     assert list(split_by_size([])) == []
 
 
-def test_a_post_larger_than_a_command(orders: QueueClient) -> None:
+def test_a_post_larger_than_a_command_is_stored(orders: QueueClient) -> None:
     drafts = [Draft(bytes([65 + n]) * 4_000_000, 60) for n in range(6)]
     numbers = orders.store.messages.post(queue=orders.queue, drafts=drafts, client_id="c", now=orders.now)
     assert numbers == range(1, 7)
@@ -265,7 +267,9 @@ def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers
         session.abort_transaction()
 
 
-def test_messages_that_come_back_are_found_before_ready_from(store: MongoMessageStore, orders: QueueClient) -> None:
+def test_messages_that_become_free_again_are_found_before_ready_from(
+    store: MongoMessageStore, orders: QueueClient
+) -> None:
     many = 2 * MAX_SKIPPED
     orders.post(*(f"{n:04}" for n in range(many + 2)))
     first, _ = orders.claim(3, ttl=600)

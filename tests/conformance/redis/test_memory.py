@@ -77,7 +77,9 @@ def test_very_many_expired_messages_are_hidden_in_one_step(orders: QueueClient, 
     assert bodies(orders.claim()[1]) == ["claimed", *LIVING, "late"]
 
 
-def test_more_messages_expire_before_the_first_are_removed(orders: QueueClient, client: redis.Redis) -> None:
+def test_messages_that_expire_before_a_removal_has_ended_are_hidden_and_removed_too(
+    orders: QueueClient, client: redis.Redis
+) -> None:
     fill(orders)
     is_right(orders)
     orders.post(*["expired as well"] * MANY, ttl=60)
@@ -118,7 +120,7 @@ def test_no_key_is_left_after_all_messages_are_gone(orders: QueueClient, client:
     assert client.keys("*") == []
 
 
-def test_memory_is_given_back(orders: QueueClient, client: redis.Redis) -> None:
+def test_memory_is_reused_after_messages_are_removed(orders: QueueClient, client: redis.Redis) -> None:
     def come_and_go(rounds: int) -> int:
         for _ in range(rounds):
             orders.post(*["x" * 500] * 200, ttl=300)

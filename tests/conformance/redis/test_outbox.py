@@ -94,7 +94,7 @@ def test_no_key_is_left_after_deliveries_are_settled_or_dropped(
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_the_number_of_dropped_deliveries_does_not_matter_to_a_drop_and_a_take(
+def test_a_drop_and_a_take_cost_the_same_beside_many_dropped_deliveries(
     notifier: NotifierClient, client: redis.Redis, what: str
 ) -> None:
     """The server runs the same commands beside few and beside many deliveries with their posts."""
@@ -171,7 +171,7 @@ def test_a_server_without_memory_lets_deliveries_be_sent_and_settled(
     assert len(notifier.take_posted()) == 1
 
 
-def test_a_post_to_a_queue_without_subscribers_has_no_more_commands(open_store: OpenStore) -> None:
+def test_a_post_to_a_queue_without_subscribers_needs_no_additional_commands(open_store: OpenStore) -> None:
     notifier = NotifierClient(open_store(servers.shared("redis").uri))
     orders = notifier.open_queue(notify=False)
     counts = commands_of(clients("redis"), lambda: orders.post("x"))
@@ -245,7 +245,7 @@ def serve_others(notifier: NotifierClient, busy: SubscriptionBacklog) -> None:
     notifier.discard(taken)
 
 
-def test_the_backlog_of_a_subscription_does_not_matter_to_others(notifier: NotifierClient, client: redis.Redis) -> None:
+def test_the_backlog_of_a_subscription_does_not_slow_down_others(notifier: NotifierClient, client: redis.Redis) -> None:
     """Another subscription of the queue, or of another queue, needs the same commands beside few and beside many."""
     seen = []
     for size in (4, 4_000):

@@ -81,7 +81,7 @@ def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStor
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_what_is_due_is_promoted_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
+def test_due_messages_are_promoted_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
     orders = QueueClient(open_store(servers.shared(kind).uri))
     nodes = clients(kind)
 

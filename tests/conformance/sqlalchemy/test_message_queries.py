@@ -165,7 +165,7 @@ def test_sqlite_searches_the_index_for_the_query(sqlite: Database, name: str, in
     assert all(index in step for step in found), plan
 
 
-def test_a_question_about_the_order_is_two_searches_on_sqlite(sqlite: Database) -> None:
+def test_has_undelivered_before_is_two_searches_on_sqlite(sqlite: Database) -> None:
     """Each search ends at the first row: the index is sorted, and only a few rows of other queues come before it."""
     plan = plan_on_sqlite(sqlite, SQLITE["deliveries.has_undelivered_before"])
     assert [step for step in plan if not step.startswith("SCALAR SUBQUERY")] == [
@@ -191,7 +191,7 @@ def test_the_position_of_a_queue_is_five_searches_on_sqlite(sqlite: Database) ->
     ]
 
 
-def test_subscriptions_are_found_by_the_index_of_what_waits_on_sqlite(sqlite: Database) -> None:
+def test_backlogged_subscriptions_are_found_by_the_index_of_waiting_deliveries_on_sqlite(sqlite: Database) -> None:
     plan = plan_on_sqlite(sqlite, SQLITE["deliveries.subscriptions_with_due"])
     waiting = "COVERING INDEX ix_deliveries_waiting"
     assert [step for step in plan if step.startswith("SEARCH")] == [
@@ -209,7 +209,7 @@ def test_counting_deliveries_reads_no_rows_on_sqlite(sqlite: Database) -> None:
     assert all("COVERING INDEX" in step for step in found)
 
 
-def test_a_scan_would_be_seen_on_sqlite(sqlite: Database) -> None:
+def test_the_check_detects_a_scan_on_sqlite(sqlite: Database) -> None:
     plan = plan_on_sqlite(sqlite, "SELECT * FROM messages WHERE client_id = :c")
     assert any(step.startswith("SCAN") for step in plan)
 
@@ -267,6 +267,6 @@ def test_postgresql_searches_an_index(postgresql: Database, name: str) -> None:
     assert used == INDEXES.get(name, used)
 
 
-def test_a_scan_would_be_seen_on_postgresql(postgresql: Database) -> None:
+def test_the_check_detects_a_scan_on_postgresql(postgresql: Database) -> None:
     plan = plan_on_postgresql(postgresql, "SELECT * FROM messages WHERE client_id = %(c)s")
     assert any("Seq Scan" in step for step in plan)

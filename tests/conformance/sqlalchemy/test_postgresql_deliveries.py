@@ -127,7 +127,7 @@ def lock(connection: Any, backlog: SubscriptionBacklog, *wanted: int) -> None:
     connection.execute(query, [backlog.subscription_id, list(wanted)])
 
 
-def test_a_take_passes_over_deliveries_that_another_one_has_locked(
+def test_a_take_skips_deliveries_that_another_transaction_has_locked(
     notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any
 ) -> None:
     backlog.fill(4)
@@ -138,7 +138,7 @@ def test_a_take_passes_over_deliveries_that_another_one_has_locked(
     assert numbers(notifier.take()) == [1, 3]
 
 
-def test_a_take_passes_over_posts_that_another_one_has_locked(notifier: NotifierClient, other: Any) -> None:
+def test_a_take_skips_posts_that_another_transaction_has_locked(notifier: NotifierClient, other: Any) -> None:
     orders = notifier.open_queue()
     for n in range(3):
         orders.post(str(n))
@@ -215,7 +215,7 @@ def test_extending_and_settling_concurrently_does_not_deadlock(
     assert backlog.listing(WAITING) == []
 
 
-def test_a_subscriber_that_another_subscription_gets_at_the_same_moment_is_a_conflict(address: str, other: Any) -> None:
+def test_a_subscriber_that_another_subscription_gets_concurrently_is_a_conflict(address: str, other: Any) -> None:
     store = DRIVERS["postgresql"].open_management(address)
     queue = SubscriptionClient(store)
     first = queue.create("http://a.example")

@@ -104,7 +104,9 @@ def operations_of(orders: QueueClient) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
-def test_it_touches_as_many_pages_at_any_size(address: str, store: SqlMessageStore, watcher: Any, state: str) -> None:
+def test_an_operation_touches_as_many_pages_at_any_size(
+    address: str, store: SqlMessageStore, watcher: Any, state: str
+) -> None:
     fill(
         QueueClient(store), "ready", MANY
     )  # of another queue: in a table of a few rows any index is as good as the right one

@@ -129,7 +129,7 @@ def test_dead_letters_send_a_wakeup_for_their_queue(orders: QueueClient, wakeups
     assert all_told(wakeups, orders.beside()) == [dead.queue.uid]
 
 
-def test_an_operation_that_frees_nothing_sends_no_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
+def test_an_operation_that_makes_no_message_available_sends_no_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
     orders.post("a", "b", "c")
     all_told(wakeups, orders.beside())
     claim_id, held = orders.claim(1)
@@ -310,7 +310,7 @@ def test_waiting_for_wakeups_does_not_block_the_worker(address: str) -> None:
 # -- the option -------------------------------------------------------------------------------------------------------
 
 
-def test_the_option_is_that_of_the_message_store(address: str) -> None:
+def test_listen_is_an_option_of_the_message_store(address: str) -> None:
     conf = configuration.load(default_config_files=[])
     group = "drivers:message_store:sqlalchemy"
     conf.set_override("message_store", "sqlalchemy", "drivers")
