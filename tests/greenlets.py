@@ -11,7 +11,7 @@ from gevent import monkey
 PAUSE = 0.01
 
 
-class Pulse:
+class ProgressMeter:
     """Two counters at the same pace: one in a greenlet, and one in a system thread as the control.
 
     On a busy machine both are slow. While something waits inside C only the thread beats.

@@ -155,7 +155,7 @@ def test_housekeeping_of_positions_is_not_reported(
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_a_post_costs_the_same_with_and_without_the_option(members: servers.MongoSet) -> None:
+def test_a_post_costs_the_same_while_a_process_listens(members: servers.MongoSet) -> None:
     with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
         orders = QueueClient(store)
         orders.post("a")
@@ -296,13 +296,13 @@ monkey.patch_all()
 import sys, time
 import gevent
 from tests.conformance.queue_client import QueueClient
-from tests.greenlets import Pulse
+from tests.greenlets import ProgressMeter
 from zaqar.storage.mongodb.store import MongoMessageStore
 
 store = MongoMessageStore.from_settings({"uri": sys.argv[1], "database": "stream_gevent", "change_stream": True})
 wakeups = store.wakeups()
 orders = QueueClient(store)
-pulse = Pulse()
+pulse = ProgressMeter()
 post = gevent.spawn_later(0.6, orders.post, "a")
 uids = wakeups.receive(30)
 assert uids == [orders.queue.uid], uids

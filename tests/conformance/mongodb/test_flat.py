@@ -68,7 +68,7 @@ def fill(orders: QueueClient, state: str, size: int) -> None:
         orders.clock.advance(60)
 
 
-def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
+def one_of_each_operation(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "post", lambda: orders.post("new", "new too", "the last")
     yield "list", lambda: orders.listing(limit=2)
     yield "list all kinds", lambda: orders.listing(limit=2, claimed=True, delayed=True)
@@ -97,9 +97,9 @@ def test_an_operation_examines_as_much_at_any_size_of_the_queue(meter: Meter, st
         fill(orders, state, size)
         # The first caller passes over these messages, and later callers do not meet them. Each call does bounded work.
         for _ in range(8):
-            for _, operation in a_round(orders):
+            for _, operation in one_of_each_operation(orders):
                 operation()
-        seen.append({name: meter.examined(operation) for name, operation in a_round(orders)})
+        seen.append({name: meter.examined(operation) for name, operation in one_of_each_operation(orders)})
     few, many = seen
     for name in few:
         for beside_few, beside_many in zip(few[name], many[name], strict=True):

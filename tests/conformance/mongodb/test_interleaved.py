@@ -51,7 +51,7 @@ def claim_and_release(other: QueueClient) -> None:
     other.claim_and_release(1, 1)
 
 
-def wear_out_all(other: QueueClient) -> None:
+def exhaust_all(other: QueueClient) -> None:
     other.claim_and_release(3, 1)
 
 
@@ -71,7 +71,7 @@ def delete_and_post(other: QueueClient) -> None:
     other.post("d")
 
 
-ACTS = [claim_and_release, wear_out_all, let_the_claim_end, pop_one, delete_and_post]
+ACTS = [claim_and_release, exhaust_all, let_the_claim_end, pop_one, delete_and_post]
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -120,7 +120,7 @@ def test_a_taken_message_is_returned_as_it_is_stored(
             assert list(orders.get_claim(claim_id)[1]) == list(taken)
         else:
             taken = orders.pop(3)
-            if act in (wear_out_all, let_the_claim_end):
+            if act in (exhaust_all, let_the_claim_end):
                 counts = {name: count + 1 for name, count in counts.items()}
             elif act is claim_and_release:
                 counts["a"] += 1

@@ -132,7 +132,7 @@ CHANGES: dict[str, Callable[[Delivery], Delivery]] = {
 }
 
 
-def a_round(
+def one_of_each_operation(
     meter: Meter, backlog: SubscriptionBacklog, other: SubscriptionBacklog
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     notifier = backlog.notifier
@@ -158,7 +158,9 @@ def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, na
         other = SubscriptionBacklog(backlog.notifier)
         fill(meter, backlog, size, CHANGES[name])
         other.fill(3)
-        seen.append({step: meter.examined(operation) for step, operation in a_round(meter, backlog, other)})
+        seen.append(
+            {step: meter.examined(operation) for step, operation in one_of_each_operation(meter, backlog, other)}
+        )
     few, many = seen
     for step in few:
         for beside_few, beside_many in zip(few[step], many[step], strict=True):

@@ -348,10 +348,10 @@ def test_a_restart_ends_the_subscription_and_a_new_one_works(open_store: OpenSto
     with soon(), pytest.raises(StoreUnavailable):
         subscribe(orders.store)
     own_redis.start()
-    wakes(orders)
+    assert_wakeups_work(orders)
 
 
-def wakes(orders: QueueClient) -> None:
+def assert_wakeups_work(orders: QueueClient) -> None:
     """Assert that a new subscription, after the server is back, gets a wake-up from a post."""
     subscribed: list[Wakeups] = []
     when_back(lambda: subscribed.append(subscribe(orders.store)))
@@ -384,7 +384,7 @@ def test_a_fail_over_from_a_master_that_hangs_is_noticed(open_store: OpenStore) 
     group = servers.own(servers.RedisSentinel)
     try:
         orders = QueueClient(open_store(group.uri))
-        wakes(orders)
+        assert_wakeups_work(orders)
         wakeups = subscribe(orders.store)
         assert group.master.client().wait(1, 2000) == 1
         group.master.program.signal(signal.SIGSTOP)
@@ -392,7 +392,7 @@ def test_a_fail_over_from_a_master_that_hangs_is_noticed(open_store: OpenStore) 
         when_back(lambda: ask(orders))
         with soon():
             receive_until_lost(wakeups)
-        wakes(orders)
+        assert_wakeups_work(orders)
     finally:
         group.master.program.signal(signal.SIGCONT)
         group.stop()
@@ -422,7 +422,7 @@ def test_a_subscription_ends_with_its_cluster_node_and_goes_to_another(open_stor
         cluster.nodes[0].kill()
         with soon():
             receive_until_lost(subscribed[-1])
-        wakes(next(orders for slot, orders in slots.items() if slot > 2 * first + 1))
+        assert_wakeups_work(next(orders for slot, orders in slots.items() if slot > 2 * first + 1))
         for each in subscribed:
             each.close()
     finally:
