@@ -24,7 +24,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "conformance/test_history.py",
         "conformance/test_large_posts.py",
         "conformance/redis/test_durability.py",
-        "conformance/redis/test_full.py",
+        "conformance/redis/test_full_server.py",
         "conformance/sqlalchemy/test_full_disk.py",
         "conformance/mongodb/test_failover.py",
         "conformance/mongodb/test_transactions.py",
@@ -123,9 +123,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "costs do not grow": (
         "budgets/test_path.py",
         "budgets/test_round_trips.py",
-        "conformance/redis/test_flat.py",
-        "conformance/mongodb/test_flat.py",
-        "conformance/sqlalchemy/test_postgresql_flat.py",
+        "conformance/redis/test_cost_at_any_size.py",
+        "conformance/mongodb/test_cost_at_any_size.py",
+        "conformance/sqlalchemy/test_postgresql_cost_at_any_size.py",
         "conformance/sqlalchemy/test_statements.py",
     ),
 }

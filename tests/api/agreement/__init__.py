@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from tests.api.agreement.subscribed import MAIL, add_deliveries, subscriptions_of
+from tests.api.agreement.deliveries import MAIL, add_deliveries, subscriptions_of
 from tests.api.client import ALICE, BOB, Api
 from tests.sessions import answer as answer_frame
 from zaqar.transport.websocket.session import Session

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.api.agreement import HOOK, Row
-from tests.api.agreement.subscribed import MAIL, by_subscriber
+from tests.api.agreement.deliveries import MAIL, by_subscriber
 
 MISSING = "0" * 24
 _NO_IDS = {

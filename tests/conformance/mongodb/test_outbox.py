@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 
 from tests import servers
-from tests.conformance.mongodb.test_flat import Meter
-from tests.conformance.mongodb.test_flat import meter as meter
+from tests.conformance.mongodb.test_cost_at_any_size import Meter
+from tests.conformance.mongodb.test_cost_at_any_size import meter as meter
 from tests.conformance.mongodb.test_transactions import recorded_queue
 from tests.conformance.notifier_client import LEASE, NotifierClient, SubscriptionBacklog, deliveries_of, numbers
 from tests.conformance.queue_client import QueueClient, new_queue
