@@ -22,10 +22,10 @@ def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wait", [0, 20])
-def test_a_claim_that_the_client_cannot_be_told_is_released(
+def test_a_claim_is_released_if_its_reply_cannot_be_sent(
     tmp_path: Path, wait: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting.test_a_claim_that_the_client_cannot_be_told_is_released(tmp_path, wait, monkeypatch, "sqlite")
+    waiting.test_a_claim_is_released_if_its_reply_cannot_be_sent(tmp_path, wait, monkeypatch, "sqlite")
 
 
 @pytest.mark.parametrize("packs", [False, True], ids=["json", "messagepack"])

@@ -71,7 +71,7 @@ def test_a_process_that_is_not_there_has_no_tree_and_no_usage() -> None:
 
 
 @pytest.mark.child_process
-def test_what_a_process_and_its_child_use_is_seen(family: Family) -> None:
+def test_the_cpu_time_of_a_process_and_its_child_is_counted(family: Family) -> None:
     before = read_usage([family.pid])
     family.burn("3000000")
     between = read_usage([family.pid])

@@ -32,7 +32,7 @@ def test_no_request_makes_figures_of_zero() -> None:
     assert figures(Tally(), 1.0, cpu=0.5) == Figures(requests=0, rate=0.0, p50=0.0, p99=0.0, cpu=0.0)
 
 
-def test_rounds_meet_in_their_median() -> None:
+def test_the_figures_of_rounds_are_their_medians() -> None:
     rounds = [
         Figures(10, 100.0, 1.0, 9.0, 50.0, None, {"status 503": 1}),
         Figures(10, 300.0, 3.0, 7.0, 70.0, None, {}),

@@ -129,7 +129,7 @@ def test_the_options_of_the_load_have_their_familiar_names() -> None:
     assert [parsed[name] for name in (*names, "time", "num_queues", "noverbose")] == [1, 2, 3, 4, 5, 6, 7.0, 8, True]
 
 
-def test_a_server_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_server_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["rows", "--url", "http://127.0.0.1:1"]) == 1
     assert capsys.readouterr().err.startswith("zaqar-bench: ")
 

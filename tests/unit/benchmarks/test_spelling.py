@@ -33,7 +33,7 @@ def test_a_request_carries_what_the_api_asks_for() -> None:
     ]
 
 
-def test_a_token_is_sent_where_there_is_one() -> None:
+def test_a_token_is_sent_if_one_is_given() -> None:
     spelling = Spelling(SPELLING.endpoint, "project", "secret")
     assert b"\r\nX-Auth-Token: secret\r\n" in spelling.get("/v2/")
     assert b"X-Auth-Token" not in SPELLING.get("/v2/")
@@ -71,7 +71,7 @@ def test_names_are_names_of_queues_and_new_each_time() -> None:
     assert make_name() != make_name()
 
 
-def test_what_is_read_out_of_answers() -> None:
+def test_links_and_ids_are_read_from_answers() -> None:
     posted = Answer(201, json.dumps({"resources": ["/a", "/b"]}).encode())
     assert resources(posted) == ["/a", "/b"]
     page = {"messages": [{"href": "/a"}, {"href": "/b"}], "links": [{"rel": "next", "href": "/n"}]}

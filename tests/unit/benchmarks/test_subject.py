@@ -11,13 +11,13 @@ from tests.unit.benchmarks.conftest import PROJECT, Service
 from zaqar.benchmarks.subject import Scene
 
 
-def test_what_cannot_be_prepared_is_said(service: Service) -> None:
+def test_a_preparation_that_fails_is_reported(service: Service) -> None:
     scene = Scene(service.subject, PROJECT)
     with pytest.raises(RuntimeError, match=rf"service: POST /v2/queues/{scene.queue}/messages HTTP/1\.1: 400 .*ttl"):
         scene.prepare([scene.author.post(scene.queue, [{"body": 1, "ttl": 1}])])
 
 
-def test_what_fails_while_it_is_measured_is_counted_and_leaves_no_answer(service: Service) -> None:
+def test_a_measured_request_that_fails_is_counted_without_an_answer(service: Service) -> None:
     scene = Scene(service.subject, PROJECT)
     posts = [scene.author.post(scene.queue, [{"body": 1, "ttl": ttl}]) for ttl in (60, 1, 60)]
     figures = scene.measure(posts, {201})
@@ -34,7 +34,7 @@ def test_a_reader_sees_what_the_author_posted_and_drops_it(service: Service) -> 
     assert service.queues() == []
 
 
-def test_a_plain_server_has_made_up_messages_and_every_status_is_good(service: Service) -> None:
+def test_a_plain_server_gets_invented_messages_and_may_answer_any_status(service: Service) -> None:
     scene = Scene(replace(service.subject, plain=True), PROJECT)
     refused = scene.author.post(scene.queue, [{"body": 1, "ttl": 1}])
     figures = scene.measure([refused, refused], {201})

@@ -81,7 +81,7 @@ def test_a_connection_that_the_server_closes_is_opened_again(first: bytes) -> No
 @pytest.mark.parametrize(
     "broken", [HELLO[:20], HELLO[:-1], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe"]
 )
-def test_an_answer_that_breaks_off_is_an_error_and_the_next_request_connects_anew(broken: bytes) -> None:
+def test_an_answer_that_breaks_off_is_an_error_and_the_next_request_connects_again(broken: bytes) -> None:
     with scripted([[[broken]], [[HELLO]]]) as endpoint:
         connection = Connection(endpoint)
         with pytest.raises(ConnectionResetError):

@@ -134,7 +134,7 @@ def test_the_status_of_a_command_that_ends_by_itself(exit_status: int, capsys: p
     assert capsys.readouterr().err == ""
 
 
-def test_what_ends_a_process_is_no_failure() -> None:
+def test_an_exception_that_ends_the_process_is_no_failure() -> None:
     def command() -> int:
         raise SystemExit(0)
 

@@ -58,7 +58,7 @@ def when(condition: Callable[[], object], number: signal.Signals) -> threading.T
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_sends_until_a_signal(
+def test_the_notifier_sends_until_a_signal(
     harness: Harness, number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harness.clock.now = 0.0
@@ -100,7 +100,9 @@ def test_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.usefixtures("harness")
-def test_an_entry_point_that_is_no_sender(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_point_that_is_no_sender_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     load = entry_points.load
     monkeypatch.setattr(
         "zaqar.entry_points.load",

@@ -86,7 +86,7 @@ class Limit:
         ((9999, 9999), 9999, 1000),
     ],
 )
-def test_as_many_connections_as_there_may_be_open_files(
+def test_the_limit_of_open_files_limits_the_connections(
     limit: tuple[int, int],
     soft: int,
     connections: int,

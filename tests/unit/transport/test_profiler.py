@@ -26,7 +26,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 @pytest.mark.parametrize("lines", ["", "enabled = True", "trace_wsgi_transport = True", "profiler_enabled = True"])
-def test_it_is_off_unless_both_options_are_on(tmp_path: Path, lines: str) -> None:
+def test_tracing_is_off_unless_both_options_are_on(tmp_path: Path, lines: str) -> None:
     file = tmp_path / "zaqar.conf"
     file.write_text(f"[profiler]\n{lines}\n")
     assert wrap(application, conf.load(default_config_files=[str(file)])) is application
@@ -93,14 +93,14 @@ def traced(tmp_path: Path, where: str) -> Any:
 
 @CGI
 @pytest.mark.parametrize("where", ["nowhere://user:secret@host", "messaging://"])
-def test_a_place_that_takes_no_traces_stops_the_start(tmp_path: Path, where: str) -> None:
+def test_the_start_fails_if_traces_cannot_be_sent(tmp_path: Path, where: str) -> None:
     with pytest.raises(StartupError, match=r"^\[profiler\] connection_string: ") as caught:
         traced(tmp_path, where)
     assert "secret" not in str(caught.value)
 
 
 @CGI
-def test_no_request_fails_for_its_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_succeeds_if_its_trace_cannot_be_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody listens at the place of the traces."""
     wrapped = traced(tmp_path, "redis://:secret@127.0.0.1:1")
     info = base64.urlsafe_b64encode(json.dumps({"base_id": "b", "parent_id": "b", "hmac_key": "key"}).encode())

@@ -87,7 +87,9 @@ def test_errors_are_logged_once_and_end_no_thread(job: Counting, caplog: pytest.
     end(jobs, job)
 
 
-def test_no_thread(job: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_post_succeeds_if_no_thread_can_start_and_a_later_one_starts_it(
+    job: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A post does not fail because the system has no thread left, and a later one tries again."""
     jobs = Background()
 

@@ -66,7 +66,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
         process.parts.close()
 
 
-def test_a_post_in_the_same_process(pair: Pair) -> None:
+def test_a_post_in_the_same_process_wakes_a_waiter(pair: Pair) -> None:
     pair.here.post("old")
     assert pair.here.claim()[1] == ["old"]
     waiting = pair.wait()
@@ -74,7 +74,7 @@ def test_a_post_in_the_same_process(pair: Pair) -> None:
     assert waiting.bodies == ["new"]
 
 
-def test_a_post_in_another_process(pair: Pair) -> None:
+def test_a_post_in_another_process_wakes_a_waiter(pair: Pair) -> None:
     pair.there.post("old")
     assert pair.there.claim()[1] == ["old"]
     waiting = pair.wait()
@@ -82,7 +82,7 @@ def test_a_post_in_another_process(pair: Pair) -> None:
     assert waiting.bodies == ["new"]
 
 
-def test_a_release_in_another_process(pair: Pair) -> None:
+def test_a_release_in_another_process_wakes_a_waiter(pair: Pair) -> None:
     pair.there.post("once")
     claim_id, _ = pair.there.claim()
     waiting = pair.wait()
@@ -96,7 +96,7 @@ def test_a_queue_that_another_process_creates(pair: Pair) -> None:
     assert waiting.bodies == ["first"]
 
 
-def test_a_queue_that_another_process_deletes_and_creates(pair: Pair) -> None:
+def test_a_queue_that_another_process_deletes_and_creates_wakes_its_waiters(pair: Pair) -> None:
     pair.here.post("old")
     pair.here.claim()
     waiting = pair.wait()
@@ -105,7 +105,7 @@ def test_a_queue_that_another_process_deletes_and_creates(pair: Pair) -> None:
     assert waiting.bodies == ["new"]
 
 
-def test_dead_letters_that_a_claim_moves(pair: Pair) -> None:
+def test_dead_letters_that_a_claim_moves_wake_waiters_of_their_queue(pair: Pair) -> None:
     lost = ADDRESS._replace(name="lost")
     metadata = {"_dead_letter_queue": "lost", "_max_claim_count": 1}
     pair.there.parts.queues.create(ADDRESS, json.dumps(metadata).encode())
@@ -162,7 +162,7 @@ def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.M
             process.parts.close()
 
 
-def test_lost_datagrams(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_asked_if_datagrams_may_be_lost(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux keeps only some for a socket. If so many came that others may be lost, the store is asked."""
     pair.there.post("x")
     pair.there.claim()
@@ -206,7 +206,7 @@ def test_datagrams_of_other_programs_are_ignored(pair: Pair) -> None:
     assert waiting.bodies == ["new"]
 
 
-def test_told() -> None:
+def test_wakeup_messages_are_decoded_as_encoded() -> None:
     message = WakeupMessage(Wake.FREED, "0123456789ab" * 2, 2**47, digest_of(ADDRESS))
     assert WakeupMessage.decode(message.encode()) == message
     nothing = message._replace(wake=Wake(0), last=0)
@@ -220,7 +220,9 @@ def rare_listings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LISTING_SECONDS", 3600.0)
 
 
-def test_nobody_waits(rare_listings: None, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_post_without_waiters_only_lists_the_folder(
+    rare_listings: None, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then a post lists the folder once a second, and does nothing else."""
     hub = pair.here.parts.hub
     listed: list[Path] = []
@@ -241,7 +243,7 @@ def test_nobody_waits(rare_listings: None, pair: Pair, monkeypatch: pytest.Monke
     assert not waiters.exists()
 
 
-def test_a_post_is_noted_from_the_moment_somebody_waits(rare_listings: None, pair: Pair) -> None:
+def test_a_post_is_noted_from_the_moment_a_client_waits(rare_listings: None, pair: Pair) -> None:
     pair.here.post("x")
     pair.here.claim()
     hub = pair.here.parts.hub
@@ -428,7 +430,9 @@ def process(store: WatchedStore, tmp_path: Path) -> Iterator[Process]:
     made.parts.hub.drain()
 
 
-def test_a_store_that_was_away(process: Process, store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiters_are_served_when_their_store_answers_again(
+    process: Process, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(background, "LONGEST_BACK_OFF_SECONDS", 0.05)
     monkeypatch.setattr(polling, "POLL_SECONDS", 0.05)
     process.post("x")
@@ -508,7 +512,7 @@ class Waited:
         self.waiter.finish(is_full=False, is_served=False)
 
 
-def test_the_ends_of_claims(tmp_path: Path) -> None:
+def test_waiters_are_woken_when_claims_end(tmp_path: Path) -> None:
     waited = Waited(tmp_path)
     waited.process.post("one", "two")
     for ttl in (60, 90):
@@ -549,7 +553,9 @@ def test_a_queue_that_was_not_waited_for_is_looked_at_soon(tmp_path: Path, monke
 # -- channels of stores ----------------------------------------------------------------------------------------------
 
 
-def test_a_channel(process: Process, store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_channel_of_a_store_wakes_waiters(
+    process: Process, store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(polling, "POLL_SECONDS", 3600.0)
     monkeypatch.setattr(background, "LONGEST_BACK_OFF_SECONDS", 0.05)
     store.channels = []

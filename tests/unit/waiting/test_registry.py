@@ -148,7 +148,7 @@ def test_others_are_told_if_the_last_taker_leaves_with_the_turn(clients: Clients
     assert clients.passed_on == [(ADDRESS, UID)]
 
 
-def test_others_are_not_told_of_what_they_have_told(clients: Clients) -> None:
+def test_processes_do_not_pass_on_wake_ups_of_other_processes(clients: Clients) -> None:
     """Otherwise two processes would wake each other in turn."""
     (only,) = clients.takers(1)
     clients.registry.note_other_process(digest_of(ADDRESS), UID, Wake.POSTED, 0)
@@ -212,7 +212,7 @@ def test_a_reader_that_comes_to_a_queue_without_readers_gets_a_version_of_its_ow
     assert clients.join(Kind.READER).begin() > before
 
 
-def test_a_queue_that_did_not_exist(clients: Clients) -> None:
+def test_a_taker_waits_for_a_queue_that_does_not_exist_until_it_is_created(clients: Clients) -> None:
     taker = clients.join(located=None)
     attempt(taker, found=0)
     assert clients.registry.missing() == [ADDRESS]
@@ -234,7 +234,7 @@ def test_a_queue_that_another_process_created(clients: Clients) -> None:
     assert clients.registry.missing() == [ADDRESS]
 
 
-def test_a_queue_that_was_created_anew(clients: Clients) -> None:
+def test_a_queue_that_was_created_again_wakes_its_waiters(clients: Clients) -> None:
     taker = clients.join()
     attempt(taker, found=0)
     assert clients.registry.note_other_process(digest_of(ADDRESS), NEWER_UID, Wake.POSTED, 1)
@@ -247,7 +247,7 @@ def test_a_queue_that_was_created_anew(clients: Clients) -> None:
     assert not clients.registry.wake(UID)
 
 
-def test_what_others_tell_of_queues_that_nobody_waits_for_is_ignored(clients: Clients) -> None:
+def test_wake_ups_for_queues_without_waiters_are_ignored(clients: Clients) -> None:
     clients.join()
     other = QueueName("shop", QUEUE, "other")
     assert not clients.registry.note_other_process(digest_of(other), NEWER_UID, Wake.POSTED, 1)
@@ -354,7 +354,7 @@ def test_limits(kinds: tuple[Kind, Kind], limits: dict[str, int]) -> None:
         clients.join(kinds[1])
 
 
-def test_a_drain_answers_all_and_lets_no_other_one_wait(clients: Clients) -> None:
+def test_a_drain_answers_all_waiters_and_refuses_new_ones(clients: Clients) -> None:
     waiters = [clients.join(kind) for kind in (*Kind, Kind.TAKER)]
     clients.registry.drain()
     assert all(waiter.is_over for waiter in waiters)
@@ -367,7 +367,7 @@ def test_a_drain_answers_all_and_lets_no_other_one_wait(clients: Clients) -> Non
     assert clients.registry.waiting == 0
 
 
-def test_nothing_is_kept_of_queues_that_nobody_waits_for(clients: Clients) -> None:
+def test_nothing_is_kept_of_queues_without_waiters(clients: Clients) -> None:
     registry = clients.registry
     for number in range(50):
         address = QueueName(f"p{number}", QUEUE, "q")

@@ -93,7 +93,7 @@ def test_an_error_is_raised_for_all_and_not_kept(shared: SharedReads) -> None:
     assert shared.read("key", 1, lambda: "later") == "later"
 
 
-def test_the_end_of_a_greenlet_that_reads_is_not_that_of_others(shared: SharedReads) -> None:
+def test_a_killed_greenlet_does_not_fail_callers_that_share_its_read(shared: SharedReads) -> None:
     """gevent ends a greenlet by an exception that is no Exception."""
 
     class Ended(BaseException):

@@ -37,7 +37,7 @@ def test_workers_take_a_socket_that_is_open_already() -> None:
         assert SocketHolder(listener.fileno(), False, 1024).get_fd() == listener.fileno()
 
 
-def test_the_end_begins_with() -> None:
+def test_granian_handles_signals_in_the_method_that_is_replaced() -> None:
     assert "signal_handler_interrupt" in inspect.getsource(AbstractServer.startup)
 
 

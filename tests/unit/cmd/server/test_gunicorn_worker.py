@@ -34,7 +34,7 @@ class Trickle:
         return b"x" * size
 
 
-def test_a_body_that_trickles_in_ends() -> None:
+def test_a_body_that_arrives_too_slowly_times_out() -> None:
     reader = BoundedReader(Trickle(), 0.1)
     with pytest.raises(TimeoutError):
         reader.read(1000)
@@ -115,7 +115,7 @@ def test_a_request_is_answered_and_its_connection_kept(pair: tuple[Any, Any]) ->
         assert answer.endswith(b"0123456789")
 
 
-def test_a_client_that_stops_in_the_body_is_let_go(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_stops_within_its_body_is_dropped(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gunicorn_worker, "BODY_SECONDS", 0.1)
     ours, theirs = pair
     serve(Bare(), ours)
@@ -124,7 +124,7 @@ def test_a_client_that_stops_in_the_body_is_let_go(pair: tuple[Any, Any], monkey
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-def test_a_client_that_does_not_read_is_let_go(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_is_dropped(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gunicorn_worker, "SEND_SECONDS", 0.1)
     ours, theirs = pair
     bare = Bare()
@@ -135,7 +135,7 @@ def test_a_client_that_does_not_read_is_let_go(pair: tuple[Any, Any], monkeypatc
     assert serving.successful()
 
 
-def test_at_its_end_a_worker_lets_waiting_clients_go(pair: tuple[Any, Any]) -> None:
+def test_a_worker_that_ends_closes_idle_connections(pair: tuple[Any, Any]) -> None:
     ours, theirs = pair
     bare = Bare()
     serving = serve(bare, ours)
@@ -151,7 +151,7 @@ def test_at_its_end_a_worker_lets_waiting_clients_go(pair: tuple[Any, Any]) -> N
     assert bare._waiting == set()
 
 
-def test_at_its_end_a_worker_finishes_the_running_request(
+def test_a_worker_that_ends_finishes_the_running_request(
     pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pair
@@ -195,7 +195,7 @@ def test_sigterm_before_the_application_is_loaded_ends_the_worker_at_once(
         (b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % n for n in range(200)) + b"\r\n", 431),
     ],
 )
-def test_what_is_no_request_is_refused_as_json(raw: bytes, status: int) -> None:
+def test_bytes_that_are_no_request_are_refused_as_json(raw: bytes, status: int) -> None:
     ours, theirs = plain.socketpair()
     with ours, theirs:
         theirs.sendall(raw)

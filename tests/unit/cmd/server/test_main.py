@@ -33,7 +33,7 @@ def set_uri(conf: cfg.ConfigOpts, uri: str) -> None:
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def test_no_arguments() -> None:
+def test_without_arguments_the_defaults_apply() -> None:
     options = main._parse([])
     assert (options.config_file, options.state_dir, options.bind, options.workers) == (None, None, None, None)
     assert options.server == "gunicorn"
@@ -92,13 +92,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # -- what may be there once --------------------------------------------------------------------------------------------
 
 
-def test_one_server_to_a_state_directory(tmp_path: Path) -> None:
+def test_a_state_directory_serves_one_server(tmp_path: Path) -> None:
     with main._lock(tmp_path), pytest.raises(StartupError, match=rf"\(process \d+\) .* {tmp_path}"):
         main._lock(tmp_path)
     main._lock(tmp_path).close()
 
 
-def test_one_server_to_a_port() -> None:
+def test_a_port_serves_one_server() -> None:
     with listen(Address("127.0.0.1", 0)) as listener:
         address = Address(*listener.getsockname())
         with pytest.raises(StartupError, match=f"^Cannot listen on {re.escape(str(address))}: Address already in use"):
@@ -111,7 +111,7 @@ def test_ipv6() -> None:
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
-def test_an_address_of_somebody_else(host: str) -> None:
+def test_an_address_of_another_host_is_one_sentence(host: str) -> None:
     with pytest.raises(StartupError, match=f"Cannot listen on {host}:1: "):
         listen(Address(host, 1))
 
@@ -170,7 +170,7 @@ def test_the_port_of_the_websocket_server_is_taken(conf: cfg.ConfigOpts) -> None
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
-def test_as_many_workers_as_are_wanted(conf: cfg.ConfigOpts) -> None:
+def test_the_number_of_workers_is_that_of_the_option(conf: cfg.ConfigOpts) -> None:
     assert main._count_workers(conf, 7) == 7
     assert main._count_workers(conf, None) in range(1, 5)
 
@@ -224,13 +224,13 @@ def test_a_port_stays_open_until_the_server_has_it() -> None:
                 listen(address)
 
 
-def test_granian_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_granian_that_is_not_installed_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with listen(Address("127.0.0.1", 0)) as listener, pytest.raises(StartupError, match="pip install"):
         main._api("granian", 1, listener, Address("127.0.0.1", 1))
 
 
-def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
+def test_a_sweeper_and_a_notifier_run_beside_the_api(conf: cfg.ConfigOpts) -> None:
     parts = main._background_parts(conf)
     assert [part.name for part in parts] == ["sweeper", "notifier"]
     assert "zaqar.cmd.notifier" in parts[1].command
@@ -238,7 +238,7 @@ def test_what_runs_beside_the_api(conf: cfg.ConfigOpts) -> None:
     assert parts[1].reload == signal.SIGTERM
 
 
-def test_nobody_else_sees_a_database_in_memory(conf: cfg.ConfigOpts) -> None:
+def test_a_database_in_memory_has_no_notifier(conf: cfg.ConfigOpts) -> None:
     set_uri(conf, "sqlite://")
     assert [part.name for part in main._background_parts(conf)] == ["sweeper"]
     assert "Notifications are off" in banner(conf)

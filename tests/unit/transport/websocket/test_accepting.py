@@ -15,7 +15,7 @@ import pytest
 from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
 
 
-def test_a_process_without_files_says_so_once_and_goes_on(
+def test_a_process_out_of_open_files_logs_it_once_and_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """asyncio alone would log a hundred tracebacks at a time, and more of them each second."""

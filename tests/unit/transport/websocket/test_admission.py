@@ -171,7 +171,7 @@ def test_a_store_that_answers_others_is_not_silent() -> None:
     run(script)
 
 
-def test_calls_that_wait_for_something_else_say_nothing_of_the_store() -> None:
+def test_calls_that_wait_for_something_else_do_not_measure_the_store() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask("a", times=2)
         scene.now += SILENT_SECONDS + 0.01
@@ -183,7 +183,7 @@ def test_calls_that_wait_for_something_else_say_nothing_of_the_store() -> None:
     run(script)
 
 
-def test_calls_that_ask_others_as_well_say_nothing_of_the_store() -> None:
+def test_calls_that_also_ask_others_do_not_measure_the_store() -> None:
     """A look at all stores, or a subscriber whose host name is resolved slowly, takes seconds."""
 
     async def script(scene: Scene) -> None:
@@ -206,7 +206,7 @@ def test_calls_that_ask_others_as_well_say_nothing_of_the_store() -> None:
     run(script)
 
 
-def test_a_store_that_fails_at_once_costs_nothing() -> None:
+def test_a_store_that_fails_at_once_keeps_its_threads() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask("a")
         await scene.end(0, "unavailable")
@@ -216,7 +216,7 @@ def test_a_store_that_fails_at_once_costs_nothing() -> None:
     run(script)
 
 
-def test_who_waits_is_served_by_project_in_turn() -> None:
+def test_waiting_requests_are_served_by_project_in_turn() -> None:
     async def script(scene: Scene) -> None:
         for project in "abcd":
             await scene.ask(project, times=3)
@@ -232,7 +232,7 @@ def test_who_waits_is_served_by_project_in_turn() -> None:
     run(script)
 
 
-def test_within_a_project_queues_have_their_turns() -> None:
+def test_waiting_requests_of_a_project_are_served_by_queue_in_turn() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask(times=4)
         await scene.ask(queue="hot", times=3)
@@ -247,7 +247,7 @@ def test_within_a_project_queues_have_their_turns() -> None:
     run(script)
 
 
-def test_nobody_waits_for_long() -> None:
+def test_a_request_that_waits_too_long_is_refused() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask(times=5)
         with pytest.raises(TooBusy):
@@ -259,7 +259,7 @@ def test_nobody_waits_for_long() -> None:
     run(script, max_wait=0.05)
 
 
-def test_a_bounded_number_waits() -> None:
+def test_the_number_of_waiting_requests_is_bounded() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask(times=PER_PROJECT)
         await scene.ask(times=THREADS * 16 + 1)
@@ -270,7 +270,7 @@ def test_a_bounded_number_waits() -> None:
     run(script)
 
 
-def test_a_client_that_is_gone_leaves_its_place() -> None:
+def test_a_cancelled_request_leaves_the_line() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask(times=6)
         scene.tasks[4].cancel()
@@ -282,7 +282,7 @@ def test_a_client_that_is_gone_leaves_its_place() -> None:
 
 
 @pytest.mark.parametrize("turns", range(5))
-def test_a_client_that_goes_as_a_thread_becomes_free_leaves_its_place(turns: int) -> None:
+def test_a_request_cancelled_as_a_thread_becomes_free_leaves_the_line(turns: int) -> None:
     """After each number of turns of the event loop: in one of them the client gives up before its task knows it."""
 
     async def script(scene: Scene) -> None:
@@ -303,7 +303,7 @@ def test_a_client_that_goes_as_a_thread_becomes_free_leaves_its_place(turns: int
     run(script)
 
 
-def test_a_call_that_nobody_awaits_keeps_its_thread() -> None:
+def test_a_call_of_a_cancelled_request_keeps_its_thread_until_it_ends() -> None:
     async def script(scene: Scene) -> None:
         await scene.ask(times=5)
         scene.tasks[0].cancel()
@@ -316,7 +316,7 @@ def test_a_call_that_nobody_awaits_keeps_its_thread() -> None:
     run(script)
 
 
-def test_what_a_call_raises_is_raised() -> None:
+def test_an_error_of_a_call_is_raised() -> None:
     async def script(scene: Scene) -> None:
         def fail() -> str:
             raise ValueError("it")
@@ -328,7 +328,7 @@ def test_what_a_call_raises_is_raised() -> None:
     run(script)
 
 
-def test_calls_that_ask_no_store_are_never_silent() -> None:
+def test_without_a_silence_limit_no_call_makes_its_store_silent() -> None:
     async def script(scene: Scene) -> None:
         scene.admission = Admission(THREADS, max_wait=FOR_EVER, silent_seconds=FOR_EVER, monotonic=lambda: scene.now)
         await scene.ask("a")
@@ -339,7 +339,7 @@ def test_calls_that_ask_no_store_are_never_silent() -> None:
     run(script)
 
 
-def test_nothing_is_left_of_those_who_are_done() -> None:
+def test_nothing_is_kept_of_finished_requests() -> None:
     async def script(scene: Scene) -> None:
         for number in range(20):
             await scene.ask(f"p{number}", queue="q", store=f"s{number}")

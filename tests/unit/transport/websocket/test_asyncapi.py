@@ -127,7 +127,7 @@ def test_examples_keep_to_their_schemas(whole: dict[str, Any], name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ALL_ACTIONS)
-def test_a_request_that_breaks_a_rule_is_seen(whole: dict[str, Any], name: str) -> None:
+def test_a_request_that_breaks_the_schema_is_detected(whole: dict[str, Any], name: str) -> None:
     message = messages(whole)[name]
     check = validator(whole, message["payload"])
     (example,) = message["examples"]
@@ -149,7 +149,7 @@ def test_only_what_is_served_is_described() -> None:
     assert "Pool" not in plain["components"]["schemas"]
 
 
-def test_security_is_that_of_keystone() -> None:
+def test_security_schemes_are_those_of_keystone() -> None:
     operations = document()["operations"]
     schemes = {
         name: [each["$ref"].rpartition("/")[2] for each in operation.get("security", ())]
@@ -162,7 +162,7 @@ def test_security_is_that_of_keystone() -> None:
     assert not any("security" in operation for operation in without.values())
 
 
-def test_the_server_is_that_of_the_options() -> None:
+def test_the_server_has_the_configured_address() -> None:
     configuration = conf.load([], default_config_files=[])
     assert Served.from_conf(configuration)[3:] == ("127.0.0.1", 9000, None)
     group = "drivers:transport:websocket"
@@ -185,11 +185,11 @@ def test_with_an_external_port_the_server_is_the_proxy(port: int, protocol: str)
     assert servers["external"]["variables"]["port"] == {"default": str(port)}
 
 
-def test_the_size_of_a_frame_is_told(whole: dict[str, Any]) -> None:
+def test_the_document_names_the_largest_frame(whole: dict[str, Any]) -> None:
     assert f" {262_144 + 65_536} bytes." in whole["channels"]["connection"]["description"]
 
 
-def test_close_codes_are_told(whole: dict[str, Any]) -> None:
+def test_the_document_explains_all_close_codes(whole: dict[str, Any]) -> None:
     assert whole["channels"]["connection"]["x-close-codes"] == {"1001": "It ends."}
 
 

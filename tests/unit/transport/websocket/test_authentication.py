@@ -94,7 +94,7 @@ def authenticate(client: Client, token: str | None, **headers: Any) -> Any:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_without_keystone_everybody_is_told_to_be_authenticated(parts: Parts, format_: Format) -> None:
+def test_without_keystone_authenticate_always_succeeds(parts: Parts, format_: Format) -> None:
     client = Client(parts, ACTIONS, format_=format_)
     reply = client.call("authenticate", X_Auth_Token="whatever")
     assert reply == {
@@ -109,7 +109,7 @@ def test_without_keystone_everybody_is_told_to_be_authenticated(parts: Parts, fo
     assert client.status("whoami") == 200
 
 
-def test_before_it_everything_else_is_refused(client: Client) -> None:
+def test_before_authentication_all_other_actions_are_refused(client: Client) -> None:
     reply = client.call("whoami")
     assert (reply["headers"]["status"], reply["body"]["error"]) == (403, "Not authentified.")
     assert not client.session.authenticated
@@ -119,7 +119,7 @@ def test_before_it_everything_else_is_refused(client: Client) -> None:
     assert client.status("message_get", "x") == 403
 
 
-def test_after_it_the_token_says_who_asks_and_headers_do_not(client: Client) -> None:
+def test_after_authentication_the_token_identifies_the_caller_and_headers_do_not(client: Client) -> None:
     assert authenticate(client, " alice ", X_Project_ID=PROJECT)["body"] == {"message": "Authentified."}
     assert client.session.identity == ALICE
     assert client.session.expires == ALICE.expires
@@ -146,7 +146,7 @@ def test_after_it_the_token_says_who_asks_and_headers_do_not(client: Client) -> 
     ],
 )
 @pytest.mark.parametrize("before", [None, "bob"])
-def test_a_failed_one_leaves_everything_as_it_was(
+def test_a_failed_authentication_changes_nothing(
     client: Client, ended: list[str], before: str | None, token: str | None, headers: Any, status: int, error: str
 ) -> None:
     if before is not None:
@@ -194,7 +194,7 @@ def test_a_request_that_was_read_for_another_token_is_not_carried_out(client: Cl
     assert client.session.answer(early).status == 403
 
 
-def test_if_they_cannot_be_ended_the_old_token_stays_in_force(parts: Parts, tokens: Tokens) -> None:
+def test_if_subscriptions_cannot_be_ended_the_old_token_stays_in_force(parts: Parts, tokens: Tokens) -> None:
     def fail(connection: str) -> None:
         raise KeystoneUnavailable
 
@@ -230,7 +230,7 @@ def test_once_the_token_has_ended_the_connection_is_closed(
     assert client.status("whoami") == 403
 
 
-def test_while_keystone_is_away_nobody_is_thrown_out_or_waits(client: Client, tokens: Tokens) -> None:
+def test_while_keystone_is_away_no_connection_is_closed_or_waits(client: Client, tokens: Tokens) -> None:
     authenticate(client, "alice")
     tokens.is_away = True
     asked = len(tokens.asked)
@@ -241,7 +241,7 @@ def test_while_keystone_is_away_nobody_is_thrown_out_or_waits(client: Client, to
     assert client.status("whoami") == 200
 
 
-def test_while_keystone_is_away_access_rules_cannot_be_judged(client: Client, tokens: Tokens) -> None:
+def test_while_keystone_is_away_tokens_with_access_rules_get_503(client: Client, tokens: Tokens) -> None:
     tokens.rules["limited"] = ("GET", "/v2/queues")
     authenticate(client, "limited")
     tokens.is_away = True
@@ -250,14 +250,14 @@ def test_while_keystone_is_away_access_rules_cannot_be_judged(client: Client, to
     assert client.status("whoami") == 200
 
 
-def test_roles_are_those_that_keystone_said_last(client: Client, tokens: Tokens) -> None:
+def test_the_last_answer_of_keystone_decides_the_roles(client: Client, tokens: Tokens) -> None:
     authenticate(client, "alice")
     tokens.known["alice"] = dataclasses.replace(ALICE, roles=frozenset({"admin", "member"}))
     assert client.session.revalidate()
     assert client.call("whoami")["body"]["roles"] == ["admin", "member"]
 
 
-def test_a_token_that_was_replaced_meanwhile_is_not_the_connection_s(client: Client, tokens: Tokens) -> None:
+def test_a_token_that_was_replaced_meanwhile_has_no_effect(client: Client, tokens: Tokens) -> None:
     """``revalidate`` runs beside requests, and Keystone may take its time."""
     authenticate(client, "alice")
     answer = tokens.validate
@@ -276,7 +276,7 @@ def test_a_token_that_was_replaced_meanwhile_is_not_the_connection_s(client: Cli
     assert not client.session.revalidate()
 
 
-def test_access_rules_are_asked_with_the_action_s_method_and_path(client: Client, tokens: Tokens) -> None:
+def test_access_rules_are_checked_with_the_method_and_path_of_the_action(client: Client, tokens: Tokens) -> None:
     tokens.rules["limited"] = ("GET", "/v2/queues/q/messages/m")
     assert authenticate(client, "limited")["headers"] == {"status": 200}
     assert client.status("message_get", {"queue_name": "q", "message_id": "m"}) == 200
@@ -298,7 +298,7 @@ def test_a_service_token_is_asked_about_with_the_token_it_came_with_only(client:
     assert [asked["service_token"] for asked in tokens.asked] == ["good", None]
 
 
-def test_it_may_ask_another_service_from_the_next_request_on(client: Client, parts: Parts) -> None:
+def test_after_a_reload_the_new_keystone_is_asked(client: Client, parts: Parts) -> None:
     authenticate(client, "alice")
     newer = Tokens({})
     client.session.use(with_tokens(parts, newer))

@@ -99,7 +99,7 @@ def test_room_that_others_wait_for_is_not_for_a_client_that_does_not_go_on(tmp_p
     run(script, tmp_path, max_buffered_size=ONE_EACH, write_timeout=0.2)
 
 
-def test_large_requests_of_one_project_are_decoded_one_after_the_other(tmp_path: Path) -> None:
+def test_large_requests_of_one_project_are_decoded_one_at_a_time(tmp_path: Path) -> None:
     """Decoded they take many times the memory."""
 
     async def script(scene: Scene) -> None:
@@ -193,7 +193,7 @@ def test_fragments_are_joined_as_they_come(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_tiny_messages_are_not_kept_as_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiny_messages_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "FRAMES_PER_SECOND", 1_000_000)
 
     async def script(scene: Scene) -> None:

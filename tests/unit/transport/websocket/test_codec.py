@@ -99,7 +99,7 @@ NOT_DECODABLE: dict[str, str | bytes] = {
 
 
 @pytest.mark.parametrize("frame", NOT_DECODABLE.values(), ids=NOT_DECODABLE)
-def test_what_is_no_strict_object_is_refused(frame: str | bytes) -> None:
+def test_frames_that_are_no_strict_object_are_refused(frame: str | bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
         decode(frame)
     assert caught.value.field == "frame"
@@ -122,7 +122,7 @@ BODY = {"a": [1, -1, 2**63 - 1, -(2**63), 1.5, True, None, "\u00e9\U0001f600\0"]
 
 
 @pytest.mark.parametrize("frame", [json.dumps({"body": BODY}), msgpack.packb({"body": BODY})], ids=["json", "pack"])
-def test_what_json_has_is_admitted(frame: str | bytes) -> None:
+def test_messagepack_with_values_of_json_is_accepted(frame: str | bytes) -> None:
     read = decode(frame)
     assert read.body == BODY
     assert json.loads(read.raw) == BODY
@@ -131,7 +131,7 @@ def test_what_json_has_is_admitted(frame: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("depth", [0, strict_json.MAX_DEPTH - 1])
-def test_both_formats_may_be_nested_as_deep(depth: int) -> None:
+def test_both_formats_have_the_same_limit_of_nesting(depth: int) -> None:
     assert decode(json.dumps({"body": nested(depth)})).body == decode(packed(nested(depth))).body
 
 
@@ -152,7 +152,7 @@ def test_the_body_of_a_text_frame_keeps_its_bytes() -> None:
         b"\xdf\x00\x00\x00\x01\xdb\x00\x00\x00\x04body\xdf\x00\x00\x00\x01\xda\x00\x01a\xd3" + b"\0" * 7 + b"\x01",
     ],
 )
-def test_however_a_body_is_spelt_it_is_the_one_that_is_repeated(frame: str | bytes) -> None:
+def test_a_body_in_any_spelling_is_the_one_that_is_repeated(frame: str | bytes) -> None:
     read = decode(frame)
     assert read.body == json.loads(read.raw) == {"a": 1}
     assert (json.loads if isinstance(frame, str) else msgpack.unpackb)(bytes(read.echo)) == {"a": 1}

@@ -48,7 +48,7 @@ def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_what_needs_no_store_needs_no_thread(tmp_path: Path) -> None:
+def test_requests_that_need_no_store_use_no_thread(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as client:
             assert await ask(client, action="malformed", text="no") == "no"
@@ -57,7 +57,7 @@ def test_what_needs_no_store_needs_no_thread(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_a_large_frame_is_decoded_aside(tmp_path: Path) -> None:
+def test_a_large_frame_is_decoded_in_a_thread(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as client:
             text = "y" * 200_000
@@ -66,7 +66,7 @@ def test_a_large_frame_is_decoded_aside(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_a_connection_may_send_so_many_requests_a_second(tmp_path: Path) -> None:
+def test_requests_per_second_of_a_connection_are_limited(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as client:
             began = time.monotonic()
@@ -105,7 +105,7 @@ def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
     run(script, tmp_path, threads=16)
 
 
-def test_who_claims_a_project_takes_none_of_its_threads(tmp_path: Path) -> None:
+def test_a_client_that_only_claims_a_project_uses_none_of_its_threads(tmp_path: Path) -> None:
     """Until Keystone has said whose the token is, anybody may name any project."""
 
     async def script(scene: Scene) -> None:
@@ -138,7 +138,7 @@ def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asks_others", [False, True])
-def test_who_waits_for_others_does_not_make_the_store_look_silent(tmp_path: Path, asks_others: bool) -> None:
+def test_a_request_that_waits_for_others_does_not_make_the_store_seem_silent(tmp_path: Path, asks_others: bool) -> None:
     """Such as for a name server that a tenant has chosen, or for a look at all stores."""
 
     async def script(scene: Scene) -> None:
@@ -225,7 +225,7 @@ def test_the_log_says_why_the_server_has_closed_a_connection(
     assert said in line
 
 
-def test_guests_with_a_signature_are_connections_of_its_project(tmp_path: Path) -> None:
+def test_connections_with_signed_frames_count_for_the_project(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         guests = [await scene.connect() for _ in range(3)]
         assert [await ask(guest, text="signed") for guest in guests] == ["signed"] * 3
@@ -275,7 +275,7 @@ def test_the_end_of_a_token_ends_the_connection(tmp_path: Path) -> None:
     run(script, tmp_path, authenticates=True)
 
 
-def test_a_newer_token_goes_on(tmp_path: Path) -> None:
+def test_a_newer_token_extends_the_connection(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as client:
             await ask(client, action="authenticate", expires_in=0.5)
@@ -318,7 +318,7 @@ def test_neither_requests_nor_pushes_wait_for_keystone(tmp_path: Path) -> None:
     run(script, tmp_path, authenticates=True)
 
 
-def test_what_is_said_of_a_token_that_was_replaced_does_not_count(tmp_path: Path) -> None:
+def test_a_validation_of_a_replaced_token_has_no_effect(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         async with scene.connect() as client:
             await ask(client, action="authenticate")

@@ -81,7 +81,7 @@ def test_what_cannot_be_decoded_is_answered_in_its_format_and_repeats_nothing(pa
     assert reply["body"]["error"]
 
 
-def test_json_in_a_binary_frame_is_told_to_be_that(parts: Parts) -> None:
+def test_json_in_a_binary_frame_gets_an_error_that_says_so(parts: Parts) -> None:
     reply = Client(parts, ACTIONS).send(b'{"action": "plain"}')
     assert reply["headers"] == {"status": 400}
     error = "frame: Binary frames are MessagePack, and this one looks like JSON. Send JSON in a text frame."
@@ -101,7 +101,7 @@ def test_json_in_a_binary_frame_is_told_to_be_that(parts: Parts) -> None:
         ("q" * 33, None),
     ],
 )
-def test_a_misspelt_action_is_answered_with_the_one_that_is_like_it(typed: str, meant: str | None) -> None:
+def test_a_misspelt_action_is_answered_with_a_similar_one(typed: str, meant: str | None) -> None:
     reply = Client(make_parts()).send({"action": typed, "headers": HEADERS})
     hint = "" if meant is None else f"; did you mean {meant}?"
     assert reply["body"] == {"error": f"{typed} is not a valid action{hint}"}
@@ -138,7 +138,7 @@ def test_a_misspelt_action_is_answered_with_the_one_that_is_like_it(typed: str, 
         ({"action": "named", "headers": HEADERS, "body": {"queue_name": 5}}, "queue_name: must be of type string"),
     ],
 )
-def test_a_frame_without_the_form_of_its_action(client: Client, frame: dict[str, Any], error: str) -> None:
+def test_a_frame_that_does_not_fit_its_action_is_refused(client: Client, frame: dict[str, Any], error: str) -> None:
     reply = client.send(frame)
     assert reply["headers"] == {"status": 400}
     assert reply["body"]["error"] == error
@@ -188,7 +188,7 @@ def test_client_ids_that_are_no_uuids_if_configured() -> None:
     assert statuses == [400, 200, 200, 400, 400]
 
 
-def test_headers_say_who_asks_if_nobody_is_authenticated(client: Client) -> None:
+def test_without_authentication_headers_identify_the_caller(client: Client) -> None:
     headers = {"client-id": CLIENT, "x_project_id": PROJECT, "X-ROLES": "Admin, member", "X-User-Id": "u"}
     body = client.send({"action": "plain", "headers": headers})["body"]
     assert (body["project"], body["client"]) == (PROJECT, CLIENT.replace("-", ""))
@@ -341,5 +341,5 @@ def test_a_reply_is_bounded_by_its_request(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("text", ["\ud800", '{"action":"\udfff"}', '{"headers":{"\ud800":1}}'])
-def test_text_that_no_library_hands_over_is_refused_all_the_same(parts: Parts, text: str) -> None:
+def test_text_that_no_library_passes_on_is_refused(parts: Parts, text: str) -> None:
     assert Client(parts, ACTIONS).send(text)["headers"] == {"status": 400}

@@ -198,7 +198,7 @@ def test_good_frames_with_some_bytes_changed(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(frames(), min_size=5, max_size=5), st.sampled_from(FORMATS))
-def test_what_is_refused_changes_nothing(frames: list[dict[str, Any]], format_: Format) -> None:
+def test_refused_frames_change_nothing(frames: list[dict[str, Any]], format_: Format) -> None:
     service = serve()
     session = Session(service, connection=CONNECTION, sessions=SESSIONS)
     for frame in frames:

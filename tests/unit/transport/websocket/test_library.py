@@ -37,7 +37,7 @@ def test_attributes_of_a_connection() -> None:
     assert "self.transport = transport" in inspect.getsource(Connection.connection_made)
 
 
-def test_what_resumes_reading_can_be_replaced() -> None:
+def test_the_function_that_resumes_reading_can_be_replaced() -> None:
     assembler = Assembler.maybe_resume
     assert "self.resume()" in inspect.getsource(assembler)
     assert "self.paused" in inspect.getsource(assembler)
@@ -47,13 +47,13 @@ def test_the_size_of_a_message_is_looked_at_for_each_frame() -> None:
     assert "self.max_message_size" in inspect.getsource(Protocol.parse)
 
 
-def test_what_the_server_has() -> None:
+def test_attributes_of_the_server() -> None:
     source = inspect.getsource(Server.__init__)
     for name in ("all_connections", "handler_tasks"):
         assert f"self.{name}" in source
 
 
-def test_what_is_not_parsed_yet_can_be_counted() -> None:
+def test_bytes_not_parsed_yet_can_be_counted() -> None:
     assert "self.buffer += data" in inspect.getsource(StreamReader.feed_data)
     assert "self.reader.feed_data(data)" in inspect.getsource(Protocol.receive_data)
 

@@ -118,7 +118,7 @@ def test_without_a_unix_socket_notifiers_come_by_tcp(tmp_path: Path) -> None:
     assert asyncio.run(go()) is Status.PUSHED
 
 
-def test_a_socket_that_cannot_be_opened_is_no_obstacle_if_the_port_can(tmp_path: Path) -> None:
+def test_the_start_succeeds_if_only_the_tcp_port_can_be_opened(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
             link = NodeConnection(replace(node, socket=str(tmp_path / "absent.sock")), machine=MACHINE)
@@ -177,7 +177,7 @@ def test_an_address_that_is_not_here_is_one_sentence_for_the_operator(tmp_path: 
 @pytest.mark.parametrize(
     "rubbish", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 5000, push_protocol.MAGIC + b"x" * 200, b"{}"]
 )
-def test_strangers_who_send_rubbish_are_dropped_at_once(tmp_path: Path, rubbish: bytes) -> None:
+def test_peers_without_the_key_that_send_rubbish_are_dropped_at_once(tmp_path: Path, rubbish: bytes) -> None:
     async def go() -> bytes:
         async with listening(tmp_path) as (_, node):
             reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
@@ -194,7 +194,7 @@ def test_strangers_who_send_rubbish_are_dropped_at_once(tmp_path: Path, rubbish:
 
 
 @pytest.mark.parametrize("first", [b"", b"zaqar", push_protocol.MAGIC + b"n" * 32])
-def test_strangers_who_fall_silent_are_dropped_in_time(
+def test_silent_peers_without_the_key_are_dropped_after_a_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes
 ) -> None:
     monkeypatch.setattr(listeners, "HANDSHAKE_SECONDS", 0.05)
@@ -213,7 +213,7 @@ def test_strangers_who_fall_silent_are_dropped_in_time(
     asyncio.run(go())
 
 
-def test_many_silent_strangers_do_not_keep_a_notifier_out(tmp_path: Path) -> None:
+def test_many_silent_peers_without_the_key_do_not_block_a_notifier(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
             crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
@@ -266,7 +266,7 @@ async def impostor(path: Path, says: bytes) -> AsyncIterator[list[bytes]]:
 
 
 @pytest.mark.parametrize("says", [b"", b"zaqarpu1", b"n" * 64, b"n" * 100_000])
-def test_a_socket_that_somebody_else_made_learns_nothing_and_is_no_obstacle(
+def test_a_foreign_socket_at_the_path_learns_no_key_and_stops_no_delivery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
     monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 0.1)
@@ -282,7 +282,7 @@ def test_a_socket_that_somebody_else_made_learns_nothing_and_is_no_obstacle(
     asyncio.run(go())
 
 
-def test_the_socket_of_another_node_at_the_same_path_is_no_obstacle(tmp_path: Path) -> None:
+def test_the_socket_of_another_node_at_the_path_stops_no_delivery(tmp_path: Path) -> None:
     """Such as on two hosts that have one name, or one state directory."""
 
     async def go() -> None:
@@ -329,7 +329,7 @@ def test_a_node_that_reads_nothing_does_not_fill_the_memory_of_a_notifier(
     asyncio.run(go())
 
 
-def test_a_notification_that_is_too_large_costs_the_others_nothing(
+def test_a_notification_that_is_too_large_does_not_delay_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(links, "MOST_TEXT_BYTES", 1000)
@@ -348,7 +348,7 @@ def test_a_notification_that_is_too_large_costs_the_others_nothing(
     asyncio.run(go())
 
 
-def test_who_waits_for_a_link_that_is_closed_is_told_so(tmp_path: Path) -> None:
+def test_callers_that_wait_for_a_link_get_an_error_when_it_closes(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (_, node), impostor(tmp_path / "silent" / "a.sock", b"") as heard:
             link = NodeConnection(replace(node, port=0, socket=str(tmp_path / "silent" / "a.sock")), machine=MACHINE)
@@ -383,7 +383,7 @@ def test_both_ends_of_a_tcp_stream_notice_that_the_other_host_is_gone(tmp_path: 
     asyncio.run(go())
 
 
-def test_whoever_has_another_key_is_told_that_the_node_cannot_be_reached(tmp_path: Path) -> None:
+def test_a_notifier_with_another_key_cannot_reach_the_node(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
             link = NodeConnection(replace(node, key=b"x" * 32), machine=MACHINE)
@@ -394,7 +394,7 @@ def test_whoever_has_another_key_is_told_that_the_node_cannot_be_reached(tmp_pat
     asyncio.run(go())
 
 
-def test_a_lost_stream_fails_what_is_under_way_and_is_opened_again(tmp_path: Path) -> None:
+def test_a_lost_link_fails_its_notifications_and_is_opened_again(tmp_path: Path) -> None:
     answers: list[Callable[[Status], None]] = []
 
     async def go() -> Status:
@@ -461,7 +461,7 @@ def test_a_node_that_is_away_is_not_tried_all_the_time(tmp_path: Path, monkeypat
     asyncio.run(go())
 
 
-def test_links_of_an_earlier_node_are_dropped(tmp_path: Path) -> None:
+def test_links_to_an_earlier_node_are_dropped(tmp_path: Path) -> None:
     async def go() -> None:
         async with listening(tmp_path) as (listener, node):
             link = NodeConnection(node, machine=MACHINE)
@@ -520,7 +520,7 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
 
 
 @pytest.mark.parametrize("key", [b"", b"\0" * 32])
-def test_before_it_is_a_node_nobody_has_its_key(tmp_path: Path, key: bytes) -> None:
+def test_no_link_is_admitted_before_the_process_is_a_node(tmp_path: Path, key: bytes) -> None:
     async def go() -> None:
         listener = Listener(accept)
         path = await listener.start(folder=tmp_path / "nodes", host="127.0.0.1", port=0)

@@ -30,7 +30,7 @@ def test_a_little_work_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(script())
 
 
-def test_a_modest_project_is_not_behind_all_the_work_of_a_greedy_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_greedy_project_does_not_delay_a_modest_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_time, "TURN_SECONDS", 0.001)
 
     async def script() -> None:

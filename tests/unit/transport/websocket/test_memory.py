@@ -86,7 +86,7 @@ def test_projects_that_wait_are_served_in_turn_and_each_in_order() -> None:
     asyncio.run(script())
 
 
-def test_whoever_gives_up_or_changes_its_project_is_counted_right() -> None:
+def test_an_account_that_gives_up_or_changes_its_project_is_counted_right() -> None:
     async def script() -> None:
         pool = Pool(400)
         granted: list[str] = []

@@ -96,7 +96,7 @@ def test_a_message_that_cannot_be_decrypted_is_listed_with_an_error(format_: For
     assert alone["body"]["error"].startswith(id_)
 
 
-def test_a_delay_holds() -> None:
+def test_a_delayed_message_is_not_shown_early() -> None:
     client = Client(make_parts())
     client.call("message_post", {"queue_name": "q", "messages": [{"body": 1, "delay": 30}]})
     assert client.call("message_list", {"queue_name": "q", "echo": True})["body"] == {"messages": []}
@@ -105,14 +105,14 @@ def test_a_delay_holds() -> None:
     assert client.call("claim_create", {"queue_name": "q"})["headers"]["status"] == 204
 
 
-def test_echo_goes_by_client_however_its_id_is_spelt() -> None:
+def test_echo_recognises_a_client_in_any_spelling_of_its_id() -> None:
     client = Client(make_parts())
     client.call("message_post", {"queue_name": "q", "messages": [{"body": 1}]})
     spelt = "{" + CLIENT.upper() + "}"
     assert client.call("message_list", {"queue_name": "q"}, Client_ID=spelt)["body"] == {"messages": []}
 
 
-def test_the_answers_have_the_form_that_the_table_says() -> None:
+def test_answers_match_the_schemas_of_the_table() -> None:
     """An answer has only members that its schema knows, so that the reference leaves none out."""
     from zaqar.transport.websocket.actions.messages import SHOWN_MESSAGE, ShownMessage
 

@@ -105,7 +105,9 @@ def test_a_closed_connection_loses_its_subscriptions(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
-def test_a_store_that_is_away_when_it_closes_only_delays_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_outage_at_a_close_delays_the_removal_of_subscriptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def go() -> None:
         async with running(tmp_path) as scene:
             scene.subscribe("c")
@@ -125,7 +127,7 @@ def test_a_store_that_is_away_when_it_closes_only_delays_that(tmp_path: Path, mo
     asyncio.run(go())
 
 
-def test_a_process_that_was_taken_for_dead_closes_its_subscribed_connections_and_begins_anew(tmp_path: Path) -> None:
+def test_a_process_with_an_expired_lease_closes_subscribed_connections_and_registers_again(tmp_path: Path) -> None:
     async def go() -> None:
         async with running(tmp_path) as scene:
             scene.subscribe("c")
@@ -197,7 +199,7 @@ def test_a_clock_that_is_off_by_five_seconds_neither_kills_a_node_nor_keeps_it(s
 
 
 @pytest.mark.parametrize("is_away", [False, True])
-def test_at_the_end_notifiers_may_remove_what_is_left_at_once(
+def test_after_a_stop_notifiers_may_remove_remaining_subscriptions_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_away: bool
 ) -> None:
     def away(**_: Any) -> bool:

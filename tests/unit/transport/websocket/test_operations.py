@@ -39,11 +39,13 @@ ID = "a" * 36
         ("pool_get", None, {"pool_name": "../flavors/f"}, "/v2/pools/..%2Fflavors%2Ff"),
     ],
 )
-def test_path(action: str, address: QueueName | None, fields: dict[str, Any], path: str) -> None:
+def test_each_action_has_the_path_of_the_operation_over_http(
+    action: str, address: QueueName | None, fields: dict[str, Any], path: str
+) -> None:
     assert path_of(ACTIONS[action], address, fields) == path
 
 
-def test_how_long_some_actions_take_says_nothing_of_their_store() -> None:
+def test_actions_that_ask_others_do_not_measure_their_store() -> None:
     """They look at all stores, try that of a pool, resolve the host of a webhook, or have Keystone make a trust."""
     assert {name for name, action in ACTIONS.items() if action.asks_others} == {
         "check_node_health",

@@ -155,7 +155,7 @@ def started(*, last: int = 5) -> Order[str]:
     return order
 
 
-def test_the_first_one_waits_for_the_word_of_the_store() -> None:
+def test_the_first_notification_waits_for_the_answer_of_the_store() -> None:
     order = Order[str]()
     assert order.arrive(7, b"", "a", again=False, now=0.0) is None
     assert not order.has_ready
@@ -164,7 +164,7 @@ def test_the_first_one_waits_for_the_word_of_the_store() -> None:
     assert sent(order) == [7]
 
 
-def test_the_successor_goes_out_at_once_and_takes_those_with_it_that_wait_for_it() -> None:
+def test_the_successor_is_sent_at_once_with_the_held_notifications_after_it() -> None:
     order = started()
     for number in (8, 7, 10):
         order.arrive(number, b"", "call", again=False, now=0.0)
@@ -174,13 +174,13 @@ def test_the_successor_goes_out_at_once_and_takes_those_with_it_that_wait_for_it
     assert order.blocked == 10
 
 
-def test_a_repetition_is_answered_and_does_not_go_out_again() -> None:
+def test_a_repeated_notification_is_answered_and_not_sent_again() -> None:
     order = started()
     assert order.arrive(5, b"", "again", again=False, now=0.0) is Status.PUSHED
     assert sent(order) == []
 
 
-def test_one_that_somebody_has_sent_again_goes_out_again() -> None:
+def test_a_notification_that_a_user_resends_is_sent_again() -> None:
     order = started()
     assert order.arrive(5, b"", "again", again=True, now=0.0) is None
     assert sent(order) == [5]
@@ -188,7 +188,7 @@ def test_one_that_somebody_has_sent_again_goes_out_again() -> None:
     assert sent(order) == [6]
 
 
-def test_a_late_one_that_never_went_out_is_not_lost() -> None:
+def test_a_late_notification_that_was_not_sent_is_not_lost() -> None:
     order = started()
     order.arrive(9, b"", "call", again=False, now=0.0)
     order.release(9)
@@ -198,7 +198,7 @@ def test_a_late_one_that_never_went_out_is_not_lost() -> None:
     assert order.arrive(7, b"", "delayed", again=False, now=0.0) is Status.PUSHED
 
 
-def test_the_same_one_from_two_notifiers_goes_out_once_and_both_are_told() -> None:
+def test_a_notification_from_two_notifiers_is_sent_once_and_both_get_its_status() -> None:
     order = started()
     order.arrive(6, b"", "one", again=False, now=0.0)
     order.arrive(6, b"", "two", again=False, now=0.0)
@@ -208,7 +208,7 @@ def test_the_same_one_from_two_notifiers_goes_out_once_and_both_are_told() -> No
     assert sent(order) == []
 
 
-def test_what_is_being_sent_for_long_is_answered_and_still_goes_out_once() -> None:
+def test_a_long_send_is_answered_early_and_sends_once() -> None:
     order = started()
     order.arrive(6, b"", "one", again=False, now=1.0)
     assert len(order.take(100)) == 1
@@ -219,7 +219,7 @@ def test_what_is_being_sent_for_long_is_answered_and_still_goes_out_once() -> No
     assert order.sent() == ["two"]
 
 
-def test_what_did_not_go_out_has_to_come_again_and_keeps_its_place() -> None:
+def test_notifications_of_a_failed_send_have_to_arrive_again_and_keep_their_order() -> None:
     order = started()
     for number in (6, 7, 9):
         order.arrive(number, b"x", f"call {number}", again=False, now=0.0)
@@ -232,7 +232,7 @@ def test_what_did_not_go_out_has_to_come_again_and_keeps_its_place() -> None:
     assert sent(order) == [6, 7]
 
 
-def test_what_is_held_back_is_bounded() -> None:
+def test_the_number_of_held_notifications_is_bounded() -> None:
     order = started()
     for number in range(7, 7 + orders.MAX_HELD):
         assert order.arrive(number, b"", "call", again=False, now=0.0) is None
@@ -275,7 +275,7 @@ def test_neighbouring_ranges_become_one(numbers: tuple[int, ...]) -> None:
     assert len(ranges._firsts) == 1
 
 
-def test_an_answer_about_one_that_is_held_back_no_more_lets_nothing_overtake_it() -> None:
+def test_after_a_release_of_an_expired_notification_its_successor_waits_for_it() -> None:
     order = Order[str]()
     order.arrive(7, b"", "a", again=False, now=0.0)
     assert order.expire(1.0) == ["a"]

@@ -60,7 +60,7 @@ STEPS: list[tuple[dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_requests_behind_a_token_are_of_that_token(tmp_path: Path, format_: Format) -> None:
+def test_requests_after_authenticate_use_its_token(tmp_path: Path, format_: Format) -> None:
     async def play() -> None:
         end = time.time() + 3600
         alice, bob = (Identity(of, "user", frozenset({"member"}), None, end) for of in (PROJECT, OTHER))

@@ -84,7 +84,7 @@ def test_many_clients_may_connect_at_the_same_moment(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_a_client_that_is_gone_fills_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_closed_connection_logs_few_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """asyncio logs each write to a connection that is lost; it may have sent thousands of pings before."""
 
     async def script(scene: Scene) -> None:

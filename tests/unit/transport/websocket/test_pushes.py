@@ -100,7 +100,7 @@ def test_the_store_is_asked_once_and_then_no_more_while_they_come_in_order() -> 
     play(go)
 
 
-def test_what_comes_too_early_goes_out_behind_the_earlier_one() -> None:
+def test_a_notification_before_its_turn_is_sent_after_the_earlier_one() -> None:
     async def go(scene: Scene) -> None:
         scene.undelivered = {5, 6, 7}
         scene.receive(7, 6)
@@ -113,7 +113,7 @@ def test_what_comes_too_early_goes_out_behind_the_earlier_one() -> None:
     play(go)
 
 
-def test_a_gap_in_which_nothing_comes_is_passed_over() -> None:
+def test_a_gap_without_deliveries_is_passed_over() -> None:
     async def go(scene: Scene) -> None:
         scene.receive(5)
         await scene.until(1)
@@ -124,7 +124,7 @@ def test_a_gap_in_which_nothing_comes_is_passed_over() -> None:
     play(go)
 
 
-def test_what_waits_too_long_has_to_come_again_and_loses_nothing() -> None:
+def test_a_notification_held_too_long_has_to_arrive_again() -> None:
     async def go(scene: Scene) -> None:
         scene.undelivered = {5}
         scene.receive(6, 7)
@@ -139,7 +139,7 @@ def test_what_waits_too_long_has_to_come_again_and_loses_nothing() -> None:
     play(go)
 
 
-def test_a_store_that_is_away_is_not_taken_for_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_outage_does_not_close_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AWAY_SECONDS", 0.05)
 
     async def go(scene: Scene) -> None:
@@ -167,7 +167,7 @@ def test_a_store_with_enough_questions_is_asked_again_soon() -> None:
     play(go)
 
 
-def test_a_connection_that_takes_nothing_holds_up_no_other_one() -> None:
+def test_a_connection_that_takes_nothing_does_not_delay_others() -> None:
     async def go(scene: Scene) -> None:
         scene.connections["c"].ready.clear()
         scene.receive(1)
@@ -183,7 +183,7 @@ def test_a_connection_that_takes_nothing_holds_up_no_other_one() -> None:
     play(go)
 
 
-def test_one_that_is_too_slow_gets_all_of_it_later_and_in_order() -> None:
+def test_a_connection_that_is_too_slow_gets_all_notifications_later_in_order() -> None:
     async def go(scene: Scene) -> None:
         scene.receive(1)
         await scene.until(1)
@@ -200,7 +200,7 @@ def test_one_that_is_too_slow_gets_all_of_it_later_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("fault", [Gone, RuntimeError])
-def test_one_that_fails_gets_nothing_more_of_this(fault: type[Exception]) -> None:
+def test_notifications_of_a_failed_push_get_the_status_of_its_fault(fault: type[Exception]) -> None:
     async def go(scene: Scene) -> None:
         scene.connections["c"].fault = fault
         scene.receive(1, 2)
@@ -210,7 +210,7 @@ def test_one_that_fails_gets_nothing_more_of_this(fault: type[Exception]) -> Non
     play(go)
 
 
-def test_a_connection_or_subscription_that_is_not_there_is_gone() -> None:
+def test_a_push_to_an_unknown_connection_or_subscription_is_gone() -> None:
     async def go(scene: Scene) -> None:
         scene.receive(1, connection="absent")
         scene.ended.add("s")
@@ -220,7 +220,7 @@ def test_a_connection_or_subscription_that_is_not_there_is_gone() -> None:
     play(go)
 
 
-def test_what_waits_is_gone_when_the_connection_closes() -> None:
+def test_waiting_notifications_are_gone_when_the_connection_closes() -> None:
     async def go(scene: Scene) -> None:
         scene.undelivered = {1}
         scene.connections["d"].ready.clear()

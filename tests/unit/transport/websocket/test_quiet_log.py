@@ -11,7 +11,7 @@ from tests.clock import FakeClock
 from zaqar.transport.websocket.quiet_log import QUIET_SECONDS, QuietLog
 
 
-def test_of_each_kind_there_is_a_line_now_and_then_which_says_how_many_there_were(
+def test_each_kind_logs_one_line_in_a_period_with_the_number_left_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = FakeClock()

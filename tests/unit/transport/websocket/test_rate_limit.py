@@ -24,6 +24,6 @@ def test_a_large_count_is_waited_for_in_full() -> None:
     assert TokenBucket(10, now=0.0).take(110, 0.0) == 10.0
 
 
-def test_no_limit() -> None:
+def test_a_rate_of_zero_is_no_limit() -> None:
     bucket = TokenBucket(0, now=0.0)
     assert bucket.take(10**9, 0.0) == 0.0

@@ -40,7 +40,7 @@ def parts() -> Iterator[Parts]:
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("keystone", [False, True])
-def test_no_action_repeats_a_token_wherever_that_was_put(parts: Parts, format_: Format, keystone: bool) -> None:
+def test_no_reply_repeats_a_token_wherever_the_request_has_it(parts: Parts, format_: Format, keystone: bool) -> None:
     tokens = Tokens({"alice": ALICE, SECRET: ALICE})
     client = Client(with_tokens(parts, tokens) if keystone else parts, format_=format_)
     for authenticated in (False, True):

@@ -73,7 +73,7 @@ async def open_raw(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWr
         (f"GET / HTTP/1.1\nHost: h\nOrigin: http://h\nOrigin: http://h\n{UPGRADE}{KEY}\n", 403),
     ],
 )
-def test_what_is_refused_says_why_as_json(request_: str, status: int, tmp_path: Path) -> None:
+def test_a_refused_handshake_has_the_reason_as_json(request_: str, status: int, tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         found, headers, body = await http(scene, request_)
         assert found == status
@@ -149,7 +149,7 @@ def test_connections_are_bounded(
     assert "A connection was refused, as there are 2; see [drivers:transport:websocket] max_connections." in caplog.text
 
 
-def test_many_clients_at_the_same_moment_are_no_more_than_may_be(tmp_path: Path) -> None:
+def test_many_simultaneous_clients_do_not_exceed_the_limit(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         found = await asyncio.gather(*(scene.connect() for _ in range(15)), return_exceptions=True)
         refused = [each for each in found if isinstance(each, InvalidStatus)]
@@ -199,9 +199,7 @@ def test_compression_is_off_unless_it_is_wanted(tmp_path: Path) -> None:
     run(compressed, tmp_path, compression=True)
 
 
-def test_a_client_that_only_looks_whether_the_port_is_open_fills_no_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_client_that_only_probes_the_port_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def script(scene: Scene) -> None:
         for sent in (b"", b"GET / HT"):
             reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
@@ -242,7 +240,7 @@ NO_WEBSOCKET = {
 
 
 @pytest.mark.parametrize("what", NO_WEBSOCKET)
-def test_what_is_no_websocket_ends_that_connection_alone(what: str, tmp_path: Path) -> None:
+def test_bytes_that_are_no_websocket_end_only_their_connection(what: str, tmp_path: Path) -> None:
     frames, code = NO_WEBSOCKET[what]
 
     async def script(scene: Scene) -> None:
@@ -269,7 +267,7 @@ def test_fragments_are_joined(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_a_client_that_is_cut_off_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lost_connection_leaves_nothing_behind(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         _, writer = await open_raw(scene)
         writer.write(b"\x81\xfe" + struct.pack("!H", 1000) + MASKED + b"half")
@@ -288,7 +286,7 @@ def test_pings_are_answered(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_a_flood_of_pings_takes_no_memory_and_delays_nobody(tmp_path: Path) -> None:
+def test_a_flood_of_pings_takes_no_memory_and_delays_no_client(tmp_path: Path) -> None:
     """The client sends as fast as it can and reads nothing."""
     ping = b"\x89\xfd" + MASKED + b"x" * 125
 

@@ -27,7 +27,7 @@ def test_the_home_document_is_that_of_http(admin_mode: bool, pooling: bool) -> N
     assert ("rel/pools" in answer.body["resources"]) is (admin_mode and pooling)
 
 
-def test_ping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ping_asks_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     caller = Caller(ACTIONS)
     caller.roles = set()
     assert caller.call("ping_node") == Answer(204, {})
@@ -41,7 +41,7 @@ def test_ping(monkeypatch: pytest.MonkeyPatch) -> None:
         caller.call("ping_node")
 
 
-def test_health() -> None:
+def test_health_reports_the_stores() -> None:
     caller = Caller(ACTIONS)
     answer = caller.call("check_node_health")
     assert (answer.status, answer.body["storage_reachable"]) == (200, True)
@@ -52,7 +52,7 @@ def test_health() -> None:
 
 
 @pytest.mark.parametrize(("action", "rule"), [("ping_node", "ping:get"), ("check_node_health", "health:get")])
-def test_rules(tmp_path: Path, action: str, rule: str) -> None:
+def test_each_action_checks_its_rule(tmp_path: Path, action: str, rule: str) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(f'"{rule}": "role:watcher"')
     caller = Caller(ACTIONS, oslo_policy__policy_file=str(file))

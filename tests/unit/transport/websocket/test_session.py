@@ -47,7 +47,7 @@ TOY = Action(
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_an_action_of_the_table_is_carried_out_and_answered_in_kind(format_: Format) -> None:
+def test_an_action_is_answered_in_the_format_of_its_frame(format_: Format) -> None:
     client = Client(make_parts(), {"message_post": TOY}, format_=format_)
     body = {"queue_name": "q", "messages": [{"body": {"n": 0}, "ttl": 300}]}
     reply = client.call("message_post", body)
@@ -122,9 +122,7 @@ def test_a_store_that_is_away_is_503_with_the_time_to_wait(parts: Parts, caplog:
     assert unpack(client.session.refuse(request, error).frame) == reply
 
 
-def test_what_nobody_expected_is_500_and_its_text_stays_in_the_log(
-    parts: Parts, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unexpected_error_is_500_and_its_text_is_only_logged(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     def unencodable(parts: Parts, call: Call) -> Answer:
         return Answer(200, object())
 
@@ -145,7 +143,7 @@ def test_what_nobody_expected_is_500_and_its_text_stays_in_the_log(
         assert record.exc_info is not None
 
 
-def test_each_request_has_an_id_of_its_own(parts: Parts) -> None:
+def test_each_request_has_its_own_id(parts: Parts) -> None:
     seen: list[str] = []
 
     def handle(parts: Parts, call: Call) -> Answer:
@@ -162,7 +160,7 @@ def test_each_request_has_an_id_of_its_own(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_stages_are_told_who_asks_while_the_action_runs(
+def test_stages_see_the_caller_while_the_action_runs(
     parts: Parts, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
@@ -178,7 +176,7 @@ def test_stages_are_told_who_asks_while_the_action_runs(
     assert context.current.get() is None
 
 
-def test_extra_spec_is_asked_in_addition_to_all_else(parts: Parts) -> None:
+def test_extra_spec_is_checked_in_addition_to_all_other_checks(parts: Parts) -> None:
     class Plugin:
         def execute(self, value: str) -> None:
             asked.append(value)
@@ -221,7 +219,7 @@ def test_notifications_have_the_format_of_the_last_subscription_of_the_connectio
     assert client.session.push(notification, Format.JSON) == '{"body":{"a":1},"ttl":5}'
 
 
-def test_a_subscription_that_is_there_already_keeps_its_format(parts: Parts) -> None:
+def test_an_existing_subscription_keeps_its_format(parts: Parts) -> None:
     def handle(parts: Parts, call: Call) -> Answer:
         return Answer(201 if call.body["queue_name"] == "new" else 409, "")
 
@@ -236,13 +234,13 @@ def test_a_subscription_that_is_there_already_keeps_its_format(parts: Parts) -> 
     assert client.session.push_format is Format.MESSAGEPACK
 
 
-def test_the_table_is_the_api_s_own_unless_another_is_given(parts: Parts) -> None:
+def test_a_session_uses_the_table_of_the_api_by_default(parts: Parts) -> None:
     session = Sessions().open(parts, "c9")
     reply = session.answer(session.read(pack(Format.JSON, {"action": "queue_list", "headers": HEADERS})))
     assert reply.status == 200
 
 
-def test_sessions_share_what_reads_frames_until_the_service_is_another(parts: Parts) -> None:
+def test_sessions_share_frame_checks_until_a_reload(parts: Parts) -> None:
     sessions = Sessions(ACTIONS)
     checks = sessions.checks(parts)
     assert sessions.checks(parts) is checks

@@ -145,7 +145,7 @@ def kinds_of(action: Action) -> list[str]:
 @pytest.mark.parametrize("kind", ["queue", "topic"])
 @pytest.mark.parametrize("collection", ["messages", "claims", "subscriptions"])
 @pytest.mark.parametrize("method", METHODS)
-def test_what_each_path_and_method_opens(probe: Probe, kind: str, collection: str, method: str) -> None:
+def test_each_signed_path_and_method_opens_its_actions(probe: Probe, kind: str, collection: str, method: str) -> None:
     headers = probe.grant([f"/v2/{kind}s/mail/{collection}"], [method])
     opened = {
         action.name
@@ -156,7 +156,7 @@ def test_what_each_path_and_method_opens(probe: Probe, kind: str, collection: st
     assert opened == (expected if kind == "queue" or collection in OF_TOPICS else set())
 
 
-def test_the_page_has_this_table() -> None:
+def test_the_documentation_has_the_table_of_signed_actions() -> None:
     text = PAGE.read_text()
     section = text[text.index(".. _signed-frames:") : text.index("If it is refused")]
     shown, path = {}, ""
@@ -169,7 +169,7 @@ def test_the_page_has_this_table() -> None:
 
 @pytest.mark.parametrize("form", [JSON, MSGPACK], ids=lambda form: form.name)
 @pytest.mark.parametrize(("collection", "method"), OPENED)
-def test_the_body_has_to_name_what_was_signed(probe: Probe, collection: str, method: str, form: Format) -> None:
+def test_a_body_must_name_the_signed_queue_or_topic(probe: Probe, collection: str, method: str, form: Format) -> None:
     for name in OPENED[collection, method]:
         action = ACTIONS[name]
         headers = probe.grant([f"/v2/queues/mail/{collection}"], [method])
@@ -188,7 +188,7 @@ IDS = [f"{ID}/confirm", f"{ID}/../{ID}", "..", ".", "", "a/b", "a%2Fb", "a?b", "
 
 
 @pytest.mark.parametrize("value", IDS)
-def test_an_id_leads_nowhere_else(probe: Probe, value: str) -> None:
+def test_an_id_cannot_lead_to_another_path(probe: Probe, value: str) -> None:
     """It is one part of the path, so that it opens nothing that the signature does not, and is no other path."""
     signed = [f"/v2/queues/mail/{each}" for each in ("messages", "claims", "subscriptions")]
     headers = probe.grant(signed, METHODS)
@@ -197,7 +197,7 @@ def test_an_id_leads_nowhere_else(probe: Probe, value: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", ".", "mail/messages", "mail%2Fx", "", "x" * 65, "\u00fc", "mail\n"])
-def test_a_name_leads_nowhere_else(probe: Probe, name: str) -> None:
+def test_a_name_cannot_lead_to_another_path(probe: Probe, name: str) -> None:
     before = len(probe.calls)
     headers = probe.grant([f"/v2/queues/{name}/messages", "/v2/queues/mail/messages"], ["GET"])
     status, answer = probe.ask("message_list", {"queue_name": name}, headers)
@@ -208,7 +208,7 @@ def test_a_name_leads_nowhere_else(probe: Probe, name: str) -> None:
 # -- for whom ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_action_is_carried_out_for_nobody(probe: Probe) -> None:
+def test_a_signed_action_has_no_identity_whatever_its_headers_claim(probe: Probe) -> None:
     """Without Keystone headers say who a caller is, but not beside a signature."""
     claims = {"X-Roles": "admin", "X-User-Id": "root", "X-Auth-Token": "x" * 20, "X-Service-Token": "y" * 20}
     headers = probe.grant(["/v2/queues/mail/messages"], ["GET"])
@@ -223,7 +223,7 @@ def test_the_action_is_carried_out_for_nobody(probe: Probe) -> None:
     assert (probe.calls[-1].caller.project, probe.calls[-1].caller.signed) == ("other", False)
 
 
-def test_names_of_headers_have_no_case(probe: Probe) -> None:
+def test_names_of_headers_match_in_any_case(probe: Probe) -> None:
     headers = probe.grant(["/v2/queues/mail/messages"], ["GET"])
     for change in (str.lower, str.upper, lambda name: name.replace("-", "_")):
         spelt = {change(name): headers[name] for name in headers}
@@ -233,7 +233,7 @@ def test_names_of_headers_have_no_case(probe: Probe) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", " ", 0, False, [], {}, "0" * 64])
-def test_a_signature_that_is_none_is_not_absent(probe: Probe, value: Any) -> None:
+def test_a_frame_with_an_invalid_signature_is_not_served_without_one(probe: Probe, value: Any) -> None:
     """A frame with the header is judged by it alone: it is never served as one without."""
     before = len(probe.calls)
     status, answer = probe.ask("queue_list", {}, {"X-Project-ID": PROJECT, "URL-Signature": value})
@@ -243,7 +243,7 @@ def test_a_signature_that_is_none_is_not_absent(probe: Probe, value: Any) -> Non
 # -- time and keys -----------------------------------------------------------------------------------------------------
 
 
-def test_it_ends_at_its_time() -> None:
+def test_a_signature_expires_at_its_time() -> None:
     probe = Probe()
     headers = probe.grant(["/v2/queues/mail/messages"], ["GET"], seconds=10)
     body = {"queue_name": "mail"}
@@ -254,7 +254,7 @@ def test_it_ends_at_its_time() -> None:
     assert not probe.is_opened("message_list", body, headers)
 
 
-def test_keys(probe: Probe) -> None:
+def test_only_signatures_by_present_and_former_keys_are_valid(probe: Probe) -> None:
     paths, body = ["/v2/queues/mail/messages"], {"queue_name": "mail"}
     assert probe.is_opened("message_list", body, probe.grant(paths, ["GET"], key=OLD_KEY))
     for key in ("", "another", KEY[:-1]):
@@ -267,7 +267,7 @@ def test_keys(probe: Probe) -> None:
 # -- confirmations -----------------------------------------------------------------------------------------------------
 
 
-def test_a_confirmation_is_asked_about_by_its_action_only(probe: Probe) -> None:
+def test_a_confirmation_opens_only_its_action(probe: Probe) -> None:
     path = f"/v2/queues/mail/subscriptions/{ID}/confirm"
     headers = probe.grant([path], ["PUT"], bound_to=["http://192.0.2.1", "1"])
     body = {"queue_name": "mail", "subscription_id": ID, "confirmed": True}

@@ -102,7 +102,7 @@ def test_lists_may_be_text_with_commas_and_the_case_of_headers_is_free(parts: Pa
         ("get_home_doc", {}),
     ],
 )
-def test_it_opens_no_other_action_queue_or_path(parts: Parts, action: str, body: dict[str, Any]) -> None:
+def test_a_signature_opens_no_other_action_queue_or_path(parts: Parts, action: str, body: dict[str, Any]) -> None:
     reply = Client(parts, ACTIONS).call(action, body, **signed())
     assert reply["headers"] == {"status": 403}
     assert reply["body"]["error"] == REFUSED["error"]
@@ -132,7 +132,7 @@ def test_it_opens_no_other_action_queue_or_path(parts: Parts, action: str, body:
         {"X-Project-ID": PROJECT + "\\n"},
     ],
 )
-def test_whatever_is_wrong_the_sentence_is_the_same(parts: Parts, changed: dict[str, Any]) -> None:
+def test_every_refused_signature_gets_the_same_sentence(parts: Parts, changed: dict[str, Any]) -> None:
     headers: dict[str, Any] = {"action": "message_post", "body": POST}
     client = Client(parts, ACTIONS)
     sent = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": PROJECT}
@@ -145,7 +145,7 @@ def test_whatever_is_wrong_the_sentence_is_the_same(parts: Parts, changed: dict[
     assert reply["body"]["error"] == REFUSED["error"]
 
 
-def test_it_expires(parts: Parts, clock: FakeClock) -> None:
+def test_a_signed_frame_is_refused_after_its_signature_expires(parts: Parts, clock: FakeClock) -> None:
     client = Client(parts, ACTIONS)
     clock.now = START + 59
     assert client.status("message_post", POST, **signed()) == 201
@@ -153,7 +153,7 @@ def test_it_expires(parts: Parts, clock: FakeClock) -> None:
     assert client.status("message_post", POST, **signed()) == 403
 
 
-def test_a_signature_makes_nobody_of_the_caller(parts: Parts) -> None:
+def test_a_signature_gives_the_caller_no_identity(parts: Parts) -> None:
     seen: list[Call] = []
 
     def handle(parts: Parts, call: Call) -> Answer:

@@ -351,7 +351,7 @@ def test_the_end_of_a_connection_ends_its_streams(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-def test_a_drain_says_bye_to_all_streams(tmp_path: Path) -> None:
+def test_a_drain_sends_a_last_frame_to_all_streams(tmp_path: Path) -> None:
     async def script(service: Service) -> None:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(service.client()) for _ in range(20)]
@@ -372,7 +372,7 @@ def test_a_drain_says_bye_to_all_streams(tmp_path: Path) -> None:
     run(script, make_parts(tmp_path))
 
 
-def test_the_marker_of_a_bye_is_that_of_the_last_frame(tmp_path: Path) -> None:
+def test_the_last_frame_has_the_marker_of_the_frame_before(tmp_path: Path) -> None:
     """And not the position up to which the service has read."""
 
     async def script(service: Service) -> None:

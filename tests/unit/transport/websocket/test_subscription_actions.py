@@ -48,7 +48,7 @@ def subscribe(caller: Caller, of: dict[str, str], subscriber: str = MAIL, **fiel
     return id_
 
 
-def test_a_subscription_lives(caller: Caller, of: dict[str, str]) -> None:
+def test_a_subscription_is_created_shown_changed_and_deleted(caller: Caller, of: dict[str, str]) -> None:
     created = caller.call("subscription_create", **of, subscriber=HOOK, ttl=600, options={"a": 1})
     id_, secret = created.body["subscription_id"], created.body["secret"]
     said = {"message": "Subscription q created.", "subscription_id": id_, "secret": secret}
@@ -75,7 +75,7 @@ def test_a_subscription_lives(caller: Caller, of: dict[str, str]) -> None:
         caller.call("subscription_get", **of, subscription_id=id_)
 
 
-def test_a_second_one_with_the_same_subscriber(caller: Caller, of: dict[str, str]) -> None:
+def test_a_second_subscription_with_the_same_subscriber_is_a_conflict(caller: Caller, of: dict[str, str]) -> None:
     id_ = subscribe(caller, of)
     # Not confirmed yet, it is asked once more.
     assert subscribe(caller, of) == id_
@@ -84,7 +84,7 @@ def test_a_second_one_with_the_same_subscriber(caller: Caller, of: dict[str, str
     assert again == Answer(409, "Subscription q not created.")
 
 
-def test_a_change_that_meets_another_subscription(caller: Caller, of: dict[str, str]) -> None:
+def test_a_change_to_the_subscriber_of_another_subscription_is_a_conflict(caller: Caller, of: dict[str, str]) -> None:
     """Only a creation has the sentence of clients; other conflicts say what is wrong."""
     subscribe(caller, of)
     other = subscribe(caller, of, HOOK)
@@ -144,7 +144,7 @@ def test_bad_fields_are_named_and_change_nothing(
 
 
 @pytest.mark.parametrize("id_", [MISSING, "x", "", "../x", "\x00", "ä" * 3])
-def test_ids_of_nothing(caller: Caller, of: dict[str, str], id_: str) -> None:
+def test_unknown_ids_are_not_found(caller: Caller, of: dict[str, str], id_: str) -> None:
     subscribe(caller, of)
     for action, fields in (
         ("subscription_get", {}),
@@ -360,7 +360,7 @@ def test_confirming_without_a_signature_has_a_rule_of_its_own(tmp_path: Path, of
 
 
 @pytest.mark.parametrize("action", sorted(set(RULES) - {"subscription_list"}))
-def test_rules_that_ask_for_the_scheme_are_told_it(tmp_path: Path, of: dict[str, str], action: str) -> None:
+def test_rules_that_use_the_scheme_get_it(tmp_path: Path, of: dict[str, str], action: str) -> None:
     rule, fields = RULES[action]
     caller = with_policy(tmp_path, f'"subscription:{rule}": "\'mailto\':%(scheme)s or role:root"')
     caller.roles = {"root"}

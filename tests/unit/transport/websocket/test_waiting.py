@@ -91,7 +91,7 @@ def test_a_request_waits_for_a_post(tmp_path: Path, kind: str, packs: bool, stor
     run(script, make_parts(tmp_path, store=store))
 
 
-def test_a_request_that_has_waited_in_vain_has_the_usual_answer(tmp_path: Path) -> None:
+def test_a_wait_without_a_message_ends_with_the_usual_empty_answer(tmp_path: Path) -> None:
     async def wait_in_vain(service: Service, kind: str) -> None:
         async with service.client() as client:
             action, body = WAITS[kind]
@@ -162,7 +162,7 @@ def test_the_operator_can_switch_waiting_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["max_waiting_clients", "max_waiting_clients_per_project"])
-def test_a_request_too_many_is_answered_at_once_and_truly(tmp_path: Path, option: str) -> None:
+def test_a_request_above_the_limit_gets_a_true_answer_at_once(tmp_path: Path, option: str) -> None:
     async def script(service: Service) -> None:
         async with service.client() as first, service.client() as second, service.client() as poster:
             await first.send("claim_create", queue_name="q", wait=20)
@@ -292,7 +292,7 @@ def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str)
 
 
 @pytest.mark.parametrize("way", ["close", "abort", "abort behind unread requests"])
-def test_a_client_that_has_gone_gets_no_message(tmp_path: Path, way: str) -> None:
+def test_no_message_is_taken_for_a_client_that_has_closed(tmp_path: Path, way: str) -> None:
     async def script(service: Service) -> None:
         async with service.client() as poster:
             async with service.client() as client:
@@ -319,7 +319,7 @@ def test_a_client_that_has_gone_gets_no_message(tmp_path: Path, way: str) -> Non
 
 
 @pytest.mark.parametrize("wait", [0, 20])
-def test_a_claim_that_the_client_cannot_be_told_is_released(
+def test_a_claim_is_released_if_its_reply_cannot_be_sent(
     tmp_path: Path, wait: int, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
     parts = make_parts(tmp_path, store=store)

@@ -33,18 +33,18 @@ def set_by_keystonemiddleware() -> list[str]:
 @pytest.mark.parametrize(
     "name", [*set_by_keystonemiddleware(), "HTTP_X_USER_WHATEVER_COMES", "HTTP_X_TENANT_DOMAIN_ID"]
 )
-def test_whatever_the_library_sets_is_removed(name: str) -> None:
+def test_every_header_that_the_library_sets_is_removed_from_a_request(name: str) -> None:
     env = {**KEPT, name: "lie"}
     assert remove_identity(env) == ("lie" if name == "HTTP_X_PROJECT_ID" else None)
     assert env == KEPT
 
 
-def test_the_library_sets_what_is_known() -> None:
+def test_the_library_sets_many_headers() -> None:
     """The test above is about something."""
     assert len(set_by_keystonemiddleware()) > 30
 
 
-def test_all_of_it_at_once() -> None:
+def test_all_identity_headers_are_removed_at_once() -> None:
     env = {**KEPT, **dict.fromkeys(set_by_keystonemiddleware(), "lie")}
     remove_identity(env)
     assert env == KEPT

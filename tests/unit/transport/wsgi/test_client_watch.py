@@ -47,7 +47,7 @@ def test_a_client_that_goes_away_wakes_its_request_and_no_other(pair: tuple[sock
     assert not watch.is_needed()
 
 
-def test_a_socket_that_was_closed_without_a_word_is_gone(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_socket_that_its_owner_closed_counts_as_gone(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, _ = pair
     watch, woken = ClientWatch(), threading.Event()
     end = watch.add(of(ours), woken.set)

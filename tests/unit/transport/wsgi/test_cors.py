@@ -55,7 +55,7 @@ def test_an_allowed_origin_reads_answers_and_errors() -> None:
         assert result.headers["Access-Control-Expose-Headers"] == "X-A, X-B"
 
 
-def test_an_origin_and_methods_in_another_case() -> None:
+def test_origins_and_methods_match_in_any_case() -> None:
     """Browsers send what they are sent to in lower case."""
     with_ui = client(allowed_origin=["HTTPS://UI.Example"], allow_methods=["get", "Delete"])
     assert with_ui.simulate_get("/", headers={"Origin": UI}).headers["Access-Control-Allow-Origin"] == UI
@@ -65,17 +65,17 @@ def test_an_origin_and_methods_in_another_case() -> None:
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", UI + ".evil.example", "http://ui.example", UI + ":444", "null", ""]
 )
-def test_another_origin_gets_nothing(origin: str) -> None:
+def test_an_origin_that_is_not_allowed_gets_no_cors_headers(origin: str) -> None:
     with_ui = client(allowed_origin=[UI])
     assert cors_headers(with_ui.simulate_get("/", headers={"Origin": origin})) == set()
     assert cors_headers(preflight(with_ui, origin)) == set()
 
 
-def test_no_origin_gets_nothing() -> None:
+def test_a_request_without_origin_gets_no_cors_headers() -> None:
     assert cors_headers(client(allowed_origin=[UI]).simulate_get("/")) == set()
 
 
-def test_every_origin_without_credentials() -> None:
+def test_a_wildcard_origin_allows_no_credentials() -> None:
     """A wildcard with credentials would let every site act as its visitor."""
     for options in ({"allowed_origin": ["*"]}, {"allowed_origin": [UI, "*"], "allow_credentials": True}):
         result = client(**options).simulate_get("/", headers={"Origin": "https://any.example"})
@@ -90,7 +90,7 @@ def test_credentials_can_be_forbidden() -> None:
 
 
 @pytest.mark.parametrize("origin", [UI, "https://evil.example", None])
-def test_caches_tell_origins_apart(origin: str | None) -> None:
+def test_answers_vary_by_origin(origin: str | None) -> None:
     headers = {} if origin is None else {"Origin": origin}
     assert client(allowed_origin=[UI]).simulate_get("/", headers=headers).headers["Vary"] == "Origin"
     assert "Vary" not in client(allowed_origin=["*"]).simulate_get("/", headers=headers).headers
@@ -100,7 +100,7 @@ def listed(result: testing.Result, name: str) -> set[str]:
     return {part.strip() for part in result.headers[name].split(",") if part.strip()}
 
 
-def test_a_preflight_names_what_is_served_and_allowed() -> None:
+def test_a_preflight_names_methods_that_are_served_and_allowed() -> None:
     result = preflight(client(allowed_origin=[UI], allow_methods=["GET", "POST", "OPTIONS"], max_age=7))
     assert result.status_code == 200
     assert listed(result, "Access-Control-Allow-Methods") <= {"GET", "OPTIONS"}
@@ -108,12 +108,12 @@ def test_a_preflight_names_what_is_served_and_allowed() -> None:
     assert result.headers["Access-Control-Max-Age"] == "7"
 
 
-def test_a_preflight_with_no_method_left() -> None:
+def test_a_preflight_names_no_method_if_none_is_allowed() -> None:
     result = preflight(client(allowed_origin=[UI], allow_methods=["PUT"]))
     assert listed(result, "Access-Control-Allow-Methods") == set()
 
 
-def test_headers_of_a_preflight() -> None:
+def test_a_preflight_names_the_requested_headers_that_are_allowed() -> None:
     asked = {"Access-Control-Request-Headers": "client-id, x-project-id"}
     free = preflight(client(allowed_origin=[UI]), **asked)
     assert listed(free, "Access-Control-Allow-Headers") == {"client-id", "x-project-id"}
@@ -121,7 +121,7 @@ def test_headers_of_a_preflight() -> None:
     assert listed(bound, "Access-Control-Allow-Headers") == {"Client-ID"}
 
 
-def test_plain_options_are_no_preflight() -> None:
+def test_options_without_a_requested_method_is_no_preflight() -> None:
     result = client(allowed_origin=[UI]).simulate_options("/", headers={"Origin": UI})
     assert "Access-Control-Allow-Methods" not in result.headers
     assert listed(result, "Allow") >= {"GET", "DELETE"}

@@ -101,7 +101,7 @@ def test_without_a_valid_token_the_answer_is_that_of_keystonemiddleware(
     assert result.json == {"error": {"code": 401, "title": "Unauthorized", "message": message}}
 
 
-def test_patches_are_told_their_media_type(answer: Any) -> None:
+def test_a_patch_with_a_wrong_media_type_names_the_right_ones(answer: Any) -> None:
     assert answer(made(UnsupportedMedia)).headers["Accept-Patch"] == "application/x"
     assert "Accept-Patch" not in answer(InvalidInput("a", "b")).headers
 
@@ -123,7 +123,9 @@ def test_a_store_that_is_away(answer: Any, caplog: pytest.LogCaptureFixture, sec
 @pytest.mark.parametrize(
     "error", [RuntimeError(SECRET), KeyError(SECRET), StaleQueue(SECRET), StartupError(SECRET), RecursionError(SECRET)]
 )
-def test_what_nobody_expected_stays_in_the_log(answer: Any, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+def test_an_unexpected_error_is_logged_and_not_shown(
+    answer: Any, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     result = answer(error)
     assert result.status_code == 500
     assert SECRET not in result.text
@@ -134,7 +136,7 @@ def test_what_nobody_expected_stays_in_the_log(answer: Any, caplog: pytest.LogCa
     assert SECRET in logging.Formatter().format(record)
 
 
-def test_an_answer_that_was_begun_is_replaced(answer: Any) -> None:
+def test_an_error_replaces_an_answer_that_was_begun(answer: Any) -> None:
     for error in (InvalidInput("a", "b"), StoreUnavailable(), RuntimeError(), falcon.HTTPNotFound()):
         assert "half" not in answer(error).text.replace("/v2/half/done", "")
 
@@ -164,7 +166,7 @@ def test_headers_of_falcon_are_kept(answer: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["/absent", "/" + "x" * 5000, "/%FF%FE", "/é", "/%00", "/a%22b%5C"])
-def test_an_unknown_path_is_named_in_part(client: testing.TestClient, path: str) -> None:
+def test_an_error_shows_only_the_beginning_of_a_long_unknown_path(client: testing.TestClient, path: str) -> None:
     result = client.simulate_get(path)
     assert result.status_code == 404
     assert result.json["description"].startswith("There is nothing at '/")

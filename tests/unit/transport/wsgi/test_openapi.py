@@ -76,7 +76,7 @@ def test_no_parameter_twice(whole: dict[str, Any]) -> None:
         assert len(set(names)) == len(names), (method, path)
 
 
-def test_headers_are_asked_of_all_but_the_open_ones(whole: dict[str, Any]) -> None:
+def test_all_operations_but_the_open_ones_require_headers(whole: dict[str, Any]) -> None:
     for path, _, operation in each_operation(whole):
         required = {
             each["name"] for each in parameters(whole, operation) if each["in"] == "header" and each["required"]

@@ -86,7 +86,7 @@ def test_every_endpoint_has_a_rule_or_is_open_on_purpose(api: Api) -> None:
     assert documented().keys() - set(served) <= SHARE
 
 
-def test_every_rule_is_asked_for_exactly_its_endpoints(api: Api, policy_file: Path) -> None:
+def test_each_rule_is_checked_by_exactly_its_endpoints(api: Api, policy_file: Path) -> None:
     """With a policy that refuses one rule, 403 for the endpoints that the rule names and for no others."""
     served = endpoints(api)
     rules = documented()

@@ -50,7 +50,7 @@ def believed(script_name: str = "", **headers: str) -> dict[str, Any]:
         ({"forwarded": ";;,"}, {}),
     ],
 )
-def test_what_is_believed(headers: dict[str, str], changes: dict[str, str]) -> None:
+def test_headers_of_a_trusted_proxy_are_used(headers: dict[str, str], changes: dict[str, str]) -> None:
     assert believed(**headers) == changes
 
 
@@ -74,14 +74,14 @@ NO_PATHS = (
         ("forwarded", 'host="a/b"', "Forwarded"),
     ],
 )
-def test_what_cannot_stand_in_a_url(header: str, value: str, named: str) -> None:
+def test_a_header_that_cannot_be_part_of_a_url_is_refused(header: str, value: str, named: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         believed(**{header: value})
     assert caught.value.field == named
 
 
 @given(st.sampled_from(["forwarded", "x_forwarded_prefix", "x_forwarded_proto", "x_forwarded_host"]), st.text())
-def test_any_text_is_believed_or_refused(header: str, text: str) -> None:
+def test_any_header_text_is_used_or_refused(header: str, text: str) -> None:
     with contextlib.suppress(InvalidInput):
         mounted_at = believed(**{header: text}).get("SCRIPT_NAME", "")
         prefix = link_prefix(mounted_at.encode("latin-1").decode("utf-8", "replace"))
@@ -95,7 +95,7 @@ def test_any_text_is_believed_or_refused(header: str, text: str) -> None:
     ("mounted_at", "prefix"),
     [("", ""), ("/", ""), ("/a", "/a"), ("/a/b/", "/a/b"), ("/a b", "/a%20b"), ("/\u00e9?", "/%C3%A9%3F")],
 )
-def test_how_links_begin(mounted_at: str, prefix: str) -> None:
+def test_links_begin_with_the_encoded_mount_path(mounted_at: str, prefix: str) -> None:
     assert link_prefix(mounted_at) == prefix
 
 
@@ -121,7 +121,7 @@ MOUNTS = [
 
 @pytest.mark.parametrize("mounted_at", MOUNTS)
 @pytest.mark.parametrize("path", ["/v2/queues", "/v2/queues/q/messages", "/v2/topics/t/subscriptions", "/v2/flavors"])
-def test_a_mount_path_given_twice(mounted_at: str, path: str) -> None:
+def test_a_repeated_mount_path_is_removed(mounted_at: str, path: str) -> None:
     assert undo_repeated_prefix(as_zaqarclient_follows(mounted_at, path), mounted_at) == path
     assert undo_repeated_prefix(path, mounted_at) == path
 

@@ -23,21 +23,21 @@ def test_a_body_that_was_written_keeps_the_claim() -> None:
     assert claim.releases == 0
 
 
-def test_a_body_that_was_not_begun_releases_it_once() -> None:
+def test_a_claim_is_released_once_if_its_body_was_not_begun() -> None:
     claim = Claim()
     claim.body.close()
     claim.body.close()
     assert claim.releases == 1
 
 
-def test_a_body_that_was_not_ended_releases_it() -> None:
+def test_a_claim_is_released_if_its_body_was_not_finished() -> None:
     claim = Claim()
     assert next(claim.body) == b"body"
     claim.body.close()
     assert claim.releases == 1
 
 
-def test_a_client_that_has_gone_before_the_write_releases_it_once() -> None:
+def test_a_claim_is_released_once_if_the_client_closed_before_the_write() -> None:
     claim = Claim()
     claim.is_gone = True
     assert list(claim.body) == [b"body"]

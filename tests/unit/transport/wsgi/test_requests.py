@@ -70,7 +70,7 @@ def refusal(req: Any, most: int = MOST) -> str:
 # -- bodies ----------------------------------------------------------------------------------------------------------
 
 
-def test_no_body_is_not_waited_for() -> None:
+def test_a_request_without_a_body_is_not_read() -> None:
     assert read_body(request(), MOST) == b""
     assert read_body(request(length=0), MOST) == b""
     assert read_body(request(length=""), MOST) == b""
@@ -82,13 +82,13 @@ def short_reads(raw: bytes, step: int) -> Stream:
 
 @pytest.mark.parametrize("step", [1, 3, 10, 100])
 @pytest.mark.parametrize("size", [1, 9, 10])
-def test_a_body_comes_in_any_pieces(size: int, step: int) -> None:
+def test_a_body_that_arrives_in_pieces_is_read_whole(size: int, step: int) -> None:
     raw = b"0123456789"[:size]
     assert read_body(request(short_reads(raw, step), length=size), MOST) == raw
     assert read_body(request(short_reads(raw, step), coding="chunked"), MOST) == raw
 
 
-def test_a_body_beyond_its_length_is_left_alone() -> None:
+def test_bytes_after_the_content_length_are_not_read() -> None:
     """It is the next request of that connection."""
     stream = Stream(b"12345GET /")
     assert read_body(request(stream, length=5), MOST) == b"12345"
@@ -96,7 +96,7 @@ def test_a_body_beyond_its_length_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("parts", [[], [b"1234"], [b"1", b"234"], [b"1234", b"", b"5"]])
-def test_a_body_short_of_its_length(parts: list[bytes]) -> None:
+def test_a_body_shorter_than_its_content_length_is_refused(parts: list[bytes]) -> None:
     had = len(b"".join(parts)[:4])
     assert (
         refusal(request(Stream(*parts), length=5)) == f"body: ends after {had} of the 5 bytes that Content-Length says"
@@ -109,7 +109,7 @@ def test_a_length_beyond_the_limit_is_refused_unread(length: int) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 4, 11, 100])
-def test_chunks_beyond_the_limit_are_read_no_further(step: int) -> None:
+def test_reading_stops_at_chunks_beyond_the_limit(step: int) -> None:
     stream = short_reads(b"x" * 1000, step)
     assert refusal(request(stream, coding="chunked")) == f"body: has more than {MOST} bytes"
     assert 1000 - sum(len(part) for part in stream.parts if isinstance(part, bytes)) == MOST + 1
@@ -130,13 +130,13 @@ def test_a_body_that_breaks_off(error: Exception, before: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
-def test_what_ends_the_process_is_not_held_up(error: BaseException) -> None:
+def test_an_exception_that_ends_the_process_passes_through_the_read(error: BaseException) -> None:
     with pytest.raises(type(error)):
         read_body(request(Stream(error), length=5), MOST)
 
 
 @pytest.mark.parametrize("coding", ["chunked", "Chunked", " chunked", "CHUNKED "])
-def test_chunked(coding: str) -> None:
+def test_chunked_bodies_are_read(coding: str) -> None:
     assert read_body(request(Stream(b"1"), coding=coding), MOST) == b"1"
 
 
@@ -206,7 +206,7 @@ def test_any_pieces_and_any_length(raw: bytes, sizes: list[int], length: int | N
         ("a=é".encode().decode("latin-1"), {"a": "é"}),
     ],
 )
-def test_queries(text: str, query: dict[str, str]) -> None:
+def test_queries_are_parsed(text: str, query: dict[str, str]) -> None:
     assert read_query(request(query=text)) == query
 
 
@@ -230,7 +230,7 @@ def test_queries(text: str, query: dict[str, str]) -> None:
         ("&" * 100_000, "query: has more than 100 parameters"),
     ],
 )
-def test_bad_queries(text: str, complaint: str) -> None:
+def test_bad_queries_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_query(request(query=text))
     assert str(caught.value) == complaint
@@ -240,7 +240,7 @@ texts = st.characters(codec="utf-8", exclude_characters="\x00")
 
 
 @given(query=st.dictionaries(st.text(texts), st.text(texts, min_size=1)))
-def test_every_query_comes_through(query: dict[str, str]) -> None:
+def test_any_encoded_query_is_decoded(query: dict[str, str]) -> None:
     assert read_query(request(query=urlencode(query))) == query
     spelled = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query.items())
     assert read_query(request(query=spelled)) == query
@@ -282,7 +282,7 @@ def complaint(headers: dict[str, str], **kwargs: Any) -> str:
 GOOD = {"Client-ID": ID, "X-Project-ID": "shop"}
 
 
-def test_the_caller() -> None:
+def test_the_caller_is_read_from_the_headers() -> None:
     caller = checked({**GOOD, "X-Roles": " Admin, ,member,ADMIN", "X-User-ID": "u"}).caller
     assert caller.project == "shop"
     assert caller.client_id == ID.replace("-", "")
@@ -330,7 +330,7 @@ def test_many_roles_are_all_read() -> None:
         assert checked({**GOOD, "X-Roles": ",".join(roles)}).caller.roles == roles
 
 
-def test_request_ids_are_uuids_of_their_own() -> None:
+def test_each_request_has_its_own_uuid() -> None:
     ids = {checked(GOOD).request_id for _ in range(10)}
     assert len(ids) == 10
     for id_ in ids:
@@ -351,7 +351,7 @@ def test_one_client_however_it_spells_its_uuid(text: str) -> None:
         *(" " * 32, "{}", "urn:uuid:", "-" * 32, f"{{{{{{{ID}}}}}}}" + "-" * 4, ID + "-" * 4000, "{" * 4000 + ID),
     ],
 )
-def test_what_is_no_uuid(text: str) -> None:
+def test_a_client_id_that_is_no_uuid_is_refused(text: str) -> None:
     assert complaint({**GOOD, "Client-ID": text}) == "Client-ID"
     assert complaint({"X-Project-ID": "shop"}) == "Client-ID"
 
@@ -368,7 +368,7 @@ def test_clients_without_uuid_have_a_length(text: str, fits: bool) -> None:
 
 
 @pytest.mark.parametrize("project", ["p", "0" * 32, "a-b_c.d:/", "x" * 256])
-def test_projects(project: str) -> None:
+def test_valid_projects_are_accepted(project: str) -> None:
     assert checked({**GOOD, "X-Project-ID": project}).caller.project == project
     assert checked({"Client-ID": ID, "X-Tenant-ID": project}).caller.project == project
 
@@ -376,12 +376,12 @@ def test_projects(project: str) -> None:
 @pytest.mark.parametrize(
     "project", ["", " ", "a ", " a", "a,b", "a\t", "x" * 257, "a\x00", "a\x7f", "a\n", "\xe9", "a\x80"]
 )
-def test_bad_projects(project: str) -> None:
+def test_invalid_projects_are_refused(project: str) -> None:
     assert complaint({**GOOD, "X-Project-ID": project}) == "X-Project-ID"
     assert complaint({"Client-ID": ID}) == "X-Project-ID"
 
 
-def test_an_empty_project_is_none() -> None:
+def test_an_empty_project_counts_as_missing() -> None:
     assert checked({**GOOD, "X-Project-ID": "", "X-Tenant-ID": "t"}).caller.project == "t"
 
 
@@ -399,7 +399,7 @@ class Open:
 
 
 @pytest.mark.parametrize(("resource", "method"), [(Open(), "GET"), (None, "OPTIONS")])
-def test_what_needs_no_headers(resource: object, method: str) -> None:
+def test_open_resources_need_no_headers(resource: object, method: str) -> None:
     context = checked({}, resource=resource, method=method, params={"queue_name": "a b"})
     assert not hasattr(context, "caller")
     with pytest.raises(NotAcceptable):
@@ -407,19 +407,19 @@ def test_what_needs_no_headers(resource: object, method: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "application/*", "text/html, */*;q=0.1"])
-def test_clients_that_take_json(accept: str) -> None:
+def test_accept_headers_that_admit_json_are_served(accept: str) -> None:
     assert checked({**GOOD, "Accept": accept}).caller
 
 
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/xml", "application/json;q=0", "nonsense", "application/jsonx"]
 )
-def test_clients_that_do_not(accept: str) -> None:
+def test_accept_headers_that_exclude_json_are_refused(accept: str) -> None:
     with pytest.raises(NotAcceptable):
         checked({**GOOD, "Accept": accept})
 
 
-def test_forms_are_refused_where_there_is_a_body() -> None:
+def test_a_form_is_refused_if_the_request_has_a_body() -> None:
     form = {**GOOD, "Content-Type": "Application/x-www-form-urlencoded; charset=utf-8"}
     assert checked(form).caller
     assert checked({**form, "Content-Length": "0"}).caller
@@ -456,7 +456,7 @@ def test_a_signature_that_opens_the_path() -> None:
     assert not checked(GOOD).caller.signed
 
 
-def test_a_signature_makes_nobody_of_the_caller() -> None:
+def test_a_signature_gives_the_caller_no_identity() -> None:
     who = {"X-Roles": "admin", "X-User-Id": "root", "X-Auth-Token": "token", "X-Tenant-ID": "other"}
     caller = checked({**signed(), **who}, checks=keyed(), path=PATH).caller
     assert caller == Context("shop", ID.replace("-", ""), request_id=caller.request_id, signed=True)
@@ -477,7 +477,7 @@ BAD = [
 
 @pytest.mark.parametrize("headers", BAD)
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "BREW"])
-def test_a_signature_that_does_not(headers: dict[str, str], method: str) -> None:
+def test_a_signature_that_does_not_open_the_path_is_refused(headers: dict[str, str], method: str) -> None:
     """It is refused before the request is routed, so it does not matter what there is at the path."""
     with pytest.raises(SignatureRefused):
         checked(headers, checks=keyed(), path=PATH, method=method, resource=AssertionError("it is not reached"))
@@ -515,7 +515,7 @@ def test_without_a_key_there_are_no_signatures() -> None:
         (f"/v2/queues/x?{PATH}", False),
     ],
 )
-def test_the_path_as_it_was_sent(variable: str, target: str | None, opens: bool) -> None:
+def test_a_signed_path_must_not_be_percent_encoded(variable: str, target: str | None, opens: bool) -> None:
     env = {"RAW_URI": "", "REQUEST_URI": "", variable: target or ""}
     if opens:
         assert checked(signed(), checks=keyed(), path=PATH, env=env).caller.signed
@@ -532,7 +532,7 @@ def test_a_path_that_is_not_below_the_mount_path() -> None:
         checked(GOOD, checks=keyed(), env={"SCRIPT_NAME": "/a", "PATH_INFO": "bc" + PATH})
 
 
-def test_only_who_asks_for_it_gets_a_confirmation() -> None:
+def test_only_a_resource_that_checks_grants_gets_one() -> None:
     class Confirms:
         checks_grants = True
 
@@ -543,7 +543,7 @@ def test_only_who_asks_for_it_gets_a_confirmation() -> None:
         checked(headers, checks=keyed(), path=path, method="PUT", resource=Open())
 
 
-def test_refusals_make_few_lines_without_what_was_sent(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_log_few_lines_without_data_of_the_client(caplog: pytest.LogCaptureFixture) -> None:
     now = NOW
     requests = SignedRequests(SignedUrls("key"), clock=lambda: now)
 
@@ -577,13 +577,13 @@ def test_a_signature_replaces_no_other_check() -> None:
         checked(headers, checks=keyed(), path=PATH)
 
 
-def test_the_other_headers_of_a_signature_mean_nothing_alone() -> None:
+def test_other_headers_of_a_signature_have_no_effect_without_it() -> None:
     headers = signed()
     del headers["URL-Signature"]
     assert checked(headers, checks=keyed()).caller.project == "shop"
 
 
-def test_a_page_for_browsers_is_no_json() -> None:
+def test_only_a_page_for_browsers_is_served_as_html() -> None:
     class Page:
         open_to_all = True
         for_browsers = True

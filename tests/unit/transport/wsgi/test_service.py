@@ -50,7 +50,9 @@ def resources(admin_mode: bool, pooling: bool) -> dict[str, Any]:
     return found
 
 
-def test_names_of_relations(resources: dict[str, Any], admin_mode: bool, pooling: bool) -> None:
+def test_relations_keep_the_names_that_clients_look_for(
+    resources: dict[str, Any], admin_mode: bool, pooling: bool
+) -> None:
     """Clients look for them by name."""
     queues = {"queues", "queue", "queue_stats", "queue_purge", "queue_share"}
     messages = {"post_messages", "messages", "messages_delete", "message_get", "message_delete"}
@@ -97,7 +99,7 @@ def test_templates_have_the_variables_of_their_operations(
         assert set(resource.get("href-vars", {})) == taken, name
 
 
-def test_what_takes_no_variables_has_a_fixed_path(resources: dict[str, Any]) -> None:
+def test_a_resource_without_variables_has_a_fixed_path(resources: dict[str, Any]) -> None:
     for name, resource in resources.items():
         assert ("href" in resource) != ("href-template" in resource), name
         assert ("href-vars" in resource) == ("href-template" in resource), name
@@ -145,7 +147,7 @@ def test_hints_name_media_types(resources: dict[str, Any]) -> None:
             assert resource["hints"]["accept-post"] == ["application/json"]
 
 
-def test_versions() -> None:
+def test_the_root_lists_the_versions() -> None:
     result = served(VersionsResource(), "/")
     assert result.status_code == 300
     (version,) = result.json["versions"]

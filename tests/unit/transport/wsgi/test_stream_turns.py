@@ -45,7 +45,7 @@ json.dump({"asked": asked, "kept": bool(turns._lines or turns._is_taken)}, sys.s
 """
 
 
-def test_a_project_has_so_many_reads_at_a_time() -> None:
+def test_a_project_has_at_most_max_reads_at_a_time() -> None:
     turns = StreamTurns()
     reads, others = turns.reads("many"), turns.reads("few")
     assert turns.reads("many") is reads
