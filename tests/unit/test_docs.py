@@ -9,6 +9,7 @@ import shlex
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,33 @@ def test_the_sample_proxy_waits_longer_than_the_service() -> None:
     assert len(waits) == 2
     (most,) = [option.type.max for option in transport.TRANSPORT if option.name == "max_wait"]
     assert all(int(each) >= 2 * max(most, BEAT_SECONDS) for each in waits)
+
+
+CONTRIBUTOR = sorted((ROOT / "docs" / "contributor").glob("*.rst"))
+FILE = re.compile(r"(?<![\w/])(?!build/)[\w./]+\.(?:py|lua|sql)\b")
+NAME = re.compile(r"``([A-Za-z_][\w.]*?)\.?(?:\(\))?``")
+NOT_OURS = {"mongosh", "message_touch"}
+"""A program, and the operation that an example adds."""
+
+
+@cache
+def all_files() -> tuple[Path, ...]:
+    return tuple(path for folder in ("zaqar", "tests", "docs", "etc") for path in (ROOT / folder).rglob("*.*"))
+
+
+@cache
+def all_words() -> frozenset[str]:
+    """The words of the sources, and the parts of the names of all files."""
+    sources = [path for path in all_files() if path.suffix in {".py", ".lua", ".sql", ".sample"}]
+    texts = [path.read_text() for path in [*sources, ROOT / "setup.cfg", ROOT / "tox.ini"]]
+    names = [" ".join(path.relative_to(ROOT).parts) for path in all_files()]
+    return frozenset(re.findall(r"\w+", "\n".join([*texts, *names]))) | NOT_OURS
+
+
+@pytest.mark.parametrize("page", CONTRIBUTOR, ids=lambda page: page.name)
+def test_files_and_names_on_the_pages_for_contributors_are_in_the_code(page: Path) -> None:
+    text = page.read_text()
+    ends = {f"/{path.relative_to(ROOT)}" for path in all_files()}
+    files = {name for name in FILE.findall(text) if not any(end.endswith(f"/{name.strip('./')}") for end in ends)}
+    names = {name for name in NAME.findall(text) if not all_words().issuperset(name.split("."))}
+    assert files | names == set()
