@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from zaqar.benchmarks.wire import Endpoint
+from zaqar.benchmarks.http_client import Endpoint
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -111,7 +111,7 @@ class ScriptedSession:
 
 
 @dataclass
-class Scene:
+class Harness:
     """The server, and the sessions of the connections that were made."""
 
     server: WebSocketServer
@@ -159,7 +159,7 @@ def make_parts(folder: Path, options: str = "") -> Parts:
 
 
 def run(
-    script: Callable[[Scene], Coroutine[Any, Any, None]],
+    script: Callable[[Harness], Coroutine[Any, Any, None]],
     folder: Path,
     options: str = "",
     *,
@@ -187,11 +187,11 @@ def run(
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
             port = listener.getsockname()[1]
             await server.start(listener)
-            scene = Scene(server, port, sessions)
+            harness = Harness(server, port, sessions)
             watching = asyncio.create_task(delay.watch())
             try:
                 async with asyncio.timeout(60):
-                    await script(scene)
+                    await script(harness)
             finally:
                 watching.cancel()
                 for session in sessions:

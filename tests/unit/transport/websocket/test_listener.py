@@ -216,11 +216,13 @@ def test_silent_peers_without_the_key_are_dropped_after_a_timeout(
 def test_many_silent_peers_without_the_key_do_not_block_a_notifier(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
-            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
+            silent_peers = [
+                await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_UNPROVEN_LINKS)
+            ]
             link = NodeConnection(node, machine="another-host")
             status = await link.send(make(1))
             link.close()
-            for _, writer in crowd:
+            for _, writer in silent_peers:
                 writer.close()
             return status
 
@@ -235,12 +237,14 @@ def test_an_address_that_opens_many_links_keeps_no_other_one_out_of_its_handshak
             reader, writer = await asyncio.open_unix_connection(node.socket)
             peer = NotifierPeer(node.key, node.id, most=1000)
             writer.write(peer.hello()[:5])
-            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
+            silent_peers = [
+                await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_UNPROVEN_LINKS)
+            ]
             writer.write(peer.hello()[5:])
             _, proof = peer.feed(await reader.readexactly(64))
             writer.write(proof + peer.seal(push_protocol.encode([make(1)(1)])))
             assert await reader.read(1)
-            for each in (writer, *(writer for _, writer in crowd)):
+            for each in (writer, *(writer for _, writer in silent_peers)):
                 each.close()
 
     asyncio.run(go())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.benchmarks.serving import scripted
-from zaqar.benchmarks.wire import Answer, Connection, Endpoint
+from zaqar.benchmarks.http_client import Answer, Connection, Endpoint
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
