@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers in a thread of the test: the application on the memory store, and one that answers bytes as given."""
+"""Servers in a thread of the test: the application on the memory store, and a server that answers given bytes."""
 
 from __future__ import annotations
 

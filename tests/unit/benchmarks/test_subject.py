@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trial: what it prepares must work, what it measures may fail and is counted."""
+"""A trial: preparing requests must succeed, measured requests may fail and are counted."""
 
 from __future__ import annotations
 

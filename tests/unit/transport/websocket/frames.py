@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session over a memory store, and what a client does to its frames."""
+"""A session over a memory store, and a client that encodes and decodes its frames."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Client:
         self.format = format_
 
     def send(self, frame: Any) -> Any:
-        """The reply to a frame; one that is neither text nor bytes is encoded first."""
+        """The reply to a frame. A frame that is neither text nor bytes is encoded first."""
         sent = frame if isinstance(frame, str | bytes) else pack(self.format, frame)
         reply = answer(self.session, sent)
         assert type(reply.frame) is type(sent)

@@ -166,9 +166,9 @@ def run(
     authenticates: bool = False,
     **settings: Any,
 ) -> None:
-    """Serve while the script goes on; ``settings`` are those of :class:`Settings`.
+    """Serve while the script runs. ``settings`` are fields of :class:`Settings`.
 
-    Scripts are about times of tenths of a second. One that fails while the machine stood still for as long is played
+    Scripts rely on times of tenths of a second. If one fails while the machine stood still for that long, it is run
     again.
     """
 

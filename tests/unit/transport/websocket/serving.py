@@ -65,7 +65,7 @@ class Peer:
         return frame
 
     async def frame(self) -> Any:
-        """The next frame of a stream, or another one that is no reply."""
+        """The next frame that is not a reply, such as a frame of a stream."""
         if self.frames:
             return self.frames.popleft()
         async with asyncio.timeout(PATIENCE):
@@ -156,7 +156,7 @@ def run(
     end_subscriptions: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> None:
-    """Serve while the script goes on; ``settings`` are those of :class:`Settings`. At the end nobody may wait."""
+    """Serve while the script runs. ``settings`` are fields of :class:`Settings`. In the end no client may wait."""
 
     async def play() -> None:
         sessions = Sessions(end_subscriptions=end_subscriptions)

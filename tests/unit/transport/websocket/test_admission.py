@@ -18,7 +18,7 @@ THREADS = 16
 PER_PROJECT, PER_QUEUE, PER_STORE, PER_SILENT_STORE = 4, 2, 12, 1
 FOR_EVER = 3600.0
 ANSWERED = {"done": True, "unavailable": False, "no word": None}
-"""What each result of a call says of the store."""
+"""Whether the store has answered, by the result of a call."""
 
 
 class Call:
@@ -288,7 +288,7 @@ def test_a_cancelled_request_leaves_the_line() -> None:
 
 @pytest.mark.parametrize("turns", range(5))
 def test_a_request_cancelled_as_a_thread_becomes_free_leaves_the_line(turns: int) -> None:
-    """After each number of turns of the event loop: in one of them the client gives up before its task knows it."""
+    """Cancels after each number of turns of the event loop. In one case the task is cancelled before it has run."""
 
     async def script(harness: Harness) -> None:
         await harness.ask(times=6)

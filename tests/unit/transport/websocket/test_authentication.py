@@ -113,7 +113,7 @@ def test_before_authentication_all_other_actions_are_refused(client: Client) -> 
     reply = client.call("whoami")
     assert (reply["headers"]["status"], reply["body"]["error"]) == (403, "Not authentified.")
     assert not client.session.authenticated
-    # What cannot be read, or is no action, is not a question of who asks.
+    # A frame that cannot be read, or has no known action, gets the same error with and without a token.
     assert client.send("{")["headers"]["status"] == 400
     assert client.status("nope") == 400
     assert client.status("message_get", "x") == 403

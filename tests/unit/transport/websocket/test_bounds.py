@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all connections together may hold in memory, and that a greedy project stops no other one."""
+"""Limits of the memory of all connections together, and of each project, so that a greedy project stops no other."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_room_that_others_wait_for_is_not_for_a_client_that_does_not_go_on(tmp_p
         whole = large(project="p", text="done")
         idle[1].write(whole[:-1])
         await wait_until(lambda: any(each._room.held for each in connections(harness)))
-        # As long as nobody waits it may take its time.
+        # While no other connection waits, the client may take its time.
         await asyncio.sleep(0.5)
         idle[1].write(whole[-1:])
         assert await idle[0].readexactly(6) == b"\x81\x04done"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a connection does with requests, notifications, slow readers and its end; real sockets, scripted sessions."""
+"""A connection: requests, notifications, slow readers and the end. Real sockets, scripted sessions."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
 
 
 def test_a_client_that_only_claims_a_project_uses_none_of_its_threads(tmp_path: Path) -> None:
-    """Until Keystone has said whose the token is, anybody may name any project."""
+    """Until Keystone has validated the token, a client may claim any project."""
 
     async def script(harness: Harness) -> None:
         async with harness.connect() as member:
@@ -164,7 +164,7 @@ def test_a_session_may_end_the_connection_with_its_reply(tmp_path: Path) -> None
     run(script, tmp_path)
 
 
-# -- who is there ------------------------------------------------------------------------------------------------------
+# -- identity ---------------------------------------------------------------------------------------------------------
 
 
 def test_connections_of_a_project_are_bounded(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_the_log_says_why_the_server_has_closed_a_connection(
     monkeypatch.setattr(connections, "_log", QuietLog(logging.getLogger(connections.__name__)))
 
     async def script(harness: Harness) -> None:
-        # This one is closed by the client, which is nothing to tell.
+        # The client closes this connection, which needs no log line.
         async with harness.connect():
             pass
         async with harness.connect() as first, harness.connect() as second:
@@ -231,7 +231,7 @@ def test_connections_with_signed_frames_count_for_the_project(tmp_path: Path) ->
         assert [await ask(guest, text="signed") for guest in guests] == ["signed"] * 3
         assert (await closed(guests[2]))[0] == 4429
         assert [await ask(guest, text="again") for guest in guests[:2]] == ["again"] * 2
-        # What is refused makes nobody one of the project that was claimed.
+        # A refused authentication does not count for the claimed project.
         async with harness.connect() as forger:
             assert await ask(forger, text="no", project="q", status=403) == "no"
             assert harness.server.connections.count("q") == 0
@@ -383,7 +383,7 @@ def test_too_many_bytes_do_not_wait_for_one_connection(tmp_path: Path) -> None:
                 await connection.push(["y" * 800])
             harness.sessions[0].release.set()
             await first
-            # One that is larger than the bound by itself is sent if nothing else waits.
+            # A notification that is larger than the bound is sent if no other waits.
             await connection.push(["z" * 2000])
             assert [len(await client.recv()) for _ in range(3)] == [5, 800, 2000]
 

@@ -252,7 +252,7 @@ def test_an_address_that_opens_many_links_keeps_no_other_one_out_of_its_handshak
 
 @asynccontextmanager
 async def impostor(path: Path, says: bytes) -> AsyncIterator[list[bytes]]:
-    """A process of somebody else with a Unix socket at that path. It says something and reads on."""
+    """A foreign process with a Unix socket at that path. It sends ``says`` and reads on."""
     heard: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -410,7 +410,7 @@ def test_a_lost_link_fails_its_notifications_and_is_opened_again(tmp_path: Path)
             listener.drop_links()
             with pytest.raises(Unreachable):
                 await first
-            # What is answered late goes nowhere.
+            # A late answer has no effect.
             answers.pop()(Status.PUSHED)
             second = asyncio.create_task(link.send(make(1)))
             while not answers:
@@ -514,7 +514,7 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
         assert await listener.start(folder=tmp_path / "nodes", host=None, port=0) is not None
         assert listener.port == 0
         listener.stop()
-        # One that was asked for has to be there.
+        # A host that is configured must have an address.
         with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
             await listener.start(folder=tmp_path / "nodes", host="192.0.2.1", port=0)
         listener.stop()

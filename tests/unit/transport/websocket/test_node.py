@@ -146,7 +146,7 @@ def test_a_process_with_an_expired_lease_closes_subscribed_connections_and_regis
 def test_renewals_that_fail_for_longer_than_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_condemned: bool
 ) -> None:
-    """If only this process was cut off, it was taken for dead and begins anew. Otherwise nothing is lost."""
+    """If only this process was cut off, its lease has expired and it registers again. Otherwise nothing is lost."""
 
     async def go() -> None:
         async with running(tmp_path) as harness:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the library's connection does not bound by itself: many clients at once, those that are gone, and bombs."""
+"""Limits that the library does not have: many clients at once, closed clients, and compressed bombs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def resident_bytes() -> int:
 
 
 def test_many_clients_may_connect_at_the_same_moment(tmp_path: Path) -> None:
-    """One that finds no room in the queue of the listening socket waits a second before it tries again."""
+    """A client that finds the queue of the listening socket full waits a second before it retries."""
 
     async def script(harness: Harness) -> None:
         # The server accepts nothing meanwhile, as the event loop is not given back.

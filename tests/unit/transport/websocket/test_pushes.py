@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the links of notifiers to connections: who is answered what, and when the store is asked."""
+"""Notifications from links of notifiers to connections: their statuses, and the questions to the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zaqar.transport.websocket.pushes import Gone, Pushes, TooSlow
 
 @dataclass
 class FakeConnection:
-    """One that takes frames at once, or as ``fault`` says, or not before ``ready`` is set."""
+    """A connection that takes frames at once, raises ``fault``, or waits until ``ready`` is set."""
 
     frames: list[str] = field(default_factory=list)
     fault: type[Exception] | None = None

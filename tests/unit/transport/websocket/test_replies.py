@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no reply has in it, whichever action of the API it answers."""
+"""No reply of any action repeats secrets or long texts."""
 
 from __future__ import annotations
 

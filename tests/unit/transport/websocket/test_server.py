@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The opening handshake, what a client sends beside requests, and the end of the server."""
+"""The opening handshake, frames other than requests, and the end of the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zaqar.transport.websocket.quiet_log import QuietLog
 
 
 async def http(harness: Harness, request: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to what was sent as it is."""
+    """Status, headers and body of the answer to these raw bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
     writer.write(request.replace("\n", "\r\n").encode())
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")

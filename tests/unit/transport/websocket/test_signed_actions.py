@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which actions the headers of a pre-signed URL open, for whom they are carried out, and what is no permission."""
+"""The actions that the headers of a pre-signed URL open, their caller, and signatures that open nothing."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Probe:
         return Answer(200, {})
 
     def ask(self, action: str, body: Any, headers: Mapping[str, Any], form: Format = JSON) -> tuple[int, Any]:
-        """Status and body of the reply; what the frame has must not be in it, if that is a signature."""
+        """Status and body of the reply. It must not repeat a signature of the frame."""
         named = {"Client-ID": str(uuid.uuid4()), **headers}
         frame = {"action": action, "headers": named, "body": body}
         reply = self._session.answer(self._session.read(form.encode(frame)))
@@ -88,7 +88,7 @@ class Probe:
         return reply.status, document["body"]
 
     def is_opened(self, action: str, body: Any, headers: Mapping[str, Any], form: Format = JSON) -> bool:
-        """Whether the action was carried out; a refusal is the one that there is."""
+        """Whether the action was carried out. If not, the reply must be the one refusal of signatures."""
         before = len(self.calls)
         status, answer = self.ask(action, body, headers, form)
         if status == 200:
@@ -126,7 +126,7 @@ def probe() -> Probe:
 
 
 def body_of(action: Action, kind: str = "queue", name: str = "mail") -> dict[str, Any]:
-    """What the session takes for a whole body of this action: each field that it needs, and the queue or topic."""
+    """A valid body of this action: each required field, and the queue or topic."""
     values: dict[str, Any] = {"string": ID, "integer": 60, "boolean": True, "array": [], "object": {}}
     body = {field: values[about.type] for field, about in action.fields.items() if about.required}
     body |= {f"{each}_name": name for each in ("queue", "topic") if f"{each}_name" in body}
@@ -217,7 +217,7 @@ def test_a_signed_action_has_no_identity_whatever_its_headers_claim(probe: Probe
     assert (caller.project, caller.signed, caller.user_id, caller.token) == (PROJECT, True, None, None)
     assert (caller.roles, caller.system_scope, probe.calls[-1].grant) == (frozenset(), None, None)
     assert probe.calls[-1].address == QueueName(PROJECT, QUEUE, "mail")
-    # The next frame is nobody's, and the one before leaves nothing behind.
+    # The next frame has no identity: the signed frame leaves nothing behind.
     status, _ = probe.ask("message_list", {"queue_name": "mail"}, {"X-Project-ID": "other"})
     assert status == 200
     assert (probe.calls[-1].caller.project, probe.calls[-1].caller.signed) == ("other", False)

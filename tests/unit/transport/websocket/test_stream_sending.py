@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many streams of one process: what they cost the store, the threads and the event loop."""
+"""Many streams of one process: their reads, threads and time of the event loop."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
 
 
 def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
-    """Also those of a stream that is sent what another one has read."""
+    """Also the messages of a stream that shares the read of another stream."""
     parts = make_parts(tmp_path)
     threads: list[int] = []
 

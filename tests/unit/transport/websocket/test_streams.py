@@ -463,7 +463,7 @@ def test_a_connection_with_a_stream_is_not_idle(tmp_path: Path) -> None:
     async def script(service: Service) -> None:
         async with service.client() as client:
             await follow(client)
-            # One that is idle for less time than this one is closed.
+            # A connection without a stream is closed after a shorter time.
             async with service.client() as idle:
                 assert await close_code(idle) == close_codes.IDLE
             await service.post(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The actions on subscriptions and deliveries: what they answer, and which rule they ask."""
+"""The actions on subscriptions and deliveries: their answers and policy rules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def caller(service: Caller) -> Caller:
 
 @pytest.fixture(params=["queue_name", "topic_name"])
 def of(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What the subscriptions of a test belong to."""
+    """The queue or topic of the subscriptions of a test."""
     return {request.param: "q"}
 
 
@@ -85,7 +85,7 @@ def test_a_second_subscription_with_the_same_subscriber_is_a_conflict(caller: Ca
 
 
 def test_a_change_to_the_subscriber_of_another_subscription_is_a_conflict(caller: Caller, of: dict[str, str]) -> None:
-    """Only a creation has the sentence of clients; other conflicts say what is wrong."""
+    """Only the conflict of a creation has the text that clients compare; others say what is wrong."""
     subscribe(caller, of)
     other = subscribe(caller, of, HOOK)
     with pytest.raises(Conflict, match="subscriber"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client says about its identity is taken out of a request, and nothing else is."""
+"""Headers of a client about its identity are removed from a request, and no others."""
 
 from __future__ import annotations
 
