@@ -15,7 +15,7 @@ from zaqar.benchmarks.http_client import Endpoint
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Nothing: what a test shows is its own."""
+        """Log nothing."""
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flatness table, with a clock that is moved where a user waits."""
+"""The table of ``zaqar-bench flat``, with a clock that the test moves instead of waiting."""
 
 from __future__ import annotations
 

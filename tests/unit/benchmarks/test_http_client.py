@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client end of HTTP, against a server whose every byte is given."""
+"""The HTTP client, against a server that sends given bytes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When osprofiler stands around the application, and when it does not."""
+"""The options with which osprofiler wraps the application."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def test_wakeup_messages_are_decoded_as_encoded() -> None:
 
 @pytest.fixture
 def rare_listings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second in which a post does not list the folder again never passes, even if the machine is."""
+    """The second in which a post does not list the folder again never passes, even if the machine is slow."""
     for module in (wakeup_socket, waiting_hub):
         monkeypatch.setattr(module, "LISTING_SECONDS", 3600.0)
 

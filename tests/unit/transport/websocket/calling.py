@@ -38,7 +38,7 @@ class Caller:
         self.begin()
 
     def begin(self) -> None:
-        """Be another administrator, in a project that has nothing."""
+        """Become another administrator, in an empty project."""
         self.connection = CONNECTION
         self.roles = {"admin"}
         self.project = uuid.uuid4().hex

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on a free port with sessions that do as the test says: the transport alone, without the API."""
+"""A server on a free port with scripted sessions: the transport alone, without the API."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n"
 
 @dataclass
 class Request:
-    """A frame of JSON: an object with any of these names."""
+    """A frame of JSON: an object with any of these members."""
 
     action: str | None = None
     project: str | None = "p"
@@ -67,7 +67,7 @@ class Reply:
 
 @dataclass
 class ScriptedSession:
-    """Answers ``text`` after ``sleep``; ``authenticate`` makes it one of ``project``."""
+    """Answers ``text`` after ``sleep`` seconds. ``authenticate`` gives the connection the identity of ``project``."""
 
     parts: Parts
     connection: str
@@ -122,7 +122,7 @@ class Harness:
         return connect(f"ws://127.0.0.1:{self.port}/", proxy=None, **options)
 
     async def connection(self, number: int = 0) -> Connection:
-        """The server's side of the connection that was opened as this one."""
+        """The server's side of the connection with this number, in the order of opening."""
         found = None
         while found is None:
             if len(self.sessions) > number:
@@ -211,7 +211,7 @@ def run(
 
 
 class Delay:
-    """How late the event loop was at most."""
+    """The longest delay of the event loop."""
 
     def __init__(self) -> None:
         self.longest = 0.0

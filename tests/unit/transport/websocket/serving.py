@@ -35,7 +35,7 @@ _clients = itertools.count(1)
 
 
 class Peer:
-    """One client. Frames that are no replies are kept in ``frames`` until they are asked for."""
+    """One client. It keeps frames that are no replies in ``frames`` until a test asks for them."""
 
     def __init__(self, library: ClientConnection, *, project: str, packs: bool) -> None:
         self.library = library
@@ -74,7 +74,7 @@ class Peer:
         return frame
 
     async def is_quiet(self, seconds: float = 0.1) -> bool:
-        """Whether nothing comes for so long."""
+        """Whether no frame arrives in this time."""
         if self.frames:
             return False
         try:
@@ -125,7 +125,7 @@ async def wait_until(condition: Callable[[], object]) -> None:
 
 
 def make_parts(folder: Path, *, store: str = "memory", clock: Clock = system_clock, **options: Any) -> Parts:
-    """The service on a store; an option is called ``group__option`` or, in no group, ``option``."""
+    """The service on a store. Options are named ``group__option``, or ``option`` in [DEFAULT]."""
     loaded = _configure({"state_dir": str(folder), **options})
     if store == "memory":
         return app.build(loaded, clock=clock, management=MemoryManagementStore(), messages=MemoryMessageStore())
@@ -133,7 +133,7 @@ def make_parts(folder: Path, *, store: str = "memory", clock: Clock = system_clo
 
 
 def reload_parts(before: Parts, **options: Any) -> Parts:
-    """Parts with other options, as a process makes them when it reloads."""
+    """New parts with other options, made in the way of a reload."""
     (store_ref,) = before.placement.all_stores()
     loaded = _configure({"state_dir": before.conf.state_dir, **options})
     parts = app.build(loaded, clock=before.clock, management=before.management, messages=store_ref.store)

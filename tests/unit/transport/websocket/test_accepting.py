@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process without a file left for one more connection."""
+"""A process that has no open file left for one more connection."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets a thread: with a clock of the test, and calls that end when the test says so."""
+"""The requests that get a thread, with a clock and calls that the test controls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Call:
 
 
 class Harness:
-    """An admission and the calls that were asked for, in order."""
+    """An admission and the requested calls, in order."""
 
     def __init__(self, max_wait: float) -> None:
         self.now = 1000.0
@@ -70,7 +70,7 @@ class Harness:
             await asyncio.sleep(0)
 
     def under_way(self) -> list[int]:
-        """Which calls have begun and not ended, once there are as many as have a thread."""
+        """The numbers of the calls that have begun and not ended, when all threads in use have begun one."""
         count = self.admission.under_way
         left = [number for number, task in enumerate(self.tasks) if not task.done()]
         found = [number for number in left if self.calls[number].began.wait(0.01)]
@@ -146,16 +146,16 @@ def test_a_store_that_is_silent_gets_few_threads_and_refuses_at_once() -> None:
         harness.now += SILENT_SECONDS + 0.01
         await harness.ask("b")
         assert harness.refused() == [2]
-        # Another store is none the worse.
+        # Another store is not affected.
         await harness.ask("b", store="other")
         assert harness.under_way() == [0, 1, 3]
-        # Late failures prove nothing, so that there is one attempt at a time.
+        # Late failures keep the store suspect, so that there is one attempt at a time.
         await harness.end(0, "unavailable")
         await harness.end(1, "unavailable")
         await harness.ask("b", times=2)
         assert harness.under_way() == [3, 4]
         assert harness.refused() == [2, 5]
-        # An answer does.
+        # An answer ends the suspicion.
         await harness.end(4)
         await harness.ask("b", times=3)
         assert harness.under_way() == [3, 6, 7, 8]
@@ -196,7 +196,7 @@ def test_calls_that_also_ask_others_do_not_measure_the_store() -> None:
         harness.now += SILENT_SECONDS * 10
         await harness.ask("b", times=2)
         assert harness.under_way() == [0, 1, 2, 3]
-        # They prove nothing either: neither that the store is silent, nor that it is not.
+        # They show neither that the store is silent, nor that it answers.
         await harness.end(0, "unavailable")
         await harness.ask("b")
         assert harness.under_way() == [1, 2, 3, 4]
@@ -204,7 +204,7 @@ def test_calls_that_also_ask_others_do_not_measure_the_store() -> None:
         await harness.end(1)
         await harness.ask("c")
         assert harness.refused() == [5]
-        # They take room as all do.
+        # They count against the limits as all calls do.
         await harness.ask("slow", store="other", times=PER_PROJECT + 1, measures_store=False)
         assert len([number for number in harness.under_way() if number > 5]) == PER_PROJECT
 
@@ -295,7 +295,7 @@ def test_a_request_cancelled_as_a_thread_becomes_free_leaves_the_line(turns: int
         assert harness.under_way() == [0, 1, 2, 3]
         for number in (0, 4):
             harness.calls[number].end()
-        # Its thread ends, and the event loop does not see it yet.
+        # Its thread ends, and the event loop has not noticed yet.
         time.sleep(0.05)
         for _ in range(turns):
             await asyncio.sleep(0)

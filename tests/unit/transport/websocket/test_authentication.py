@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a connection belongs to: from ``authenticate`` to the end of the token."""
+"""The identity of a connection, from ``authenticate`` to the end of the token."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def large(**request: Any) -> bytes:
 
 
 async def code_of(reader: asyncio.StreamReader) -> int:
-    """The code of the close frame that is the last of what comes."""
+    """The code of the close frame, which is the last frame."""
     answer = await reader.read()
     at = answer.rindex(b"\x88")
     return int(struct.unpack("!H", answer[at + 2 : at + 4])[0])
@@ -65,10 +65,10 @@ def test_messages_in_part_hold_little_and_others_go_on(tmp_path: Path) -> None:
         assert sum(map(unhandled, connections(harness))) < LARGEST + 12 * (FREE_SIZE + READ_SIZE)
         async with harness.connect() as modest:
             assert await ask(modest, project="modest", text="y" * 300_000) == "y" * 300_000
-        # A small one of the same project as well.
+        # A small request of the same project waits as well.
         async with harness.connect() as client:
             assert await ask(client, project="greedy", text="z") == "z"
-        # One after the other, all are served if they go on.
+        # If the clients go on, all are served, one after the other.
         for _, writer in greedy:
             writer.write(whole[-1:])
         for reader, writer in greedy:
@@ -100,7 +100,7 @@ def test_room_that_others_wait_for_is_not_for_a_client_that_does_not_go_on(tmp_p
 
 
 def test_large_requests_of_one_project_are_decoded_one_at_a_time(tmp_path: Path) -> None:
-    """Decoded they take many times the memory."""
+    """A decoded request takes many times the memory of its frame."""
 
     async def script(harness: Harness) -> None:
         first, second = await open_as(harness, "greedy"), await open_as(harness, "greedy")

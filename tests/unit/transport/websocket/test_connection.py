@@ -73,7 +73,7 @@ def test_requests_per_second_of_a_connection_are_limited(tmp_path: Path) -> None
             for number in range(30):
                 await client.send(json.dumps({"text": str(number)}))
             assert [await client.recv() for _ in range(30)] == [str(number) for number in range(30)]
-            # A second's worth at once, then 20 in a second.
+            # The requests of one second at once, then 20 in a second.
             assert time.monotonic() - began >= 0.5
 
     run(script, tmp_path, requests_per_second=20)
@@ -89,7 +89,7 @@ def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
             began = time.monotonic()
             assert await ask(modest, text="quick", project="modest") == "quick"
             assert time.monotonic() - began < 1.0
-        # Who finds no room is told so after two seconds.
+        # A request that gets no thread is refused after two seconds.
         replies = [asyncio.ensure_future(client.recv()) for client in greedy]
         await wait_until(lambda: sum(reply.done() for reply in replies) >= 16)
         await asyncio.sleep(0.1)
@@ -139,7 +139,7 @@ def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asks_others", [False, True])
 def test_a_request_that_waits_for_others_does_not_make_the_store_seem_silent(tmp_path: Path, asks_others: bool) -> None:
-    """Such as for a name server that a tenant has chosen, or for a look at all stores."""
+    """For example, it waits for a name server that a tenant has chosen, or for all stores."""
 
     async def script(harness: Harness) -> None:
         async with harness.connect() as slow, harness.connect() as other:
@@ -330,7 +330,7 @@ def test_a_validation_of_a_replaced_token_has_no_effect(tmp_path: Path) -> None:
                 return answers.pop(0) if answers else True
 
             session.revalidate = revalidate  # type: ignore[method-assign]
-            # It is asked again, about the newer one.
+            # Keystone is asked again, about the newer token.
             await wait_until(lambda: not answers)
             assert await ask(client, text="x") == "x"
 
@@ -416,7 +416,7 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
             with pytest.raises(Gone):
                 await connection.push(["x"])
             assert await ask(other, text="x") == "x"
-            # It never reads again, and is dropped all the same.
+            # The client never reads again, and is dropped.
             await wait_until(lambda: len(harness.server.connections) == 1)
             assert harness.server._server is not None
             assert len(harness.server._server.all_connections) == 1
@@ -426,14 +426,14 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
-    """It reads on long after the time-out."""
+    """The client reads on long after the time-out."""
 
     async def script(harness: Harness) -> None:
         async with harness.connect(max_queue=None, max_size=None) as client:
             connection = await harness.connection()
             client.transport.pause_reading()
             sending = asyncio.create_task(connection.push(["x" * 16_000_000]))
-            # Its notifications are free to come again as soon as it is judged.
+            # Its notifications may be sent again as soon as it counts as too slow.
             with pytest.raises(Gone):
                 await sending
             await asyncio.sleep(1.2)
@@ -455,7 +455,7 @@ def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
             client.transport.pause_reading()
             for _ in range(3):
                 await client.send(json.dumps({"large": 8_000_000}))
-            # Its subscriptions end when it is closed, not when it is gone.
+            # Its subscriptions end at the close frame, and not at the end of the TCP connection.
             await wait_until(lambda: ended == [connection.id])
             with pytest.raises(Gone):
                 await connection.push(["x"])
@@ -484,7 +484,7 @@ def test_a_client_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> N
 
 
 def test_a_client_on_a_slow_line_gets_all_of_a_large_reply(tmp_path: Path) -> None:
-    """It takes many times the time-out."""
+    """The reply takes many times the time-out."""
 
     async def script(harness: Harness) -> None:
         with socket.socket() as sock:

@@ -183,7 +183,7 @@ def test_peers_without_the_key_that_send_rubbish_are_dropped_at_once(tmp_path: P
             reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
             writer.write(rubbish)
             try:
-                # Neither a challenge nor anything else that would help them on.
+                # They get no challenge and nothing else.
                 return await asyncio.wait_for(reader.read(), 2)
             except ConnectionResetError:
                 return b""
@@ -230,7 +230,7 @@ def test_many_silent_peers_without_the_key_do_not_block_a_notifier(tmp_path: Pat
 
 
 def test_an_address_that_opens_many_links_keeps_no_other_one_out_of_its_handshake(tmp_path: Path) -> None:
-    """However fast it opens them, the handshake of another address goes on."""
+    """The handshake of another address goes on, however fast it opens links."""
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
@@ -279,7 +279,7 @@ def test_a_foreign_socket_at_the_path_learns_no_key_and_stops_no_delivery(
         async with listening(tmp_path) as (_, node), impostor(tmp_path / "theirs" / "a.sock", says) as heard:
             link = NodeConnection(replace(node, socket=str(tmp_path / "theirs" / "a.sock")), machine=MACHINE)
             assert await link.send(make(1, b"secret")) is Status.PUSHED
-            # A nonce, and nothing that is made with the key.
+            # The foreign process gets a nonce, and nothing that was made with the key.
             assert len(b"".join(heard)) == len(push_protocol.MAGIC) + push_protocol.NONCE_BYTES
             link.close()
 
@@ -287,7 +287,7 @@ def test_a_foreign_socket_at_the_path_learns_no_key_and_stops_no_delivery(
 
 
 def test_the_socket_of_another_node_at_the_path_stops_no_delivery(tmp_path: Path) -> None:
-    """Such as on two hosts that have one name, or one state directory."""
+    """For example, two hosts have the same name or share a state directory."""
 
     async def go() -> None:
         refused: list[Push] = []
@@ -456,7 +456,7 @@ def test_a_node_that_is_away_is_not_tried_all_the_time(tmp_path: Path, monkeypat
         with pytest.raises(Unreachable):
             await link.send(make(1))
         async with listening(tmp_path) as (_, found):
-            # It could be reached again, but that is not known yet.
+            # The node could be reached again, but the link does not try yet.
             link.node = replace(node, port=found.port, socket=found.socket)
             with pytest.raises(Unreachable, match="cannot be reached"):
                 await link.send(make(1))
@@ -484,7 +484,7 @@ def test_a_notifier_that_reads_no_answers_is_dropped(tmp_path: Path, monkeypatch
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
             mine = socket.socket()
-            # The system keeps little for it.
+            # The system buffers little for this socket.
             mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             mine.setblocking(False)
             await asyncio.get_running_loop().sock_connect(mine, ("127.0.0.1", node.port))

@@ -55,7 +55,7 @@ class Harness:
         return [each.id for each in self.parts.subscriptions.list_page(ADDRESS, marker=None, limit=10)[0]]
 
     def over(self) -> list[str]:
-        """The nodes that live no more."""
+        """The ids of the nodes whose leases have expired."""
         return self.management.nodes.list_expired(now=self.clock.now, limit=10)
 
 
@@ -136,7 +136,7 @@ def test_a_process_with_an_expired_lease_closes_subscribed_connections_and_regis
             assert harness.management.nodes.condemn(node_id=before.id, now=harness.clock.now + 2 * LEASE_SECONDS)
             await until(lambda: harness.closed == ["c"])
             await until(lambda: harness.service._node not in (None, before))
-            # The other connection was not subscribed, and may be now.
+            # The other connection had no subscription, so it stays open and may subscribe now.
             harness.subscribe("d")
 
     asyncio.run(go())
@@ -185,7 +185,7 @@ def test_renewals_that_fail_for_longer_than_the_lease(
 
 @pytest.mark.parametrize("skew", [-5.0, 5.0])
 def test_a_clock_that_is_off_by_five_seconds_neither_kills_a_node_nor_keeps_it(skew: float) -> None:
-    """Of the process against that of the notifier, with one renewal that fails."""
+    """The clock of the process differs from that of the notifier, and one renewal fails."""
     clock, management = FakeClock(), MemoryManagementStore()
     nodes = Nodes(management, lambda: clock.now + skew)
     node = nodes.begin(path="", host="h", port=1)

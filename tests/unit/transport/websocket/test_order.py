@@ -17,7 +17,7 @@ from zaqar.transport.websocket.order import Order, Ranges
 
 @dataclass(frozen=True)
 class Call:
-    """A delivery as one notifier has it under way."""
+    """A delivery that one notifier is sending."""
 
     number: int
     notifier: int

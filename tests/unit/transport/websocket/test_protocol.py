@@ -76,7 +76,7 @@ def test_many_clients_may_connect_at_the_same_moment(tmp_path: Path) -> None:
     """A client that finds the queue of the listening socket full waits a second before it retries."""
 
     async def script(harness: Harness) -> None:
-        # The server accepts nothing meanwhile, as the event loop is not given back.
+        # The server accepts no connection in this time, because this code blocks the event loop.
         clients = [socket.create_connection(("127.0.0.1", harness.port), timeout=0.9) for _ in range(500)]
         for client in clients:
             client.close()
@@ -92,7 +92,7 @@ def test_a_closed_connection_logs_few_lines(tmp_path: Path, caplog: pytest.LogCa
             client = socket.create_connection(("127.0.0.1", harness.port))
             client.sendall(f"GET / HTTP/1.1\nHost: h\n{UPGRADE}{KEY}\n".replace("\n", "\r\n").encode())
             await wait_until(lambda: len(harness.server.connections) == 1)
-            # All of it happens before the server reads again.
+            # All of this happens before the server reads again.
             client.sendall(PING * 2_000)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             client.close()

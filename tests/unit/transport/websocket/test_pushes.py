@@ -39,7 +39,7 @@ class FakeConnection:
 
 
 class Harness:
-    """The connections of a process, and a store in which ``undelivered`` are to come."""
+    """The connections of a process, and a store with the ``undelivered`` numbers."""
 
     def __init__(self) -> None:
         self.connections = {"c": FakeConnection(), "d": FakeConnection()}
@@ -71,7 +71,7 @@ class Harness:
             self.pushes.receive(push, lambda status, number=number: self.answers.append((number, status)))  # type: ignore[misc]
 
     async def until(self, count: int) -> list[tuple[int, Status]]:
-        """The answers, once there are so many."""
+        """The answers, as soon as there are ``count``."""
         async with asyncio.timeout(5):
             while len(self.answers) < count:
                 await asyncio.sleep(0.005)
@@ -173,7 +173,7 @@ def test_a_connection_that_takes_nothing_does_not_delay_others() -> None:
         harness.receive(1)
         harness.receive(2, connection="d", subscription="t")
         assert await harness.until(1) == [(2, Status.PUSHED)]
-        # The notifier is not kept waiting; it may come again while the frame is still on its way.
+        # The notifier gets its answer in time. The notification may arrive again while its frame is being sent.
         assert await harness.until(2) == [(2, Status.PUSHED), (1, Status.WAIT)]
         harness.receive(1)
         harness.connections["c"].ready.set()

@@ -191,7 +191,7 @@ def test_compression_is_off_unless_it_is_wanted(tmp_path: Path) -> None:
             assert client.response is not None
             assert "permessage-deflate" in client.response.headers["Sec-WebSocket-Extensions"]
             assert await ask(client, text="x" * 100_000) == "x" * 100_000
-            # Its size counts as it is after it was unpacked.
+            # The size after decompression counts.
             await client.send(json.dumps({"text": "x" * 2_000_000}))
             assert (await closed(client))[0] == 1009
 
@@ -346,7 +346,7 @@ def test_a_client_that_does_not_answer_pings_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_client_whose_pong_is_behind_its_requests_is_not_closed(tmp_path: Path) -> None:
-    """It is the server that does not read: the requests take their time."""
+    """The server does not read, because the requests take long."""
 
     async def script(harness: Harness) -> None:
         async with harness.connect(max_queue=None) as client:

@@ -50,13 +50,13 @@ OPENED: Mapping[tuple[str, str], set[str]] = {
     ("subscriptions", "PUT"): {"subscription_confirm"},
     ("subscriptions", "DELETE"): {"subscription_delete"},
 }
-"""By path and method. Nothing else is opened, and every other action never."""
+"""The actions by path and method. Other paths and methods open nothing."""
 
 OF_TOPICS = ("messages", "subscriptions")
 
 
 class Probe:
-    """The service on stores in memory, and a session whose actions do nothing but to note who asked for them."""
+    """The service on stores in memory, and a session whose actions only record their callers."""
 
     def __init__(self, **options: Any) -> None:
         configuration = conf.load(default_config_files=[])
@@ -189,7 +189,7 @@ IDS = [f"{ID}/confirm", f"{ID}/../{ID}", "..", ".", "", "a/b", "a%2Fb", "a?b", "
 
 @pytest.mark.parametrize("value", IDS)
 def test_an_id_cannot_lead_to_another_path(probe: Probe, value: str) -> None:
-    """It is one part of the path, so that it opens nothing that the signature does not, and is no other path."""
+    """It is one segment of the path, so it cannot lead out of the signed path."""
     signed = [f"/v2/queues/mail/{each}" for each in ("messages", "claims", "subscriptions")]
     headers = probe.grant(signed, METHODS)
     for noun in ("message", "claim", "subscription"):
@@ -234,7 +234,7 @@ def test_names_of_headers_match_in_any_case(probe: Probe) -> None:
 
 @pytest.mark.parametrize("value", [None, "", " ", 0, False, [], {}, "0" * 64])
 def test_a_frame_with_an_invalid_signature_is_not_served_without_one(probe: Probe, value: Any) -> None:
-    """A frame with the header is judged by it alone: it is never served as one without."""
+    """A frame with the header is never served as a frame without it."""
     before = len(probe.calls)
     status, answer = probe.ask("queue_list", {}, {"X-Project-ID": PROJECT, "URL-Signature": value})
     assert (status, len(probe.calls)) == (403, before), answer
@@ -271,7 +271,7 @@ def test_a_confirmation_opens_only_its_action(probe: Probe) -> None:
     path = f"/v2/queues/mail/subscriptions/{ID}/confirm"
     headers = probe.grant([path], ["PUT"], bound_to=["http://192.0.2.1", "1"])
     body = {"queue_name": "mail", "subscription_id": ID, "confirmed": True}
-    # It is for the handler to ask the grant, which alone knows the subscription.
+    # The handler must check the grant, because only the handler reads the subscription.
     assert probe.is_opened("subscription_confirm", body, headers)
     grant = probe.calls[-1].grant
     assert grant is not None

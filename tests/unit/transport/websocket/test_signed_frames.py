@@ -40,7 +40,7 @@ def signed(*paths: str, methods: tuple[str, ...] = ("GET", "POST"), **changed: A
 
 @pytest.fixture(scope="module")
 def served() -> Parts:
-    """With Keystone, so that nothing is served without a signature."""
+    """The service with Keystone, so that nothing is served without a signature."""
     return with_tokens(make_parts(FakeClock(), signed_url__secret_key=KEY), Tokens({"t": ALICE}))
 
 
@@ -138,7 +138,7 @@ def test_every_refused_signature_gets_the_same_sentence(parts: Parts, changed: d
     sent = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": PROJECT}
     sent |= {name.replace("_", "-"): value for name, value in signed(**changed).items()}
     if changed.get("X-Project-ID", "") is None:
-        # Another name for the header does not help: the signature is about this one.
+        # Another spelling of the header does not help: the signature covers this project.
         sent["X-Tenant-ID"] = PROJECT
     reply = client.send({**headers, "headers": sent})
     assert reply["headers"] == {"status": 403}

@@ -37,7 +37,7 @@ WAITS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture
 def store() -> str:
-    """Where messages are kept; tests/conformance/waiting plays some of these tests on SQLite."""
+    """The driver of the stores; tests/conformance/waiting runs some of these tests on SQLite."""
     return "memory"
 
 
@@ -171,7 +171,7 @@ def test_a_request_above_the_limit_gets_a_true_answer_at_once(tmp_path: Path, op
             reply = await second.whole_reply()
             assert reply["headers"] == {"status": 204, "Retry-After": 1}
             assert reply["body"] == {"claim_id": None}
-            # If there is a message, it is not an empty answer, though others wait for the queue.
+            # If there is a message, the answer is not empty, although others wait for the queue.
             await post(poster, 1, 2)
             assert bodies((await first.reply())[1]) == [1, 2]
 
@@ -179,7 +179,7 @@ def test_a_request_above_the_limit_gets_a_true_answer_at_once(tmp_path: Path, op
 
 
 def test_stages_see_the_answer_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the answer is made in a thread, because a stage may block."""
+    """The answer is made in a thread, because a stage may block."""
     monkeypatch.setattr(Pending, "ends_at_once", False)
     ended: list[str] = []
     end = Pending.end

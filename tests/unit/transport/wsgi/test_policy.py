@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every endpoint asks the rule that the documentation names for it, about the right target."""
+"""Every endpoint checks the rule that the documentation names for it, with the right target."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_every_endpoint_passes_its_target(api: Api, monkeypatch: pytest.MonkeyPa
         body = {"subscriber": "mailto:a@example.org"}
         made[kind] = api.post(f"/v2/{kind}/{name}/subscriptions", body).json["subscription_id"]
     monkeypatch.setattr(type(api.parts.authorizer), "check", note)
-    # What removes something comes last, and of that what removes most.
+    # Requests that remove something come last, and requests that remove most at the very end.
     for endpoint in sorted(endpoints(api), key=removes_last):
         monkeypatch.setitem(NAMES, "subscription_id", made["topics" if "topics" in endpoint[1] else "queues"])
         request(api, endpoint)

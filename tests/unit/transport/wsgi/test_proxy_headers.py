@@ -42,7 +42,7 @@ def believed(script_name: str = "", **headers: str) -> dict[str, Any]:
             {"forwarded": 'for="[2001:db8::1]:4711";Proto=https;HOST="api.example", for=10.0.0.1;proto=http'},
             {"REMOTE_ADDR": "[2001:db8::1]:4711", "wsgi.url_scheme": "https", "HTTP_HOST": "api.example"},
         ),
-        # As in oslo.middleware: where there is Forwarded, the older headers but the prefix are not looked at.
+        # As in oslo.middleware: with Forwarded, the older headers are ignored except for the prefix.
         (
             {"forwarded": "proto=https", "x_forwarded_proto": "nonsense", "x_forwarded_prefix": "/m"},
             {"wsgi.url_scheme": "https", "SCRIPT_NAME": "/m"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers, query and body of a request, from servers and clients that keep to the rules and from others."""
+"""Headers, query and body of valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_body_that_arrives_in_pieces_is_read_whole(size: int, step: int) -> No
 
 
 def test_bytes_after_the_content_length_are_not_read() -> None:
-    """It is the next request of that connection."""
+    """They belong to the next request of the connection."""
     stream = Stream(b"12345GET /")
     assert read_body(request(stream, length=5), MOST) == b"12345"
     assert stream.parts == [b"GET /"]
@@ -478,7 +478,7 @@ BAD = [
 @pytest.mark.parametrize("headers", BAD)
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "BREW"])
 def test_a_signature_that_does_not_open_the_path_is_refused(headers: dict[str, str], method: str) -> None:
-    """It is refused before the request is routed, so it does not matter what there is at the path."""
+    """The request is refused before routing, so the answer does not show whether the path exists."""
     with pytest.raises(SignatureRefused):
         checked(headers, checks=keyed(), path=PATH, method=method, resource=AssertionError("it is not reached"))
 
