@@ -92,6 +92,7 @@ class Parts:
         return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
+        """Close all stores."""
         self.placement.close()
         self.management.close()
 

@@ -45,6 +45,8 @@ class ZaqarError(Exception):
 
 
 class ClientError(ZaqarError):
+    """The request cannot be served as it is. Nothing was changed."""
+
     status = 400
     title = "Bad request"
 
@@ -82,11 +84,15 @@ class Unauthorized(ClientError):
 
 
 class Forbidden(ClientError):
+    """The policy, or a claim of another client, does not allow the request."""
+
     status = 403
     title = "Forbidden"
 
 
 class NotFound(ClientError):
+    """The object of the request does not exist."""
+
     status = 404
     title = "Not found"
 
@@ -104,11 +110,15 @@ class SignatureRefused(NotFound):
 
 
 class NotAcceptable(ClientError):
+    """The server cannot make an answer that the client accepts."""
+
     status = 406
     title = "Not acceptable"
 
 
 class Conflict(ClientError):
+    """The request conflicts with the state of its object."""
+
     status = 409
     title = "Conflict"
 

@@ -124,6 +124,7 @@ class Message:
 
     @property
     def ttl(self) -> int:
+        """Whole seconds from the post to the expiry."""
         return round(self.expires - self.created)
 
     def age(self, now: float) -> int:
@@ -145,6 +146,7 @@ class Claim:
         return self.started + self.ttl
 
     def age(self, now: float) -> int:
+        """Whole seconds since it was made or renewed."""
         return max(0, int(now - self.started))
 
 
@@ -193,6 +195,7 @@ class Catalog:
     flavors: tuple[str, ...] = ()
 
     def pool(self, name: str) -> Pool | None:
+        """The pool with this name, or None."""
         return next((pool for pool in self.pools if pool.name == name), None)
 
     def pools_of(self, flavor: str | None) -> tuple[Pool, ...]:
@@ -242,6 +245,7 @@ class Subscription:
         return f"Subscription({self.id!r}, {self.source!r}, {self.state}, version={self.version})"
 
     def age(self, now: float) -> int:
+        """Whole seconds since it was created."""
         return max(0, int(now - self.created))
 
 
@@ -297,6 +301,8 @@ class Posted:
 
 
 class DeliveryKey(NamedTuple):
+    """The primary key of a delivery. ``number`` is that of its message."""
+
     queue_uid: str
     subscription_id: str
     number: int
@@ -360,6 +366,7 @@ class Stats:
 
     @property
     def total(self) -> int:
+        """All messages except delayed ones."""
         return self.free + self.claimed
 
 

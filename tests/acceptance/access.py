@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For the tests of access: the whole application in this process behind a real Keystone, and something to get at."""
+"""For the tests of access: the application in this process behind a real Keystone, and resources for callers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _BODIES: Mapping[tuple[str, str], Any] = {
     ("PUT", "/v2/flavors/{flavor}"): {"pool_list": ["second"]},
     ("PATCH", "/v2/flavors/{flavor}"): {"pool_list": ["second"]},
 }
-"""What is sent to an endpoint; ``{}`` to those that are not here."""
+"""The bodies of requests to endpoints; ``{}`` for endpoints that are not listed."""
 
 _QUERIES = {
     ("DELETE", "/v2/queues/{queue}/messages"): "pop=1",
@@ -114,7 +114,7 @@ class Service:
     def try_endpoint(
         self, target: Target, method: str, template: str, headers: Mapping[str, str], **more: Any
     ) -> testing.Result:
-        """The answer to a whole and sensible request to a path of the table."""
+        """The answer to a complete and valid request to a path of the table."""
         query, body = _QUERIES.get((method, template), ""), _BODIES.get((method, template))
         if (method, template) == ("PUT", "/v2/pools/{pool}"):
             body = {"uri": f"sqlite:///{self.folder}/{target.names['pool']}.db", "weight": 0}
@@ -123,11 +123,11 @@ class Service:
         return self.send(method, f"{target.path(template)}?{query}", body, headers, **more)
 
     def ask(self, method: str, path: str, body: Any = None, *, token: str = "") -> testing.Result:
-        """The same of somebody in ``demo``: the administrator, unless there is a token."""
+        """Send the same request from a caller in ``demo``: the administrator, unless a token is given."""
         return self.send(method, path, body, {"X-Auth-Token": token or self.admin})
 
     def dump(self) -> set[str]:
-        """All that is stored, row by row."""
+        """All stored rows."""
         rows = set()
         for path in sorted(self.folder.glob("*.db")):
             with closing(sqlite3.connect(path)) as database:
@@ -136,25 +136,25 @@ class Service:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Fail if anything is written meanwhile."""
+        """Fail if anything is written inside the block."""
         before = self.dump()
         yield
         after = self.dump()
         assert after == before, f"written: {sorted(after - before)}, removed: {sorted(before - after)}"
 
     def new_target(self, path: str) -> Target:
-        """What there has to be in ``demo`` for a path of the table to lead to something."""
+        """Create in ``demo`` the resources that a path of the table names."""
         return Target(self, path)
 
 
 class Target:
-    """A queue, topic, pool or flavor of its own, with one of everything in it that the path is about."""
+    """A queue, topic, pool or flavor of one test, with one of each resource that the path names."""
 
     def __init__(self, service: Service, path: str) -> None:
         self._service = service
         name = f"n{uuid.uuid4().hex}"
         self.text = f"text-{name}"
-        """It occurs in every answer that shows something of it, and in nothing else."""
+        """It occurs in every answer that shows the contents of the target, and in no other answer."""
         self.folder = service.folder
         self.names = dict.fromkeys(("queue", "topic", "pool", "flavor"), name)
         self.names |= {"message": "-", "claim": "-", "subscription": "-", "id": "-"}
@@ -184,7 +184,7 @@ class Target:
             self.names["id"] = self._give_up_delivery(kind, name)
 
     def _give_up_delivery(self, kind: str, name: str) -> str:
-        """Store a delivery that was given up, as a notifier does after the last attempt; its id."""
+        """Store a dead delivery, as a notifier does after the last attempt. Returns its id."""
         parts = self._service.parts
         known = parts.queues.find(QueueName(self._service.project, kind, name), create=False)
         assert known is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stores behind a running service: how to start a server of each, to configure it, and to kill and restore it."""
+"""The stores behind a running service: how to start a server of each, to configure it, and to kill and restart it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests import servers
 
 AWAY_SECONDS = 2.0
-"""How long a killed backend stays away, so that requests come while it is."""
+"""How long a killed backend stays away. Clients send requests during this time."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Backend:
     signal: Callable[[Any, int], None]
 
     def start_again(self, server: Any) -> None:
-        """After SIGKILL to all of it."""
+        """Start the server again after SIGKILL to all its processes."""
         for program in _programs(server):
             program.start()
 
@@ -97,7 +97,7 @@ def _signal(server: Any, number: int) -> None:
     for program in _programs(server):
         program.signal(number)
     if isinstance(server, servers.Postgres):
-        # Who serves a connection is a process of its own.
+        # PostgreSQL serves each connection in a process of its own.
         for pid in servers.processes_in(server.program.folder / "data"):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -112,7 +112,7 @@ CLUSTER = Backend("redis-cluster", "redis", _uri, _restart_node, _signal)
 SENTINEL = Backend(
     "redis-sentinel",
     "redis",
-    # Each write is on the replica before it is acknowledged, so a fail-over loses none.
+    # A write is acknowledged only after the replica has it, so a fail-over loses none.
     lambda server: {"uri": server.uri, "wait_replicas": "1"},
     _fail_over,
     _signal,
@@ -133,7 +133,7 @@ def _migrated(server: servers.Postgres) -> str:
 
 @contextmanager
 def started(backend: Backend) -> Iterator[Any]:
-    """A server of its own. If its program is missing, the test is skipped, or fails with ``CI=true``."""
+    """Start a server for one test. If its program is missing, the test is skipped, or fails with ``CI=true``."""
     server = servers.own(servers.KINDS[backend.name])
     try:
         yield server

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A headless Chromium, driven over its own debugging protocol: pages are opened as a person does it.
+"""A headless Chromium, controlled over its debugging protocol, which opens pages as a person does.
 
 ``with Browser(folder) as browser: page = browser.open(url); page.run("document.title")``
 """
@@ -26,7 +26,7 @@ SECONDS = 60.0
 
 
 def find_chromium() -> str:
-    """The program; the test is skipped without one, but not in CI."""
+    """The path of the program. Without it the test is skipped, or fails in CI."""
     return find(*NAMES, package="chromium")
 
 
@@ -131,7 +131,7 @@ class Page:
         return answer["result"].get("value")
 
     def fill(self, name: str, text: str) -> None:
-        """Type into the field of that name, in place of what is there."""
+        """Type into the field of that name, replacing its text."""
         self.run(f"document.getElementsByName({json.dumps(name)})[0].select()")
         self.run(f"document.getElementsByName({json.dumps(name)})[0].focus()")
         if text:
@@ -151,19 +151,19 @@ class Page:
             )
 
     def text(self, selector: str) -> str:
-        """What a person reads there."""
+        """The text of the element as a person reads it."""
         found: str = self.run(f"document.querySelector({json.dumps(selector)}).innerText")
         return found
 
     def wait_for(self, condition: str, *, seconds: float = SECONDS) -> None:
-        """Until a JavaScript expression is true; fails, and shows the page, if it is not in time."""
+        """Wait until a JavaScript expression is true. Fails, and shows the page, if that takes too long."""
         deadline = time.monotonic() + seconds
         while not self.run(condition):
             assert time.monotonic() < deadline, f"not {condition}:\n{self.run('document.body.innerText')}"
             time.sleep(0.02)
 
     def wait_for_text(self, selector: str, text: str, *, seconds: float = SECONDS) -> None:
-        """Until an element has this text."""
+        """Wait until an element has this text."""
         self.wait_for(
             f"document.querySelector({json.dumps(selector)}).innerText.includes({json.dumps(text)})", seconds=seconds
         )

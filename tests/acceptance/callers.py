@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For the tests of access: everybody who might try, and signatures that are no permission."""
+"""For the tests of access: callers of every kind, and signatures that are not valid."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ SPOOFED = {
     "X-Forwarded-Prefix": "/v2",
     "X-Script-Name": "/v2",
 }
-"""Headers in which somebody claims to be somebody else: those in which auth_token says who a caller is, and others."""
+"""Headers with which a caller claims to be someone else: the headers in which auth_token names a caller, and others."""
 
 
 def remade(keystone: Keystone, token: str, *, key: bytes | None = None, age: float = 0.0) -> str:
-    """A Fernet token as it would be with another key, or if it had been made some seconds earlier."""
+    """A Fernet token made with another key, or as if it had been made some seconds earlier."""
     folder = keystone.program.folder / "fernet-keys"
     newest = max(folder.iterdir(), key=lambda file: int(file.name)).read_bytes()
     padded = token + "=" * (-len(token) % 4)
@@ -87,7 +87,7 @@ class Callers:
         self._keystone = keystone
 
     def headers(self) -> dict[str, Mapping[str, str]]:
-        """What each caller sends; most are called after their token."""
+        """The headers of each caller. Most callers are named after their token."""
         keystone = self._keystone
         member, reader, stranger = keystone.token(), keystone.token("reader"), keystone.token("stranger", "other")
         service = keystone.token("aodh", "service")

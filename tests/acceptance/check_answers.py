@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that each answer of the service to its working clients holds."""
+"""Checks the answers that the service gave to its working clients against the messages that are left."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections import defaultdict
 from tests.acceptance.working_clients import Lease, Recorder, WorkingClients
 
 LEAST_BETWEEN = 5
-"""Messages deleted between two kills, so that a slow machine gets as far as a fast one."""
+"""The least number of messages that are deleted between two kills, so that slow and fast machines do the same work."""
 PATIENCE_SECONDS = 150.0
 
 
 def wait_for_progress(clients: WorkingClients, pause: float = 0.5) -> None:
-    """Let the clients work for a moment, and until some of them got on."""
+    """Let the clients work for a moment, and until some of them have made progress."""
     time.sleep(pause)
     before = len(clients.recorder.deleted)
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -42,7 +42,7 @@ def check_all_answers(clients: WorkingClients) -> None:
 
 
 def _check_known_and_whole(recorder: Recorder, queue: str, bodies: list[str], ids: list[str]) -> None:
-    """Nothing was made up or doubled, ids are those of the answers, and a post without an answer is whole or absent."""
+    """No body is invented or doubled, ids are those of the answers, a post without an answer is whole or absent."""
     assert len(set(bodies)) == len(bodies)
     id_of = {
         body: id_
@@ -68,7 +68,7 @@ def _check_order_of_each_producer(bodies: list[str]) -> None:
 
 
 def _check_work(recorder: Recorder, left: list[str]) -> None:
-    """What was acknowledged is there until its delete was acknowledged, and then it is not."""
+    """An acknowledged message is there until its delete was acknowledged, and then it is not."""
     posted = {id_ for queue, _, ids in recorder.posted if queue == "work" for id_ in ids}
     deleted = {id_ for id_, _ in recorder.deleted}
     assert len(deleted) == len(recorder.deleted), "a message was deleted twice under a claim"
@@ -77,7 +77,7 @@ def _check_work(recorder: Recorder, left: list[str]) -> None:
 
 
 def _check_leases(recorder: Recorder) -> None:
-    """No message was under two live claims, and none was handed out after its delete was acknowledged."""
+    """No message was under two live claims, and none was claimed after its delete was acknowledged."""
     gone = dict(recorder.deleted)
     by_message: dict[str, list[Lease]] = defaultdict(list)
     for lease in sorted(recorder.leases, key=lambda lease: lease.begun):
@@ -89,7 +89,7 @@ def _check_leases(recorder: Recorder) -> None:
 
 
 def _check_pops(recorder: Recorder, left: list[str]) -> None:
-    """Popped at most once, and not seen again."""
+    """Each message was popped at most once, and not seen again."""
     popped = [id_ for id_, _ in recorder.popped]
     assert popped
     assert len(set(popped)) == len(popped)
@@ -97,7 +97,7 @@ def _check_pops(recorder: Recorder, left: list[str]) -> None:
 
 
 def _check_reader(recorder: Recorder, left: list[str]) -> None:
-    """A client that followed ``next`` from the start saw each message that is there, once, in order."""
+    """The client that followed ``next`` from the start saw each stored message once, in order."""
     assert recorder.pages == left
     assert {body for queue, bodies, _ in recorder.posted if queue == "news" for body in bodies} <= set(left)
 

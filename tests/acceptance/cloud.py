@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service that asks a Keystone, found through its catalogue, for tests that play clients of a cloud."""
+"""A service with a Keystone, found through its catalogue, for tests that act as clients of a cloud."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ webhook_allowed_networks = 127.0.0.0/8
 
 @dataclass(frozen=True)
 class Cloud:
-    """A Keystone, a running service, and a project that nobody else uses."""
+    """A Keystone, a running service, and a project that no other test uses."""
 
     keystone: Keystone
     server: Server
@@ -39,11 +39,11 @@ class Cloud:
         return self.keystone.id_of("project", self.project)
 
     def new_user(self, *roles: str) -> str:
-        """Somebody who has these roles in the project; without roles, ``member``."""
+        """The name of a new user who has these roles in the project; without roles, ``member``."""
         return self.keystone.new_user(self.project, *roles)
 
     def account(self, user: str) -> dict[str, str]:
-        """How somebody logs in to the project, as keystoneauth calls it."""
+        """The account of a user in the project, with the argument names of keystoneauth."""
         return {
             "auth_url": self.keystone.uri,
             "username": user,
@@ -54,7 +54,7 @@ class Cloud:
         }
 
     def environment(self, user: str) -> dict[str, str]:
-        """The same for the ``openstack`` command, with the client id that its messages need."""
+        """The same account for the ``openstack`` command, with the client id that messages need."""
         account = {f"OS_{name.upper()}": value for name, value in self.account(user).items()}
         return account | {"OS_REGION_NAME": REGION, "OS_MESSAGE_CLIENT_ID": CLIENT_ID, "OS_IDENTITY_API_VERSION": "3"}
 
@@ -66,7 +66,7 @@ class Cloud:
         return self.get_with(path, {"X-Auth-Token": token, "Client-ID": CLIENT_ID})
 
     def get_with(self, path: str, headers: dict[str, str]) -> Any:
-        """The same with other headers."""
+        """The body of the answer to a GET with these headers."""
         with closing(http.client.HTTPConnection(self.server.host, self.server.port, timeout=30)) as connection:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
@@ -75,13 +75,13 @@ class Cloud:
         return json.loads(text)
 
     def bodies(self, queue: str, token: str) -> list[Any]:
-        """Those of the messages in a queue."""
+        """The bodies of the messages in a queue."""
         return [message["body"] for message in self.get(f"/v2/queues/{queue}/messages?echo=true", token)["messages"]]
 
 
 @contextmanager
 def running_cloud(folder: Path, *lines: str, command: tuple[str, ...] = HTTP_COMMAND) -> Iterator[Cloud]:
-    """``zaqar-server`` with more lines of ``[DEFAULT]``, and the Keystone of the test run."""
+    """Start ``zaqar-server`` with more lines of ``[DEFAULT]`` and with the Keystone of the test run."""
     keystone: Keystone = servers.shared("keystone")
     bind = f"127.0.0.1:{free_port()}"
     config = folder / "zaqar.conf"

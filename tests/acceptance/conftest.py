@@ -23,7 +23,7 @@ def service_on(backend: Backend | None, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service without options, for tests that leave it as it is and have projects of their own.
+    """The service without options, for tests that do not change it and use projects of their own.
 
     Files that use it have ``RUNS_WITH = "plain_server"``, so that one process has all their tests.
     """
@@ -35,24 +35,24 @@ def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """The service that the fixture ``cloud`` of several files is about."""
+    """The service of the fixture ``cloud``, which several files share."""
     with running_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
         yield cloud
 
 
 @pytest.fixture(scope="module")
 def cloud(shared_cloud: Cloud) -> Cloud:
-    """A Keystone and a service that asks it, with a project of this file.
+    """A Keystone and a service that uses it, with a project for this file.
 
     Files that use it have ``RUNS_WITH = "shared_cloud"``, so that one process has all their tests.
     """
-    # Another file may have told Keystone since then that the service is somewhere else.
+    # Another file may have changed the URL of the service in Keystone since then.
     shared_cloud.keystone.set_endpoint(shared_cloud.server.url)
     return replace(shared_cloud, project=shared_cloud.keystone.new_project())
 
 
 BEGUN_FIRST = ("test_server", "test_websocket_hostile", "test_hostile", "test_waits", "test_websocket_faults")
-"""The files that take longest, mostly because they wait. The other processes of a run have the rest meanwhile."""
+"""The files that take longest, mostly because they wait. Meanwhile other processes of the run take the other files."""
 
 
 @pytest.hookimpl(trylast=True)

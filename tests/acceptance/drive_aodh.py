@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in the virtual environment of Aodh: its notifiers, as published, send alarms to a service.
+"""Runs in the virtual environment of Aodh: the published notifiers of Aodh send alarms to a service.
 
 ``drive_aodh.py FILE ACTION...``: the configuration file of Aodh, and the alarm actions as a user writes them.
 """
@@ -15,7 +15,7 @@ from oslo_utils import netutils
 
 
 class WithDomains(ZaqarAlarmNotifier):  # type: ignore[misc]
-    """Aodh 23 names no domains where it logs in as itself, so that Keystone refuses it (400)."""
+    """Aodh 23 names no domains when it logs in as itself, so Keystone refuses it (400)."""
 
     def _get_client_conf(self) -> dict[str, Any]:
         conf: dict[str, Any] = super()._get_client_conf()

@@ -37,7 +37,7 @@ def make(cls: Any, of: Any, **given: Any) -> Any:
 
 
 class Change:
-    """What an update hands over: the properties after it."""
+    """An update of a resource: the new properties."""
 
     def __init__(self, **after: Any) -> None:
         self.after = after
@@ -112,12 +112,12 @@ def drive(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def mistral_at(url: str) -> Any:
-    """What a trigger wants of a client of Mistral: its URL."""
+    """An object with the URL of Mistral, which is all that a trigger needs of a client."""
     return SimpleNamespace(executions=SimpleNamespace(http_client=SimpleNamespace(base_url=url)))
 
 
 def shown(listener: Any) -> dict[str, Any]:
-    """What the service has. Heat's own look at it shows defaults, as it does not ask."""
+    """The subscription as the service has it. Heat's own view shows defaults, because it does not ask the service."""
     found = listener._get_subscription()
     found.ensure_exists()
     return {name: getattr(found, name) for name in ("subscriber", "ttl", "options")}

@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 SECONDS = 60.0
-"""How long a call, and the end of what was begun, may take."""
+"""How long a call, and the end of the started coroutines, may take."""
 
 T = TypeVar("T")
 
 
 class EventLoopThread:
-    """The loop runs as long as the context lasts. Its end cancels what still runs, and waits for that."""
+    """Runs an event loop in a thread during a context. Its end cancels the running tasks and waits for them."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -32,7 +32,7 @@ class EventLoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(SECONDS)
 
     def begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine beside the caller. If it fails, the end of the context raises its error."""
+        """Run a coroutine beside the caller. If it fails, its error is raised at the end of the context."""
         begun = self.call(self._create_task(coroutine))
         self._begun.append(begun)
         return begun
@@ -53,8 +53,8 @@ class EventLoopThread:
         return asyncio.create_task(coroutine)
 
     async def _end(self) -> None:
-        # First the coroutines that were begun, which end their own tasks. A task that is cancelled twice does not close
-        # its connection.
+        # Cancel first the coroutines that were begun: they end their own tasks. A task that is cancelled twice does
+        # not close its connection.
         await _cancel(self._begun)
         await _cancel([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
         await self._loop.shutdown_asyncgens()

@@ -48,7 +48,7 @@ http {{
 class Nginx:
     """One nginx, in front of these two addresses (host and port).
 
-    ``changes`` are texts of the sample and what stands in their place, such as shorter times.
+    ``changes`` maps texts of the sample to their replacements, such as shorter times.
     """
 
     def __init__(self, http: str, websocket: str, folder: Path, changes: Mapping[str, str]) -> None:
@@ -73,7 +73,7 @@ class Nginx:
             assert old in text, old
             text = text.replace(old, new)
         (folder / "zaqar.conf").write_text(text)
-        # Its workers need to read the files of this folder.
+        # The worker processes of nginx must be able to read the files of this folder.
         user = "user root;" if os.geteuid() == 0 else ""
         (folder / "nginx.conf").write_text(_MAIN.format(folder=folder, user=user, shutdown=SHUTDOWN_SECONDS))
         self._log = (folder / "output").open("wb")
@@ -112,10 +112,10 @@ class Nginx:
         return (self.folder / name).read_text()
 
     def logs(self) -> str:
-        """All that nginx has written."""
+        """All log lines of nginx."""
         return "".join(path.read_text() for path in (*self.folder.glob("*.log"), self.folder / "output"))
 
 
 def password_of(user: str) -> str:
-    """The value of ``Authorization`` of a user."""
+    """The value of the header ``Authorization`` for a user."""
     return "Basic " + base64.b64encode(f"{user}:{PASSWORD}".encode()).decode()

@@ -37,7 +37,7 @@ def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
 
 
 def _become_the_command(arguments: list[str], environment: dict[str, str], output: int, errors: int) -> NoReturn:
-    """In the child: do what the installed script does, and end the process."""
+    """In the child process: do the same as the installed script, and exit."""
     os.dup2(output, 1)
     os.dup2(errors, 2)
     os.environ.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that some tests need and that no package of Python brings."""
+"""Finds programs that some tests need and that no Python package contains."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 
 def find(*names: str, package: str) -> str:
-    """The first of these programs; the test is skipped without it, but not in CI, where it has to be there."""
-    # Debian has servers in a folder that is not on everybody's PATH.
+    """The path of the first of these programs that exists. Without one the test is skipped, or fails in CI."""
+    # Debian installs servers in a folder that is not on every user's PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
     for name in names:
         if found := shutil.which(name, path=path):

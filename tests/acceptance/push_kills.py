@@ -32,13 +32,13 @@ WEBSOCKET = "zaqar.cmd.websocket"
 OF_ONE_POST = 5
 LOOK_SECONDS = 0.5
 _LATER = 10.0**11
-"""A time, in seconds since the epoch, at which no lease is left."""
+"""A time, in seconds since the epoch, at which all leases have expired."""
 _TRACEBACK = "Traceback (most recent call last)"
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done. ``staying`` and ``returning`` are connections, ``kills`` processes that are killed."""
+    """The amount of work. ``staying`` and ``returning`` are numbers of connections, ``kills`` of killed processes."""
 
     messages: int
     staying: int
@@ -61,13 +61,13 @@ class Poster(threading.Thread):
         super().__init__()
         self.ids: list[str] = []
         self.begun = 0
-        """The next number of which no post was begun yet."""
+        """The smallest number that was not posted yet."""
         self._size = size
         self._client = Client(server, PROJECT, Recorder())
         self._ending = threading.Event()
 
     def end(self) -> None:
-        """Post no more, if not all was posted."""
+        """Stop posting, even if some numbers were not posted."""
         self._ending.set()
         if self.ident is not None:
             self.join()
@@ -99,12 +99,12 @@ class WebSocketProcess:
 
     @property
     def url(self) -> str:
-        """Where it listens; waits until it does."""
+        """The address at which it listens. Waits until it does."""
         found = wait_until(lambda: re.findall(r" (ws://[\d.]+:\d+)\.", self.log.read_text()), seconds=START_SECONDS)
         return str(found[0])
 
     def close(self) -> int:
-        """What it ends with after SIGTERM."""
+        """End the process with SIGTERM. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_SECONDS)
@@ -114,27 +114,27 @@ class WebSocketProcess:
 
 @dataclass
 class DeadSubscription:
-    """The subscription of a connection whose process was killed. Times are seconds after that."""
+    """The subscription of a connection whose process was killed. Times are in seconds after the kill."""
 
     died: float
-    """Of the monotonic clock."""
+    """On the monotonic clock."""
     unlisted: float | None = None
-    """When it was first seen to be gone from the list of subscriptions."""
+    """When a listing of subscriptions first had no such subscription."""
     dropped: float | None = None
-    """When the note of it was first seen to be gone, which a notifier removes after it has dropped the deliveries."""
+    """When its note was first seen to be gone. A notifier removes the note after it has dropped the deliveries."""
 
 
 class Watch(threading.Thread):
-    """Looks into the API and the stores, when the subscriptions of dead connections and their deliveries are gone."""
+    """Watches the API and the stores until the subscriptions of dead connections and their deliveries are gone."""
 
     def __init__(self, server: Server, config: Path, connections: Callable[[], dict[str, float]]) -> None:
-        """``connections`` gives the ids of the subscriptions of dead connections, and when each died."""
+        """``connections`` returns the ids of the subscriptions of dead connections, and when each died."""
         super().__init__()
         self.dead: dict[str, DeadSubscription] = {}
         self.most_waiting = 0
-        """The greatest number of deliveries that waited for dead connections at a time."""
+        """The greatest number of deliveries that waited for dead connections at one time."""
         self.slow = 0.0
-        """Seconds by which the looks took longer than the pause between them, as on a busy machine."""
+        """Seconds by which the observations took longer than the pause between them, as on a busy machine."""
         self._server = server
         self._config = config
         self._connections = connections
@@ -162,7 +162,7 @@ class Watch(threading.Thread):
 
     @property
     def left(self) -> dict[str, DeadSubscription]:
-        """Those of which something is left."""
+        """The subscriptions of which something is left."""
         return {id_: each for id_, each in self.dead.items() if each.dropped is None}
 
     def run(self) -> None:
@@ -191,7 +191,7 @@ class Watch(threading.Thread):
         self.most_waiting = max(self.most_waiting, waiting)
 
     def _noted(self) -> set[str]:
-        """The ids of the subscriptions that are noted of nodes."""
+        """The ids of the subscriptions in the notes of nodes."""
         nodes = self._parts.management.nodes
         return {
             note.subscription_id
@@ -203,7 +203,7 @@ class Watch(threading.Thread):
         return self._store.delivery_log.count(queue_uid=self._uid, subscription_id=id_)[WAITING]
 
     def listed(self) -> dict[str, str] | None:
-        """The subscribers of the queue by the ids of the subscriptions; None if a request was not answered."""
+        """The subscribers of the queue by the ids of their subscriptions; None if the request failed."""
         found: dict[str, str] = {}
         path = f"/v2/queues/{QUEUE_NAME}/subscriptions?limit=20"
         while True:
@@ -217,7 +217,7 @@ class Watch(threading.Thread):
             path = answer[1]["links"][0]["href"]
 
     def undelivered(self) -> tuple[list[Posted], list[Delivery]]:
-        """Some posts and deliveries that a notifier would take after all leases and pauses.
+        """The first posts and deliveries that a notifier would take after all leases and back-offs have expired.
 
         No other process may use the store meanwhile.
         """
@@ -225,7 +225,7 @@ class Watch(threading.Thread):
         return self._store.outbox.take(**terms), self._store.deliveries.take(**terms, most_of_one=100, without=())
 
     def stored(self, *, later: float = 0.0) -> list[str]:
-        """The dead of which deliveries take space, reachable or not, after a sweep so many seconds later."""
+        """The dead subscriptions whose deliveries take space, reachable or not, after a sweep so many seconds later."""
         while self._store.sweep(now=time.time() + later, limit=1000) == 1000:
             pass
         terms: dict[str, Any] = {"queue_uid": self._uid, "state": None, "before": None, "limit": 1}
@@ -234,7 +234,7 @@ class Watch(threading.Thread):
 
 @dataclass
 class Run:
-    """What a service has gone through. It runs on, without the second process of each kind."""
+    """The events of a run. The service goes on running, without the second process of each kind."""
 
     size: Size
     server: Server
@@ -244,17 +244,17 @@ class Run:
     returning: Listeners
     watch: Watch
     websocket_kills: list[float]
-    """Times of the monotonic clock."""
+    """Times on the monotonic clock."""
     kills: Counter[str] = field(default_factory=Counter)
     """By kind of process."""
     last_kill: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
-    """What the second process of each kind ended with after SIGTERM."""
+    """The exit status of the second process of each kind after SIGTERM."""
     seconds: float = 0.0
     """From the first post until everything had arrived."""
 
     def tracebacks(self) -> list[str]:
-        """What the logs have of them."""
+        """The tracebacks in the logs."""
         texts = {path.name: path.read_text() for path in self.server.state_dir.parent.glob("*.log")}
         assert len(texts) == 3
         return [
@@ -271,7 +271,7 @@ class Run:
         return is_pushed and set(posted) <= received(self.sink)
 
     def missing(self) -> str:
-        """What has not arrived, for the message of a failure."""
+        """A description of the messages that have not arrived, for an assertion."""
         posted = self.poster.ids
         counts = {
             name: [len(set(posted[each.begun :]) - each.numbers.keys()) for each in listeners.connections]
@@ -286,7 +286,7 @@ class Run:
 def run_with_kills(backend: Backend | None, folder: Path, size: Size, stack: ExitStack) -> Run:
     """Post messages while a process is killed each second, until everything has arrived.
 
-    ``stack`` ends what goes on afterwards.
+    ``stack`` ends the processes that run on afterwards.
     """
     config = stack.enter_context(configured(backend, folder))
     sink = Sink()
@@ -330,7 +330,7 @@ def _post_and_kill(run: Run, notifier: Notifier) -> None:
 
 
 def _kill_in_turn(run: Run, notifier: Notifier) -> Iterator[str]:
-    """Kill one process at each step; which kind it was.
+    """Kill one process at each step. Yields its kind.
 
     A process that is still starting is passed over, because its death would not hurt the service.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many WebSocket connections of one process that subscribe and note what is pushed to them."""
+"""Many WebSocket connections of one process that subscribe and record the messages that are pushed to them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Connection:
     """The numbers of the messages by their ids, in the order in which they came first."""
     frames: int = 0
     code: int | None = None
-    """The code with which it was closed; 1006 if there was none."""
+    """The code with which it was closed; 1006 if the connection ended without a code."""
     closed_at: float = 0.0
-    """Of the monotonic clock."""
+    """On the monotonic clock."""
 
     @property
     def repetitions(self) -> int:
-        """Frames with a message that had come before."""
+        """The number of frames with a message that had come before."""
         return self.frames - len(self.numbers)
 
     def note(self, frame: str | bytes) -> None:
@@ -49,7 +49,7 @@ class Connection:
 
 
 class Listeners:
-    """``count`` connections at a time, all subscribed to one queue. ``connections`` has all that there were.
+    """``count`` connections at a time, all subscribed to one queue. ``connections`` has all of them, closed ones too.
 
     With ``returning`` one that is closed is followed by another one; ``begun`` gives the number of the next message
     that is going to be posted.
@@ -97,13 +97,13 @@ class Listeners:
         return [each for each in list(self.connections) if each.code is not None]
 
     async def _listen(self) -> None:
-        # It waits until all are closed, also when it is cancelled.
+        # It waits until all are closed, even if it is cancelled.
         async with asyncio.TaskGroup() as group:
             for _ in range(self._count):
                 group.create_task(self._hold())
 
     async def _hold(self) -> None:
-        """Have a connection that is subscribed, and another one after it if ``returning``."""
+        """Keep one subscribed connection. If ``returning``, open another one after it is closed."""
         while True:
             try:
                 async with connect(
@@ -115,7 +115,7 @@ class Listeners:
                         if not self._returning:
                             return
             except (OSError, ConnectionClosed, InvalidHandshake):
-                # The process is dead, and the next one is not there yet.
+                # The process is dead, and its replacement is not there yet.
                 pass
             await asyncio.sleep(0.1)
 

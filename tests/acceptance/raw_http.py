@@ -33,7 +33,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What came back on one connection, and whether the server closed it."""
+    """The replies on one connection, and whether the server closed it."""
 
     replies: list[Reply]
     closed: bool
@@ -51,7 +51,7 @@ def request(
     body: bytes | None = None,
     version: bytes = b"HTTP/1.1",
 ) -> bytes:
-    """A request with the headers every one needs, the given ones, and a Content-Length if there is a body."""
+    """A request with the headers that every request needs, the given ones, and a Content-Length if there is a body."""
     target = target.encode() if isinstance(target, str) else target
     lines = [
         b"%s %s %s" % (method.encode(), target, version),
@@ -92,7 +92,7 @@ def _stop_sending(sock: socket.socket) -> None:
 
 
 def listen(sock: socket.socket, *, replies: int | None = 1) -> Conversation:
-    """Read until the server closes, or falls silent after so many complete replies; a hang is an AssertionError.
+    """Read until the server closes, or is silent after so many complete replies. A hang is an AssertionError.
 
     Without ``replies`` it has to close.
     """
@@ -116,7 +116,7 @@ def listen(sock: socket.socket, *, replies: int | None = 1) -> Conversation:
 
 
 def parse(data: bytes) -> tuple[list[Reply], bytes]:
-    """The complete replies in the data, and what follows them."""
+    """The complete replies in the data, and the bytes that follow them."""
     replies = []
     while data:
         head, end, rest = data.partition(b"\r\n\r\n")
@@ -134,7 +134,7 @@ def parse(data: bytes) -> tuple[list[Reply], bytes]:
 
 
 def ask(server: Server, method: str, target: str, *, project: str, document: Any = None) -> Reply:
-    """One request as it should be."""
+    """Send one valid request."""
     body = None if document is None else json.dumps(document).encode()
     (reply,) = talk(server, request(method, target, b"Connection: close", project=project, body=body)).replies
     return reply

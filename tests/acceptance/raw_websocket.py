@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WebSocket by hand (RFC 6455), for frames and handshakes that no client library would send."""
+"""WebSocket without a library (RFC 6455), for frames and handshakes that no client library would send."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
     @property
     def code(self) -> int | None:
-        """Of a close frame: its code, None if it has none."""
+        """The code of a close frame, None if it has none."""
         return struct.unpack("!H", self.payload[:2])[0] if self.payload else None
 
 
@@ -59,7 +59,7 @@ def frame(
 ) -> bytes:
     """A frame of a client.
 
-    ``announced`` is the length that the header says instead of that of the payload; ``width`` is of how many bytes the
+    ``announced`` is the length in the header instead of that of the payload; ``width`` is of how many bytes the
     length is, 1, 2 or 8, instead of as few as suffice. ``rsv`` are the three reserved bits.
     """
     size = len(payload) if announced is None else announced
@@ -69,7 +69,7 @@ def frame(
     head = bytes([first, masked << 7 | short]) + (size.to_bytes(width) if width > 1 else b"")
     if not masked:
         return head + payload
-    # Almost always of bytes that are not zero, so that a server that does not unmask is noticed.
+    # Most bytes of the mask are not zero, so that a server that does not unmask is noticed.
     mask = os.urandom(4)
     return head + mask + _mask(payload, mask)
 
@@ -95,7 +95,7 @@ class RawConnection:
         self.sock.close()
 
     def open(self, *headers: bytes, **changes: bytes | None) -> RawConnection:
-        """Shake hands as a client does, and have the server agree."""
+        """Send the handshake of a client, and assert that the server accepts it."""
         self.send(handshake(*headers, **changes))
         head = self.head()
         assert head.startswith(b"HTTP/1.1 101 "), head
@@ -115,7 +115,7 @@ class RawConnection:
         return head + b"\r\n\r\n"
 
     def read(self, size: int | None = None) -> bytes:
-        """So many bytes, or all that the server sends until it closes."""
+        """Read so many bytes, or all that the server sends until it closes."""
         while size is None or len(self._received) < size:
             if not self._receive():
                 assert size is None, f"the server closed after {self._received!r}"
@@ -136,7 +136,7 @@ class RawConnection:
         return found
 
     def close_code(self) -> int | None:
-        """Wait until the server closes: the code of its close frame, None if it closed without one."""
+        """Wait until the server closes. Returns the code of its close frame, None if it closed without one."""
         last = next((each for each in reversed(self.frames()) if each.opcode == CLOSE), None)
         return None if last is None else last.code
 
@@ -148,7 +148,7 @@ class RawConnection:
         return bool(poll.poll(seconds * 1000))
 
     def is_closed(self) -> bool:
-        """Whether the server has closed by now; what it sent until then is read."""
+        """Whether the server has closed by now. Reads all that it sent until then."""
         while self.has_answer(seconds=0):
             if not self._receive():
                 return True
@@ -171,7 +171,7 @@ class RawConnection:
         return Frame(data[0] & 0x0F, data[start : start + size])
 
     def _receive(self) -> bool:
-        """Whether there is something new; AssertionError if the server does nothing for too long."""
+        """Wait for more bytes. False after the end; AssertionError if the server is silent for too long."""
         try:
             part = self.sock.recv(65536)
         except ConnectionError:

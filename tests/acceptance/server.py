@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service as a user runs it: ``zaqar-server`` in a process of its own, on a free loopback port."""
+"""The service as a user runs it: ``zaqar-server`` as a process, on a free loopback port."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from typing import TypeVar
 from tests.servers import free_port
 
 HTTP_COMMAND = (sys.executable, "-m", "zaqar.cmd.server.main", "--no-websocket")
-"""For tests that have nothing to do with WebSocket: each process of a server takes most of a second to start."""
+"""For tests without WebSocket: each process of a server takes most of a second to start."""
 
 COMMAND = (sys.executable, "-m", "zaqar.cmd.server.main", "--websocket-bind", "127.0.0.1:0")
-"""Any free port, as several servers of one machine may run at a time; the banner says which one it is."""
+"""The WebSocket port is any free one, because several servers may run on one machine. The banner names it."""
 
 START_SECONDS = 150.0
 STOP_SECONDS = 150.0
@@ -47,7 +47,7 @@ class Server:
 
     @property
     def websocket_url(self) -> str:
-        """Where the WebSocket API is, as the last banner says; waits until it is there."""
+        """The URL of the WebSocket API, from the last banner. Waits until it is there."""
         found = wait_until(lambda: re.findall(r" (ws://[\d.]+:\d+)\.", self.log.read_text()), seconds=START_SECONDS)
         return found[-1]
 
@@ -57,7 +57,7 @@ class Server:
         return pid
 
     def parts(self, module: str) -> list[int]:
-        """The same, none while the part is being started again."""
+        """The same as a list, which is empty while the part is being restarted."""
         return [part for part in children(self.process.pid) if f"\0{module}\0" in _command_line(part)]
 
     def processes(self) -> list[int]:
@@ -70,11 +70,11 @@ class Server:
         return [pid for pid in below_parts if "resource_tracker" not in _command_line(pid)]
 
     def masters(self) -> list[int]:
-        """The processes that look after those."""
+        """The processes that supervise those workers."""
         return [part for part in children(self.process.pid) if children(part)]
 
     def resident_bytes(self) -> int:
-        """Memory of the whole tree."""
+        """Memory of all processes together."""
         return sum(_resident_bytes(pid) for pid in self.processes())
 
     def answers(self) -> bool:
@@ -95,12 +95,12 @@ class Server:
             time.sleep(0.05)
 
     def terminate(self) -> int:
-        """SIGTERM to the started process alone, as a service supervisor does; its exit status."""
+        """Send SIGTERM to the started process alone, as a service supervisor does. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL to all of it, the parents first so that nobody is replaced; returns when the last one is gone."""
+        """Send SIGKILL to all processes, parents first so that none is replaced. Returns when the last one is gone."""
         pids = self.processes()
         kill(pids)
         self.process.wait(STOP_SECONDS)
@@ -123,7 +123,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     command: tuple[str, ...] = COMMAND,
 ) -> Server:
-    """Start ``zaqar-server`` with its data in ``state_dir`` and wait until it answers; its log lies beside."""
+    """Start ``zaqar-server`` with its data in ``state_dir`` and wait until it answers. Its log is beside it."""
     port = port or free_port()
     log = state_dir.with_name(f"{state_dir.name}.log")
     with log.open("ab") as output:
@@ -167,7 +167,7 @@ def kill(pids: list[int]) -> None:
 
 
 def wait_until(condition: Callable[[], T], *, seconds: float = START_SECONDS, every: float = 0.05) -> T:
-    """What the condition returns as soon as that is true; fail if it is not within this time."""
+    """Wait until the condition is true. Returns its value, or fails if that takes too long."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come about in time"
@@ -198,7 +198,7 @@ def children(pid: int) -> list[int]:
 
 
 def _read(path: str) -> str:
-    # A process can end between two looks at it.
+    # A process can end between the listing and this look at it.
     try:
         return Path(path).read_text()
     except (FileNotFoundError, ProcessLookupError):

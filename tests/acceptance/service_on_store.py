@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service on each store, for tests that kill its processes. Those of one store share it, one after the other."""
+"""A service on each store, for tests that kill its processes. The tests of one store share it, one after the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ each_store = pytest.mark.parametrize(
 
 @dataclass
 class Service:
-    """The service on a store, which may be started again, at the same port. ``store`` is the server of the store."""
+    """The service on a store. It may be restarted on the same port. ``store`` is the server of the store."""
 
     server: Server
     backend: Backend | None
@@ -33,7 +33,7 @@ class Service:
     options: tuple[str, ...]
 
     def restart(self) -> None:
-        """Kill all of it, and start it again."""
+        """Kill all its processes, and start it again."""
         self.server.kill()
         self.server = start(self.server.state_dir, port=self.server.port, options=self.options)
 
@@ -48,14 +48,14 @@ class Service:
         kill([*self.server.workers(), *self.server.parts(WEBSOCKET)])
 
     def restart_store(self) -> None:
-        """Kill the server of the store, or one of several, and start it again. The embedded one dies with its user."""
+        """Kill and restart the server of the store, or one of its servers. The embedded store dies with the service."""
         if self.backend is not None:
             self.backend.kill_and_restore(self.store)
 
 
 @contextmanager
 def serving(backend: Backend | None, folder: Path) -> Iterator[Service]:
-    """A service with this store behind it."""
+    """A service on this store."""
     with ExitStack() as stack:
         store, options = None, OPTIONS
         if backend is not None:
@@ -67,7 +67,7 @@ def serving(backend: Backend | None, folder: Path) -> Iterator[Service]:
 
 
 def all_bodies(client: Client, queue: str) -> dict[str, Any]:
-    """The bodies of all messages of the queue, claimed ones too, by their ids and in order."""
+    """The bodies of all messages of the queue, including claimed ones, by their ids and in order."""
     found: dict[str, Any] = {}
     path = f"/v2/queues/{queue}/messages?echo=true&include_claimed=true&limit=20"
     while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether readers of a queue have seen what was posted: all of it, in order, and repeated only if it has to be."""
+"""Checks that readers of a queue saw all posted messages, in order, and repetitions only if they are unavoidable."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from tests.acceptance.stream_readers import Connection, Reader
 
 NUMBER_LENGTH = 12
-"""Of the number of a message, at the end of its id."""
+"""The length of the number of a message at the end of its id."""
 
 CLOCK_SECONDS = 0.01
-"""By which two clocks of a host may differ."""
+"""The largest difference between two clocks of a host."""
 
 
 @dataclass
 class Posts:
-    """What the writers posted. ``not_before`` is the earliest time at which a delayed body may be seen."""
+    """The posts of the writers. ``not_before`` is the earliest time at which a delayed body may be seen."""
 
     not_before: dict[tuple[int, int], float] = field(default_factory=dict)
     acknowledged: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
-    """Ids whose delete was asked for."""
+    """Ids for which a delete was requested."""
 
 
 @dataclass
 class Run:
-    """The messages that the readers have seen, and those that were in the queue at the end."""
+    """The messages that the readers have seen, and the messages that were in the queue at the end."""
 
     readers: list[Reader]
     posts: Posts
@@ -42,7 +42,7 @@ class Run:
 
 
 def missing(readers: Sequence[Reader], left: dict[str, Any]) -> dict[str, list[str]]:
-    """The messages that a reader should have seen and has not, by the name of the reader."""
+    """By the name of the reader, the messages that it should have seen and has not."""
     found = {}
     for reader in readers:
         begin = "" if reader.from_start else reader.connections[0].position or ""
@@ -64,14 +64,14 @@ def no_message_is_lost(run: Run) -> None:
 
 
 def each_reader_sees_each_message(run: Run) -> None:
-    """Of the messages that lived the whole time, each reader has seen each one, as it was posted."""
+    """Each reader has seen each message that was stored the whole time, as it was posted."""
     assert missing(run.readers, run.left) == {}
     for _, connection in run.connections():
         assert all(run.left.get(seen.id, seen.body) == seen.body for seen in connection.seen)
 
 
 def messages_come_in_order(run: Run) -> None:
-    """Each reader sees messages without a delay for the first time in the order of their numbers."""
+    """Each reader first sees messages without a delay in the order of their numbers."""
     for reader in run.readers:
         first = dict.fromkeys(seen.id for each in reader.connections for seen in each.seen if not is_delayed(seen.body))
         assert list(first) == sorted(first), reader.name
@@ -88,7 +88,7 @@ def delayed_messages_come_when_they_are_due(run: Run) -> None:
 
 
 def a_connection_repeats_nothing(run: Run) -> None:
-    """A connection sends the messages after its marker, each once."""
+    """A connection sends each message after its marker once."""
     for reader, connection in run.connections():
         ids = [seen.id for seen in connection.seen]
         assert len(set(ids)) == len(ids), reader.name
@@ -96,7 +96,7 @@ def a_connection_repeats_nothing(run: Run) -> None:
 
 
 def markers_grow(run: Run) -> None:
-    """A marker is never behind the one before it, nor after its own message unless that one was held back."""
+    """A marker is never behind the previous one, nor after its own message unless that one was held back."""
     for reader, connection in run.connections():
         markers = [seen.marker for seen in connection.seen]
         assert markers == sorted(markers), reader.name
@@ -104,7 +104,7 @@ def markers_grow(run: Run) -> None:
 
 
 def a_marker_is_behind_only_while_a_message_is_held_back(run: Run) -> None:
-    """If a reader that is cut now would see messages again, the first one after its marker is a delayed one."""
+    """If a reader that is cut now would see messages again, the first of them is a delayed message."""
     bodies = {number_of(id_): body for id_, body in run.left.items()}
     for reader, connection in run.connections():
         for seen in connection.seen:

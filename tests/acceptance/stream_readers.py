@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of streams that reconnect with the last marker they have seen, as a browser does, and note what they get.
+"""Readers of streams that reconnect with the last marker they have seen, as a browser does, and record the events.
 
 :func:`events_of` reads one stream; :class:`Readers` has many of them at a time, over HTTP and WebSocket.
 """
@@ -62,7 +62,7 @@ async def events_of(
                 else:
                     yield Event(event.type, event.last_id, event.json)
     finally:
-        # Not with the handshake of a polite end: the server has to find out by itself.
+        # Without a closing handshake: the server has to notice it itself.
         writer.transport.abort()
 
 
@@ -72,7 +72,7 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 class Seen(NamedTuple):
-    """A message that was sent: the marker to resume with after it, its id and body, and the monotonic time."""
+    """A message that was sent: the marker with which to resume after it, its id and body, and the monotonic time."""
 
     marker: str
     id: str
@@ -82,26 +82,26 @@ class Seen(NamedTuple):
 
 @dataclass(eq=False)
 class Connection:
-    """What one connection was sent. ``start`` is the marker with which it was opened."""
+    """The messages sent on one connection. ``start`` is the marker with which it was opened."""
 
     start: str | None
     position: str | None = None
-    """That of the first event, ``open``."""
+    """The position in the first event, ``open``."""
     seen: list[Seen] = field(default_factory=list)
     other: list[Event] = field(default_factory=list)
-    """The other events, without beats."""
+    """The other events, without heartbeats."""
 
 
 @dataclass(eq=False)
 class Reader:
-    """One reader. ``marker`` is where it goes on."""
+    """One reader. ``marker`` is the position with which it resumes."""
 
     name: str
     is_websocket: bool
     from_start: bool
     marker: str | None = None
     connections: list[Connection] = field(default_factory=list)
-    """Those that were opened."""
+    """All connections that it has opened."""
     ids: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     """Answers that no reader may get."""
@@ -121,7 +121,7 @@ class Reader:
 class Readers:
     """``count`` readers of one queue. Every seventh one uses a WebSocket stream.
 
-    Each is cut after up to ``most_seconds``, and again after each resumption, as long as ``is_cutting``.
+    Each connection is cut after up to ``most_seconds``, and again after each resumption, while ``is_cutting``.
     """
 
     def __init__(
@@ -173,12 +173,12 @@ class Readers:
                 if exc.args[0] != 503:
                     reader.faults.append(str(exc.args))
             except (OSError, EOFError, ConnectionClosed, InvalidHandshake):
-                # Cut, or the process is dead and the next one is not there yet. TimeoutError is an OSError.
+                # The connection was cut, or the process is dead and not replaced yet. TimeoutError is an OSError.
                 pass
             await asyncio.sleep(random.uniform(0.0, 0.2))
 
     async def _read(self, reader: Reader, connection: Connection) -> None:
-        # Half of the readers give the marker as a browser does, the others in the query.
+        # Half of the readers send the marker as a browser does, the others in the query.
         headers, query = dict(self._headers), ""
         if reader.marker is None:
             query = "?from=oldest" if reader.from_start else ""

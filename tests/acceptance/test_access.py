@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use which endpoint: one table, and everybody who might try, against the application behind a real Keystone.
+"""Access to each endpoint: one table, and callers of every kind, against the application behind a real Keystone.
 
 Each answer has to be the one that the tables say, and so has what is stored: a request that is refused writes nothing,
 and one of another project leaves everything alone that is not its own.
@@ -96,7 +96,7 @@ PUT    admin   admin   201 201 -             /v2/flavors/{flavor}
 PATCH  admin   admin   200 200 -             /v2/flavors/{flavor}
 DELETE admin   admin   204 204 -             /v2/flavors/{flavor}
 """
-"""What the policy says. Nobody else is let in, and no other method of these paths is served.
+"""The rules of the policy. All other callers are refused, and no other method of these paths is served.
 
 ``anybody`` needs no token; ``token`` takes a valid one, for whatever; ``tenant`` takes one for a project, with any
 role; ``tenant+`` takes that, or one of the whole deployment; ``admin`` takes the role admin, for a project or the
@@ -148,7 +148,7 @@ roles claimed by a reader   own
 member elsewhere            foreign
 a claim to be in demo       foreign
 """
-"""Who tries each endpoint, and as whom each is served."""
+"""The callers that try each endpoint, and the identity with which each is served."""
 
 
 class Row(NamedTuple):
@@ -198,7 +198,7 @@ def service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def targets(service: Service) -> dict[str, Target]:
-    """For those who get nothing done: something to get at below each path."""
+    """For callers that are refused: a target for each path."""
     return {path: service.new_target(path) for path in PATHS}
 
 
@@ -212,7 +212,7 @@ def callers(keystone: Keystone) -> dict[str, Mapping[str, str]]:
 
 
 def expected(caller: str, row: Row) -> int:
-    """The status that the tables say; rows of methods that are not served have 0 for it."""
+    """The status that the tables give. Rows of methods that are not served have status 0 here."""
     served_as = CALLED[caller]
     if row.to == "anybody":
         return row.own or 405
@@ -242,12 +242,12 @@ def test_the_table_has_every_endpoint(service: Service) -> None:
     assert set(SERVED) == found
 
 
-def test_the_callers_are_those_of_the_table(callers: Mapping[str, object]) -> None:
+def test_the_table_has_every_caller(callers: Mapping[str, object]) -> None:
     assert set(CALLED) == set(callers)
 
 
 @pytest.mark.parametrize("caller", CALLED)
-def test_every_endpoint(
+def test_every_endpoint_answers_each_caller_as_the_table_says(
     service: Service, targets: dict[str, Target], callers: dict[str, Mapping[str, str]], caller: str
 ) -> None:
     headers = callers[caller]
@@ -274,7 +274,7 @@ def test_every_endpoint(
 
 
 SHOW_THE_TEXT = ("{queue}", "{topic}", "/messages", "{message}", "/subscriptions", "{subscription}")
-"""Ends of the paths at which a GET shows something that a target has put there."""
+"""Ends of the paths at which a GET shows a text of the target."""
 
 
 def check(answer: testing.Result, status: int, caller: str, row: Row) -> None:
@@ -304,7 +304,7 @@ def test_other_methods_are_not_served(
 
 
 @pytest.mark.parametrize("name", SPOOFED)
-def test_nobody_becomes_somebody_by_a_header(
+def test_a_header_does_not_change_the_identity_of_a_caller(
     service: Service, targets: dict[str, Target], callers: dict[str, Mapping[str, str]], name: str
 ) -> None:
     ids = {"admin": service.keystone.id_of("user", "admin"), "demo": service.project}
@@ -314,7 +314,7 @@ def test_nobody_becomes_somebody_by_a_header(
             for row in ROWS:
                 status = expected(caller, row)
                 if status < 400 and row.method != "GET":
-                    continue  # served, and seen to be served for one's own by the test above
+                    continue  # The test above shows that such requests are served.
                 answer = service.try_endpoint(targets[row.path], row.method, row.path, {**callers[caller], name: value})
                 check(answer, status, f"{caller} with {name}", row)
                 assert targets[row.path].text not in shown(answer), row
@@ -339,7 +339,9 @@ def strict_service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize("caller", RANKS[1:])
-def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[str, str]], caller: str) -> None:
+def test_the_strict_policy_refuses_callers_below_the_role_in_the_table(
+    strict_service: Service, callers: dict[str, Mapping[str, str]], caller: str
+) -> None:
     service = strict_service
     refused = [row for row in ROWS if RANKS.index(row.strict) > RANKS.index(caller)]
     assert refused or caller == "admin"
@@ -359,10 +361,10 @@ def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[s
 
 
 @pytest.mark.parametrize("value", ["messagecode:anything", "messagecode", "unknown:anything", "", ":", "x" * 5000])
-def test_extra_spec_lets_nobody_in(
+def test_extra_spec_does_not_admit_a_refused_caller(
     service: Service, targets: dict[str, Target], callers: dict[str, Mapping[str, str]], value: str
 ) -> None:
-    """It is checked in addition: with one that is accepted all is as without it, with another nothing is served."""
+    """The header is an additional check: an accepted value changes nothing, and a refused one refuses every request."""
     is_accepted = value.startswith("messagecode")
     with service.unchanged():
         for caller in ("no token", "an unknown token", "a revoked token", "unscoped", "reader", "member elsewhere"):
@@ -372,12 +374,12 @@ def test_extra_spec_lets_nobody_in(
                     headers = {**callers[caller], "EXTRA-SPEC": value}
                     answer = service.try_endpoint(targets[row.path], row.method, row.path, headers)
                     by_spec = status != 401 and not is_accepted and row.to != "token"
-                    # A token without a project is refused first, a rule is asked last.
+                    # A token without a project is refused earlier, and the policy is asked later.
                     by_spec = by_spec and caller != "unscoped"
                     check(answer, 400 if by_spec else status, f"{caller} with EXTRA-SPEC", row)
 
 
-def test_extra_spec_beside_a_signature(service: Service) -> None:
+def test_extra_spec_is_checked_beside_a_signature(service: Service) -> None:
     path = "/v2/queues/{queue}/messages"
     target = service.new_target(path)
     made = share(service, "queue", target.names["queue"], ["messages"], ["POST"])
@@ -394,8 +396,8 @@ def test_extra_spec_beside_a_signature(service: Service) -> None:
 # -- trusts -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_token_of_few_roles_gets_no_more_by_a_trust_of_its_user(service: Service) -> None:
-    """Nobody learns a token with more roles by naming a trust, nor by redirecting what is sent with one."""
+def test_a_caller_with_few_roles_gets_no_more_by_a_trust_of_its_user(service: Service) -> None:
+    """A caller who names a trust, or redirects a subscription that has one, gets no token with more roles."""
     keystone = service.keystone
     user = keystone.new_user("demo", "manager")
     own, id_ = keystone.token(user), keystone.id_of("user", user)
@@ -428,7 +430,7 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 def share(service: Service, kind: str, name: str, paths: list[str], methods: list[str]) -> dict[str, str]:
-    """The headers of a pre-signed URL, as a member of ``demo`` makes it."""
+    """The headers of a pre-signed URL that a member of ``demo`` requests."""
     answer = service.ask("POST", f"/v2/{kind}s/{name}/share", {"paths": paths, "methods": methods})
     assert answer.status_code == 200, answer.text
     made = answer.json
@@ -449,7 +451,7 @@ REFUSAL = {"title": "Not found", "description": "The signature does not open thi
 
 
 def is_refused(answer: testing.Result, method: str) -> bool:
-    """Whether it is the one answer to all signatures that do not count."""
+    """Whether it is the one answer to all signatures that are not valid."""
     return answer.status_code == 404 and (answer.text == "" if method == "HEAD" else answer.json == REFUSAL)
 
 
@@ -458,7 +460,7 @@ def is_refused(answer: testing.Result, method: str) -> bool:
 def test_a_signature_opens_its_collection_and_nothing_else(
     service: Service, callers: dict[str, Mapping[str, str]], kind: str, collection: str, beside: str
 ) -> None:
-    """With all methods. A token beside it changes nothing, whosever it is."""
+    """With all methods. A token beside the signature changes nothing, whoever owns it."""
     below = [row for row in ROWS if "{" + kind + "}" in row.path]
     everywhere = max(below, key=lambda row: len(row.path)).path
     others = [row for row in ROWS if not opens(row, kind, collection)]
@@ -498,14 +500,14 @@ def test_a_signature_opens_only_its_methods(service: Service, kind: str, collect
 
 @pytest.mark.parametrize("beside", ["no token", "member", "admin"])
 def test_a_forged_signature_opens_nothing(service: Service, callers: dict[str, Mapping[str, str]], beside: str) -> None:
-    """Beside a valid token either: there are no two ways into one request, of which the easier one counts."""
+    """A valid token beside a forged signature does not help either: the request is judged by the signature only."""
     path = "/v2/queues/{queue}/messages"
     target = service.new_target(path)
     made = share(service, "queue", target.names["queue"], ["messages"], ["POST"])
     with service.unchanged():
         for name, change in FORGERIES.items():
             if name == "without URL-Signature" and beside != "no token":
-                continue  # then it is no signed request, and the token counts
+                continue  # then it is no signed request, and the token is used
             forged = {header: value for header, value in {**made, **change(made)}.items() if value is not None}
             answer = service.try_endpoint(target, "POST", path, {**callers[beside], **forged})
             is_unsigned = name == "without URL-Signature" and answer.status_code == 401
@@ -526,7 +528,7 @@ AROUND = (
 """Targets that are near to those that are open, or to what they protect."""
 
 
-def test_only_two_paths_are_open(service: Service, targets: dict[str, Target]) -> None:
+def test_paths_similar_to_open_ones_are_not_open(service: Service, targets: dict[str, Target]) -> None:
     with service.unchanged():
         for target in AROUND:
             for method in ("GET", "HEAD", "POST", "OPTIONS"):

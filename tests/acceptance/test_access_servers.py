@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each HTTP server reads headers and targets in its own way: none of it lets anybody in, and nothing of it is logged.
+"""Each HTTP server parses headers and targets in its own way: no variant admits a caller, and no secret is logged.
 
 The servers log at debug level, and so do the libraries that talk to Keystone.
 """
@@ -51,7 +51,7 @@ TARGETS = (
     "http://a@localhost/v2/queues", "http:///v2/queues", "https://localhost/v2/queues", "v2/queues", "\\v2\\queues",
 )  # fmt: skip
 ROOT_OF_UWSGI = {"/./", "/../", "/.", "/..", "/confirm/.."}
-"""uWSGI takes the dots out of targets. With these it is ``/`` that is asked for, which is open."""
+"""uWSGI removes the dots from targets. From these it makes ``/``, which is open."""
 
 METHODS = ("GET", "HEAD", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PROPFIND", "get", "BREW")
 DISGUISES = (
@@ -74,7 +74,7 @@ CLAIMS = (
 
 @pytest.fixture(scope="module")
 def keystone() -> Iterator[Keystone]:
-    """One of this module, which is killed in the end."""
+    """A Keystone for this module, which kills it at the end."""
     keystone = servers.own(Keystone)
     yield keystone
     keystone.stop()
@@ -103,7 +103,7 @@ class Target:
         return raw_http.talk(self.server, "\r\n".join(lines).encode("latin-1") + b"\r\n" + CLIENT + b"\r\n\r\n")
 
     def statuses(self, target: str, *headers: str, method: str = "GET") -> list[int]:
-        """Those of the answers; none if the server closes the connection without one."""
+        """The statuses of the answers; none if the server closes the connection without one."""
         # raw_http.talk insists on a complete answer. Those to HEAD have a length and no body.
         with suppress(AssertionError, ValueError):
             conversation = self.talk(target, *headers, method=method)
@@ -136,7 +136,7 @@ def target(request: pytest.FixtureRequest, targets: dict[str, Target]) -> Target
 
 
 NOT_SERVED = {400, 401, 404, 405, 431, 501, 505}
-"""Statuses of answers in which nothing is served."""
+"""Statuses of answers that serve nothing."""
 
 
 def refused(statuses: list[int]) -> bool:
@@ -144,7 +144,7 @@ def refused(statuses: list[int]) -> bool:
     return set(statuses) <= NOT_SERVED
 
 
-def test_no_target_is_near_enough_to_an_open_one(target: Target) -> None:
+def test_no_target_similar_to_an_open_one_is_served(target: Target) -> None:
     assert target.statuses("/") == [300]
     for wanted in TARGETS:
         for headers in ((), ("X-Auth-Token: unknown",), ("URL-Signature: " + "0" * 64,)):
@@ -160,12 +160,12 @@ def test_no_header_disguises_a_request(target: Target) -> None:
     stranger = f"X-Auth-Token: {target.tokens['stranger']}"
     for disguise in DISGUISES:
         assert refused(target.statuses(f"{QUEUE}/messages?echo=true", disguise)), disguise
-        # The own and empty queue of that name, or nothing.
+        # Either the caller's own, empty queue of that name, or a refusal.
         statuses = target.statuses(f"{QUEUE}/messages?echo=true", disguise, stranger)
         assert refused(statuses) or statuses == [200] or statuses == [100, 200], (disguise, statuses)
 
 
-def test_no_header_makes_somebody_of_a_caller(target: Target) -> None:
+def test_no_header_changes_the_identity_of_a_caller(target: Target) -> None:
     ids = {name: target.keystone.id_of("project", name) for name in ("demo", "other")}
     ids["admin"] = target.keystone.id_of("user", "admin")
     for claim in CLAIMS:
@@ -174,7 +174,7 @@ def test_no_header_makes_somebody_of_a_caller(target: Target) -> None:
         assert target.statuses("/v2/health", header) == [401], claim
         for user in ("reader", "stranger"):
             token = f"X-Auth-Token: {target.tokens[user]}"
-            # Before the token and behind it.
+            # Before the header with the token and after it.
             for headers in ((header, token), (token, header)):
                 assert target.statuses("/v2/health", *headers) == [403], claim
         stranger = f"X-Auth-Token: {target.tokens['stranger']}"
@@ -205,7 +205,7 @@ Authorization: Bearer G               401      401     401
 """G is a token that is valid, B is one that is not. gunicorn drops headers with an underscore."""
 
 
-def test_spellings_of_the_token(target: Target) -> None:
+def test_each_spelling_of_the_token_header_gets_the_status_in_the_table(target: Target) -> None:
     lines = [line for line in SPELLINGS.strip().splitlines() if not line.startswith("#")]
     for line in lines:
         text, *statuses = line[:38].strip(), *line[38:].split()
@@ -215,8 +215,8 @@ def test_spellings_of_the_token(target: Target) -> None:
         assert target.talk("/v2/queues", *headers.split("|")).statuses == [expected], text
 
 
-def test_a_token_counts_for_its_request_only(target: Target) -> None:
-    """Not for the next one on the connection."""
+def test_a_token_is_valid_for_its_own_request_only(target: Target) -> None:
+    """The next request on the connection needs a token of its own."""
     request = b"GET /v2/queues HTTP/1.1\r\nHost: a\r\n" + CLIENT + b"\r\n"
     token = f"X-Auth-Token: {target.tokens['member']}\r\n".encode()
     replies = raw_http.talk(target.server, request + token + b"\r\n" + request + b"\r\n").replies
@@ -227,7 +227,7 @@ def test_a_token_counts_for_its_request_only(target: Target) -> None:
 SIGNED_HEADERS = ("URL-Signature", "URL-Paths", "URL-Methods", "URL-Expires", "X-Project-ID")
 
 
-def test_signed_headers_twice(target: Target) -> None:
+def test_a_signature_header_that_comes_twice_is_refused(target: Target) -> None:
     status, made = target.ask("POST", f"{QUEUE}/share", {}, {"X-Auth-Token": target.tokens["member"]})
     assert status == 200
     values = (made["signature"], ",".join(made["paths"]), ",".join(made["methods"]), made["expires"], made["project"])
@@ -244,7 +244,7 @@ def test_signed_headers_twice(target: Target) -> None:
         "/v2/queues/encrypted/messages", f"{QUEUE}/messages;x", f"{QUEUE}/messages%00", QUEUE, "/v2/queues",
     ):  # fmt: skip
         statuses = target.statuses(wanted, *headers)
-        # granian does not tell how a path was spelt.
+        # granian does not report the original spelling of a path.
         assert refused(statuses) or (target.name == "granian" and "%6d" in wanted), (wanted, statuses)
 
 
@@ -277,7 +277,7 @@ def test_no_secret_is_logged(targets: dict[str, Target], keystone: Keystone) -> 
             if "token" in what and what != "a token that comes too late":
                 target.ask("GET", "/v2/queues", headers={"X-Auth-Token": token})
                 target.ask("GET", "/v2/queues", headers={**member, "X-Service-Token": token})
-                # Spelt wrongly, so that it is not where a token is looked for.
+                # The header is misspelt, so the service does not look for a token in it.
                 target.statuses("/v2/queues", f"X-Auth-Token {token}")
                 target.statuses("/v2/queues", "X-Auth-Token: a", f" {token}")
                 target.statuses(f"/v2/\x01{token}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tests are run once more, and what the exit status says then; on a folder of toy tests, with pytest itself."""
+"""The tests that are run once more, and the exit status then: pytest runs a folder of toy tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_toy(name):
     ],
     ids=["some fail once", "one fails", "many fail once"],
 )
-def test_what_failed_is_run_once_more(tmp_path: Path, names: list[str], body: str, status: int, again: int) -> None:
+def test_a_failed_test_is_run_once_more(tmp_path: Path, names: list[str], body: str, status: int, again: int) -> None:
     (tmp_path / "test_toy.py").write_text(TOY.replace("NAMES", repr(names)).replace("BODY", body))
     (tmp_path / "conftest.py").write_text(
         "import pytest\n"

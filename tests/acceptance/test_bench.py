@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-bench`` measures a service in processes of its own, as an operator runs both."""
+"""``zaqar-bench`` measures a service, each in its own processes, as an operator runs them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def run(service: Server, *arguments: str, status: int = 0) -> dict[str, Any]:
     return measured
 
 
-def test_load_has_every_role_at_work(service: Server) -> None:
+def test_under_load_every_role_makes_requests(service: Server) -> None:
     for seconds in ("1.5", "15"):
         found = run(service, "-t", seconds, "-pp", "2", "-pw", "1", "-cw", "2", "-ow", "1", "-qno", "2")
         if found["messages"]["deleted"]:
             break
-        # On a busy machine the consumers come too late for a short time.
+        # On a busy machine the consumers start too late for a short run.
     assert set(found["operations"]) >= {"producer POST 1", "consumer claim 10", "observer list 10"}
     for operation in found["operations"].values():
         assert operation["requests"] > 0
@@ -52,7 +52,7 @@ def test_load_has_every_role_at_work(service: Server) -> None:
     assert found["store_cpu"] is None
 
 
-def test_a_role_without_workers_stays_away_and_named_queues_stay(service: Server, tmp_path: Path) -> None:
+def test_a_role_without_workers_makes_no_requests_and_named_queues_are_kept(service: Server, tmp_path: Path) -> None:
     queues = tmp_path / "queues.json"
     queues.write_text('["kept"]')
     posted = run(service, "-t", "0.5", "-cw", "0", "-ow", "0", "-q", str(queues))
@@ -62,7 +62,7 @@ def test_a_role_without_workers_stays_away_and_named_queues_stay(service: Server
     assert consumed["messages"]["deleted"] > 0
 
 
-def test_rows_show_the_cpu_of_the_whole_process_tree(service: Server) -> None:
+def test_rows_include_the_cpu_of_the_whole_process_tree(service: Server) -> None:
     found = run(service, "rows", "--rounds", "1", "--count", "20")
     for row in found["rows"]:
         (figures,) = row["figures"]
@@ -70,7 +70,7 @@ def test_rows_show_the_cpu_of_the_whole_process_tree(service: Server) -> None:
         assert figures["cpu"] > 0
 
 
-def test_errors_are_told_and_the_command_fails(service: Server, tmp_path: Path) -> None:
+def test_errors_are_reported_and_the_command_fails(service: Server, tmp_path: Path) -> None:
     messages = tmp_path / "messages.json"
     messages.write_text('[{"body": 1, "ttl": 1}]')
     found = run(service, "-t", "0.5", "-cw", "0", "-ow", "0", "-m", str(messages), status=1)

@@ -22,13 +22,13 @@ from tests.acceptance.backends import CLUSTER, MONGODB, POSTGRESQL, REDIS, SENTI
 from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 WINDOW = 1.0
-"""Seconds for which a store is away. Every driver waits longer than that for a store that does not answer."""
+"""Seconds for which a store does not answer. Every driver waits longer than that."""
 
 AT_ONCE = 5
-"""Requests for the store that is away."""
+"""Concurrent requests for the store that does not answer."""
 
 LEAST_SHARE = 0.02
-"""Of the requests that a worker answers in that time while all stores answer. A worker that waits answers none.
+"""The least share of requests, compared with a time in which all stores answer. A blocked worker answers none.
 
 On a quiet machine the share is about 1; a busy one may be slower in one of the two windows.
 """
@@ -41,7 +41,7 @@ POST = {"messages": [{"body": "x", "ttl": 300}]}
 
 @dataclass(frozen=True)
 class Case:
-    """A store, how a pool on it is named, and how it is made to answer nobody."""
+    """A store, the URI of a pool on it, and a way to make it silent."""
 
     started: Callable[[Path], AbstractContextManager[Any]]
     uri: Callable[[Any], str]
@@ -51,7 +51,7 @@ class Case:
 def on(backend: Backend) -> Case:
     @contextmanager
     def silent(server: Any) -> Iterator[None]:
-        """The kernel still accepts its connections."""
+        """Stop the processes of the server. The kernel still accepts connections for it."""
         backend.signal(server, signal.SIGSTOP)
         try:
             yield
@@ -72,7 +72,7 @@ def sqlite_file(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another program holds SQLite's write lock, as one does that restores a backup or was stopped in a transaction."""
+    """Another program holds SQLite's write lock, for example to restore a backup or while it is stopped."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -113,7 +113,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def make_pool(server: Server, name: str, uri: str) -> None:
-    """A pool, and a queue on it that has the same name and was used. The name must be new."""
+    """Create a pool with a new name, and a queue on it with the same name. Use the queue once."""
     assert ask(server, "PUT", f"/v2/pools/{name}", {"uri": uri, "weight": 1}) == 201
     assert ask(server, "PUT", f"/v2/flavors/{name}", {"pool_list": [name]}) == 201
     assert ask(server, "PUT", f"/v2/queues/{name}", {"_flavor": name}) == 201
@@ -121,7 +121,7 @@ def make_pool(server: Server, name: str, uri: str) -> None:
 
 
 def answered_by_others(server: Server) -> int:
-    """How many requests that need nothing of the store are answered within the window."""
+    """The number of requests without the store that are answered within the window."""
     end = time.monotonic() + WINDOW
     answers = 0
     while True:
@@ -134,12 +134,12 @@ def answered_by_others(server: Server) -> int:
 
 @dataclass
 class Outage:
-    """What was seen while a store was away, and of the requests for it."""
+    """Observations during an outage, and of the requests for the store."""
 
     seconds: float
     answers: int
     early: int
-    """Requests for the store that were answered while it was away."""
+    """Requests for the store that were answered during the outage."""
     statuses: list[int]
 
 
@@ -162,7 +162,7 @@ def outage(server: Server, case: Case, store: Any, queue: str) -> Outage:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_store_that_does_not_answer_holds_up_no_request_for_another(
+def test_a_store_that_does_not_answer_does_not_delay_requests_for_other_stores(
     server: Server, tmp_path: Path, name: str
 ) -> None:
     case = CASES[name]

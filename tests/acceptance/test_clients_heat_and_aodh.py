@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Heat and Aodh have for this service, as published, drives a running one; each in a process of its own."""
+"""The published plug-ins of Heat and Aodh for this service use a running service, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def member(cloud: Cloud) -> str:
 
 
 def run(program: str, *arguments: str, told: str = "") -> str:
-    """What one of the programs beside this file prints, in the virtual environment of Heat and Aodh."""
+    """Run a program beside this file in the virtual environment of Heat and Aodh. Returns its output."""
     python = servers.own(HEAT_AND_AODH.folder) / "bin" / "python"
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(
@@ -74,7 +74,7 @@ def run(program: str, *arguments: str, told: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def mistral() -> Iterator[Sink]:
-    """It takes the place of Mistral, which only receives."""
+    """A sink in place of Mistral, which only receives requests here."""
     sink = Sink()
     with Sinks(sink):
         yield sink
@@ -82,7 +82,7 @@ def mistral() -> Iterator[Sink]:
 
 @pytest.fixture(scope="module")
 def heat(cloud: Cloud, member: str, mistral: Sink) -> dict[str, Any]:
-    """What Heat saw as it made, changed and removed its resources."""
+    """The results that Heat got when it made, changed and removed its resources."""
     told = {
         "user": member,
         "password": PASSWORD,
@@ -99,12 +99,12 @@ def heat(cloud: Cloud, member: str, mistral: Sink) -> dict[str, Any]:
     return saw
 
 
-def test_the_queue_of_a_stack(heat: dict[str, Any]) -> None:
+def test_heat_creates_a_queue_with_its_metadata(heat: dict[str, Any]) -> None:
     assert heat["queue"]["metadata"]["owner"] == "heat"
 
 
-def test_events_and_signals_of_a_stack_arrive(heat: dict[str, Any]) -> None:
-    """The event comes from its sink; the signal by a signed URL; who reads has the token of a user."""
+def test_events_and_signals_of_a_stack_are_in_its_queue(heat: dict[str, Any]) -> None:
+    """The event comes from Heat's event sink, the signal by a signed URL. The test reads them with a user's token."""
     assert heat["messages"] == [{"event": "CREATE_COMPLETE"}, "signal"]
 
 
@@ -136,7 +136,7 @@ def test_a_trigger_of_a_stack_starts_a_workflow_in_the_name_of_its_owner(
     assert (token["user"]["name"], token["project"]["id"]) == (member, cloud.project_id)
 
 
-def test_a_stack_leaves_nothing_behind(heat: dict[str, Any], cloud: Cloud, member: str) -> None:
+def test_heat_removes_the_queue_and_subscriptions_of_a_stack(heat: dict[str, Any], cloud: Cloud, member: str) -> None:
     assert cloud.get("/v2/queues/stack/subscriptions", cloud.token(member))["subscriptions"] == []
     assert "stack" not in [queue["name"] for queue in cloud.get("/v2/queues", cloud.token(member))["queues"]]
 
@@ -146,12 +146,12 @@ def test_a_stack_leaves_nothing_behind(heat: dict[str, Any], cloud: Cloud, membe
 
 @pytest.fixture(scope="module")
 def aodh(cloud: Cloud) -> str:
-    """Aodh's account: it finds the service by the list of services, which only an administrator may read."""
+    """The account of Aodh. It finds the service by the list of services, which only an administrator may read."""
     return cloud.keystone.new_user("service", "admin")
 
 
 def notify(cloud: Cloud, aodh: str, tmp_path: Path, action: str) -> None:
-    """Aodh reports its own failures in its log only, so what counts is what is in the queue afterwards."""
+    """Run an alarm action. Aodh reports failures in its log only, so the tests look at the queue afterwards."""
     config = tmp_path / "aodh.conf"
     config.write_text(
         _AODH.format(auth_url=cloud.keystone.uri, username=aodh, password=PASSWORD, region=REGION),
@@ -174,7 +174,7 @@ def test_an_alarm_makes_a_queue_with_subscribers_in_the_project_of_aodh(
 def test_an_alarm_goes_to_a_signed_url(
     cloud: Cloud, member: str, aodh: str, heat: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The action is what ``OS::Zaqar::SignedQueueURL`` of Heat offers."""
+    """The action is the query string that ``OS::Zaqar::SignedQueueURL`` of Heat offers."""
     notify(cloud, aodh, tmp_path, f"zaqar://?{heat['query_str']}")
     assert cloud.bodies("stack", cloud.token(member)) == [ALARM]
 

@@ -21,7 +21,7 @@ from tests.virtualenvs import KEYSTONE
 VIRTUALENVS = (KEYSTONE,)
 RUNS_WITH = "shared_cloud"
 
-# openstacksdk warns about itself, on each call.
+# openstacksdk warns about its own code, on each call.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::openstack\.")
 
 
@@ -57,7 +57,7 @@ def test_a_keystoneauth_session_gets_another_token_when_its_own_is_revoked(cloud
     assert session.get_token() != first
 
 
-def test_an_application_credential_with_access_rules(cloud: Cloud, member: str) -> None:
+def test_an_application_credential_with_access_rules_opens_only_their_requests(cloud: Cloud, member: str) -> None:
     rules = [("GET", "/v2/queues"), ("POST", "/v2/queues/*/messages")]
     credential = cloud.keystone.application_credential(member, cloud.project, access_rules=rules)
     auth = v3.ApplicationCredential(
@@ -78,7 +78,7 @@ def test_an_application_credential_with_access_rules(cloud: Cloud, member: str) 
 
 
 def connect(cloud: Cloud, user: str) -> Any:
-    """A connection as clouds.yaml describes it: the account, nothing of the service."""
+    """A connection as clouds.yaml describes it: with an account, and no URL of the service."""
     return openstack.connect(auth=cloud.account(user), region_name=REGION, load_envvars=False, load_yaml_config=False)
 
 
@@ -104,15 +104,15 @@ def test_openstacksdk_of_another_project_sees_nothing(cloud: Cloud, member: str)
     with connect(stranger, stranger.new_user()) as connection:
         assert list(connection.message.queues()) == []
         assert list(connection.message.messages("private", echo=True)) == []
-        # What it asks for in headers does not matter: the project is that of the token.
+        # The project of the token is used, whatever project the headers name.
         session = connection.session
         headers = {"Client-ID": CLIENT_ID, "X-Project-ID": cloud.project_id}
         answer = session.get(f"{cloud.server.url}/v2/queues", headers=headers)
         assert answer.json()["queues"] == []
 
 
-def test_openstacksdk_is_told_that_its_user_is_disabled(cloud: Cloud) -> None:
-    """It has a token, so it logs in anew only because the service refuses that, and Keystone refuses the login."""
+def test_openstacksdk_raises_an_error_when_its_user_is_disabled(cloud: Cloud) -> None:
+    """It has a token, so it logs in again only because the service refuses that token. Keystone refuses the login."""
     user = cloud.new_user("member")
     with connect(cloud, user) as connection:
         assert connection.auth_token
@@ -125,7 +125,7 @@ def test_openstacksdk_is_told_that_its_user_is_disabled(cloud: Cloud) -> None:
 
 
 def client_of(cloud: Cloud, user: str, **more: Any) -> Any:
-    """As python-zaqarclient's documentation configures it; the endpoint is that of the catalogue."""
+    """A client configured as python-zaqarclient's documentation says. The catalogue gives the endpoint."""
     options = {f"os_{name}": value for name, value in cloud.account(user).items()} | more
     conf = {"auth_opts": {"backend": "keystone", "options": options}}
     return zaqarclient.Client(version=2, conf=conf)
@@ -145,7 +145,7 @@ def test_zaqarclient_logs_in_and_finds_the_service(cloud: Cloud, member: str) ->
     queue.delete()
 
 
-def test_zaqarclient_with_a_token_only(cloud: Cloud, member: str) -> None:
+def test_zaqarclient_works_with_a_token_only(cloud: Cloud, member: str) -> None:
     """As Aodh and Heat use it: the project comes from the token."""
     auth = {"backend": "keystone", "options": {"os_auth_token": cloud.token(member)}}
     client = zaqarclient.Client(cloud.server.url, version=2, conf={"auth_opts": auth})
@@ -153,14 +153,14 @@ def test_zaqarclient_with_a_token_only(cloud: Cloud, member: str) -> None:
     assert cloud.bodies("token", cloud.token(member)) == ["by token"]
 
 
-def test_zaqarclient_with_a_session(cloud: Cloud, member: str) -> None:
+def test_zaqarclient_works_with_a_session(cloud: Cloud, member: str) -> None:
     session = keystoneauth.Session(auth=v3.Password(**cloud.account(member)))
     client = zaqarclient.Client(version=2, session=session)
     client.queue("sessions").post({"body": "by session", "ttl": 300})
     assert cloud.bodies("sessions", session.get_token()) == ["by session"]
 
 
-def test_zaqarclient_is_told_that_a_token_does_not_hold(cloud: Cloud) -> None:
+def test_zaqarclient_raises_an_error_for_an_invalid_token(cloud: Cloud) -> None:
     auth = {"backend": "keystone", "options": {"os_auth_token": "gAAAAABnothing"}}
     client = zaqarclient.Client(cloud.server.url, version=2, conf={"auth_opts": auth})
     with pytest.raises(errors.UnauthorizedError):
@@ -187,7 +187,7 @@ def test_zaqarclient_uses_a_signed_url(cloud: Cloud, member: str) -> None:
         list(signed_client(cloud, signed).queue("jobs").messages(echo=True))
 
 
-def test_a_signed_url_is_of_its_project(cloud: Cloud, member: str) -> None:
+def test_a_signed_url_is_refused_in_another_project(cloud: Cloud, member: str) -> None:
     signed = client_of(cloud, member).queue("shared").signed_url(["messages"], 600, ["GET"])
     stranger = signed_client(cloud, signed, os_project_id=cloud.keystone.id_of("project", "other"))
     with pytest.raises(errors.ResourceNotFound):
@@ -195,7 +195,7 @@ def test_a_signed_url_is_of_its_project(cloud: Cloud, member: str) -> None:
 
 
 def test_a_query_string_of_heat_opens_the_queue(cloud: Cloud, member: str) -> None:
-    """``OS::Zaqar::SignedQueueURL`` offers one; Aodh takes it apart again and splits at commas."""
+    """``OS::Zaqar::SignedQueueURL`` offers such a query string. Aodh parses it and splits lists at commas."""
     signed = client_of(cloud, member).queue("alarms").signed_url(["messages"], 600, ["GET", "POST"])
     lists = {"paths": ",".join(signed["paths"]), "methods": ",".join(signed["methods"])}
     query = urllib.parse.urlencode(signed | lists)

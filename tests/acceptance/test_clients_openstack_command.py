@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``openstack messaging ...``, as published.
 
-The first test starts the program as a user does. The others have the same commands run by forks of one program
+The first test starts the program as a user does. The other tests run the same commands in forks of one program
 (``openstack_commands.py``), because loading the libraries takes most of the time of a command.
 """
 
@@ -28,7 +28,7 @@ VIRTUALENVS = (KEYSTONE,)
 HOOK = "http://127.0.0.1:9/hook"
 COMMAND_SECONDS = 120
 
-# These print nothing, or JSON by themselves; the others print a table unless they are asked for JSON.
+# These commands print nothing, or always JSON; the others print a table unless asked for JSON.
 PLAIN = {
     "claim release",
     "flavor delete",
@@ -54,7 +54,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended."""
+    """The result of a command."""
 
     status: int
     output: str
@@ -62,7 +62,7 @@ class Done:
 
 
 def run_program(arguments: list[str], environment: dict[str, str]) -> Done:
-    """Run the program as a user does, in a process that loads all of it."""
+    """Run the program as a user does, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "openstackclient.shell", *arguments],
         env=environment,
@@ -76,7 +76,7 @@ def run_program(arguments: list[str], environment: dict[str, str]) -> Done:
 
 @contextmanager
 def forking_program() -> Iterator[Execute]:
-    """The same by forks of one program that has loaded the libraries."""
+    """Run commands in forks of one program that has loaded the libraries."""
     command = [sys.executable, str(Path(__file__).with_name("openstack_commands.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
@@ -89,12 +89,12 @@ def forking_program() -> Iterator[Execute]:
         try:
             yield execute
         finally:
-            # It ends with its standard input, which this closes.
+            # The program ends with its standard input, which this closes.
             process.communicate()
 
 
 def command_of(cloud: Cloud, user: str, execute: Execute) -> Run:
-    """Runs a command as this user; what it prints, decoded, or its complaint if it fails."""
+    """Runs a command as this user. Returns its output, decoded, or its error text if it is expected to fail."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
     environment = inherited | cloud.environment(user)
 
@@ -130,28 +130,28 @@ def run(cloud: Cloud, member: str, execute: Execute) -> Run:
 
 @pytest.fixture(scope="module", autouse=True)
 def pool(admin: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The one that every queue here is in."""
+    """The pool that takes every queue of this module."""
     file: Path = tmp_path_factory.mktemp("pool") / "messages.db"
     made = admin("pool create", "fast", f"sqlite:///{file}", "10", "--pool_options", '{"connections": 5}')
     assert (made["Name"], made["Weight"]) == ("fast", 10)
     return f"sqlite:///{file}"
 
 
-def test_the_program_of_a_user_finds_the_service(cloud: Cloud, member: str) -> None:
+def test_the_installed_program_finds_the_service(cloud: Cloud, member: str) -> None:
     run = command_of(cloud, member, run_program)
-    # It is not so if Keystone or the service does not answer in time.
+    # The removal fails if Keystone or the service does not answer in time.
     wait_until(lambda: run("ping") == {"Pingable": True})
     assert "Forbidden" in run("health", fails=True)
 
 
-def test_the_service_is_there(run: Run, admin: Run) -> None:
+def test_ping_homedoc_and_health_answer(run: Run, admin: Run) -> None:
     assert run("ping") == {"Pingable": True}
     assert "rel/queues" in run("homedoc")["resources"]
     assert admin("health")["catalog_reachable"] is True
     assert "Forbidden" in run("health", fails=True)
 
 
-def test_queues(run: Run) -> None:
+def test_commands_for_queues_work(run: Run) -> None:
     assert run("queue create", "jobs") == {"Name": "jobs"}
     run("queue set metadata", "jobs", '{"color": "red", "_default_message_ttl": 120}')
     metadata = run("queue get metadata", "jobs")["Metadata"]
@@ -167,7 +167,7 @@ def test_queues(run: Run) -> None:
     assert "jobs" not in [queue["Name"] for queue in run("queue list")]
 
 
-def test_messages_and_claims(run: Run) -> None:
+def test_commands_for_messages_and_claims_work(run: Run) -> None:
     run("message post", "work", '[{"body": {"n": 1}, "ttl": 300}, {"body": {"n": 2}, "ttl": 300}]')
     messages = run("message list", "work", "--echo")
     assert [(message["Body"], message["TTL"]) for message in messages] == [({"n": 1}, 300), ({"n": 2}, 300)]
@@ -187,7 +187,7 @@ def test_messages_and_claims(run: Run) -> None:
     assert "not" in run("claim query", "work", claim, fails=True).lower()
 
 
-def test_subscriptions(run: Run) -> None:
+def test_commands_for_subscriptions_work(run: Run) -> None:
     made = run("subscription create", "news", HOOK, "3600", "--options", '{"a": "b"}')
     assert (made["Subscriber"], made["TTL"], made["Options"]) == (HOOK, 3600, {"a": "b"})
     (listed,) = run("subscription list", "news")
@@ -199,7 +199,7 @@ def test_subscriptions(run: Run) -> None:
     assert run("subscription list", "news") == []
 
 
-def test_a_signed_url(run: Run, cloud: Cloud) -> None:
+def test_the_command_for_a_signed_url_works(run: Run, cloud: Cloud) -> None:
     run("queue create", "shared")
     arguments = ("--paths", "messages,claims", "--methods", "GET,POST", "--ttl-seconds", "600")
     signed = run("queue signed url", "shared", *arguments)
@@ -216,7 +216,7 @@ def test_a_signed_url(run: Run, cloud: Cloud) -> None:
     assert cloud.get_with("/v2/queues/shared/messages", headers) == {"messages": [], "links": []}
 
 
-def test_pools_and_flavors(admin: Run, run: Run, pool: str) -> None:
+def test_commands_for_pools_and_flavors_work(admin: Run, run: Run, pool: str) -> None:
     assert admin("pool list", "--detailed")[0]["Name"] == "fast"
     assert admin("pool update", "fast", "--pool_weight", "20")["Weight"] == 20
     shown = admin("pool show", "fast")
@@ -230,5 +230,5 @@ def test_pools_and_flavors(admin: Run, run: Run, pool: str) -> None:
     assert "Forbidden" in run("pool list", fails=True)
 
 
-def test_somebody_without_a_role_in_the_project_is_refused(cloud: Cloud, execute: Execute) -> None:
+def test_a_user_without_a_role_in_the_project_is_refused(cloud: Cloud, execute: Execute) -> None:
     assert "401" in command_of(cloud, "nobody", execute)("queue list", fails=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""openstacksdk, as published, drives the service through the life of queues, messages and claims."""
+"""The published openstacksdk drives the service through the life of queues, messages and claims."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from openstack.message.v2.claim import Claim
 
 from tests.acceptance.server import Server
 
-# The library warns about itself, on each call.
+# The library warns about its own code, on each call.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::openstack\.")
 
 
 class Project(keystoneauth1.noauth.NoAuth):
-    """Without Keystone somebody has to say which project is meant."""
+    """Without Keystone the client has to name the project itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def bodies(messages: Any) -> list[Any]:
 
 
 def make_claim(proxy: Any, **terms: int) -> Any:
-    """What create_claim() does but cannot finish (4.22): it takes the location of the cloud for that of the claim."""
+    """The work of create_claim(), which fails in 4.22: it takes the URL of the cloud for that of the claim."""
     return Claim.new(queue_name="jobs", **terms).create(proxy)
 
 
@@ -140,14 +140,14 @@ def test_listing_of_messages_goes_over_pages_in_order(proxy: Any) -> None:
     assert bodies(proxy.messages("jobs", echo=True, limit=20, marker=marker)) == list(range(1, 45))
 
 
-def test_echo_is_about_the_client_that_posted(proxy: Any) -> None:
+def test_a_client_sees_the_messages_of_other_clients(proxy: Any) -> None:
     mine = str(uuid.uuid4())
     post(proxy, "theirs")
     assert bodies(proxy.messages("jobs", client_id=mine)) == ["theirs"]
     assert bodies(proxy.messages("jobs")) == ["theirs"], "each call has a Client-ID of its own"
 
 
-def test_deleting_messages(proxy: Any) -> None:
+def test_messages_are_deleted_one_by_one(proxy: Any) -> None:
     ids = post(proxy, *range(3))
     proxy.delete_message("jobs", ids[0])
     proxy.delete_message("jobs", proxy.get_message("jobs", ids[1]))
@@ -160,7 +160,7 @@ def test_deleting_messages(proxy: Any) -> None:
 # -- claims ------------------------------------------------------------------------------------------------------------
 
 
-def test_work_is_done_under_a_claim(proxy: Any) -> None:
+def test_messages_are_deleted_under_a_claim(proxy: Any) -> None:
     post(proxy, *range(3))
     claim = make_claim(proxy, ttl=300, grace=60)
     assert claim.id
@@ -173,13 +173,13 @@ def test_work_is_done_under_a_claim(proxy: Any) -> None:
     assert claimed(proxy.get_claim("jobs", claim.id)) == [2]
 
 
-def test_nothing_to_claim(proxy: Any) -> None:
+def test_a_claim_in_an_empty_queue_has_no_id(proxy: Any) -> None:
     claim = make_claim(proxy, ttl=300, grace=60)
     assert claim.id is None
     assert claim.messages is None
 
 
-def test_a_claim_without_terms(proxy: Any) -> None:
+def test_a_claim_without_terms_has_the_default_ttl(proxy: Any) -> None:
     post(proxy, 0)
     claim = make_claim(proxy)
     assert proxy.get_claim("jobs", claim.id).ttl == 300
@@ -207,7 +207,7 @@ def test_a_released_claim_frees_its_messages(proxy: Any) -> None:
     assert claimed(make_claim(proxy, ttl=300, grace=60)) == [0]
 
 
-def test_a_claimed_message_is_safe_from_others(proxy: Any) -> None:
+def test_a_claimed_message_cannot_be_deleted_by_others(proxy: Any) -> None:
     (message_id,) = post(proxy, 0)
     claim = make_claim(proxy, ttl=300, grace=60)
     with pytest.raises(exceptions.ForbiddenException):
@@ -215,7 +215,7 @@ def test_a_claimed_message_is_safe_from_others(proxy: Any) -> None:
     assert claimed(proxy.get_claim("jobs", claim.id)) == [0]
 
 
-def test_projects_are_apart(proxy: Any, service: Server) -> None:
+def test_projects_do_not_see_each_others_messages(proxy: Any, service: Server) -> None:
     (message_id,) = post(proxy, "secret")
     with connected(service) as stranger:
         assert list(stranger.messages("jobs", echo=True)) == []

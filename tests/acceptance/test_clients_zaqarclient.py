@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python-zaqarclient, as published, drives the service through the life of queues, messages and claims."""
+"""The published python-zaqarclient drives the service through the life of queues, messages and claims."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def queue(client: Any) -> Any:
 
 
 def post(queue: Any, *bodies: Any) -> list[str]:
-    """Post and return the ids."""
+    """Post messages. Returns their ids."""
     resources = queue.post([{"body": body, "ttl": 300} for body in bodies])["resources"]
     return [href.rpartition("/")[2] for href in resources]
 
@@ -66,7 +66,7 @@ def test_a_queue_is_created_listed_and_deleted(client: Any, queue: Any) -> None:
     queue.delete()
 
 
-def test_a_queue_comes_into_being_with_its_first_message(client: Any) -> None:
+def test_a_queue_is_created_by_its_first_message(client: Any) -> None:
     lazy = client.queue("lazy")
     assert list(client.queues()[0]) == []
     post(lazy, 1)
@@ -88,7 +88,7 @@ def test_metadata_is_read_and_replaced_as_a_whole(client: Any, queue: Any) -> No
     assert "color" not in queue.metadata(force_reload=True)
 
 
-def test_a_changed_default_acts_on_the_next_message(queue: Any) -> None:
+def test_a_changed_default_applies_to_the_next_message(queue: Any) -> None:
     queue.metadata(new_meta={"_default_message_ttl": 120})
     queue.post({"body": "short"})
     (message,) = queue.messages(echo=True)
@@ -114,13 +114,13 @@ def test_listing_of_queues_goes_over_pages(client: Any) -> None:
     assert [queue.name for queue in streamed.stream()] == names
 
 
-def test_listing_in_detail_carries_metadata(client: Any, queue: Any) -> None:
+def test_a_detailed_listing_contains_metadata(client: Any, queue: Any) -> None:
     queue.metadata(new_meta={"color": "red"})
     (found,) = client.queues(detailed=True)[0]
     assert found.metadata()["color"] == "red"
 
 
-def test_statistics(queue: Any) -> None:
+def test_statistics_count_messages_and_link_to_the_oldest_and_newest(queue: Any) -> None:
     assert queue.stats == {"messages": {"claimed": 0, "free": 0, "total": 0}}
     first, *_, last = post(queue, *range(4))
     queue.claim(ttl=60, grace=60, limit=1)
@@ -131,7 +131,7 @@ def test_statistics(queue: Any) -> None:
 
 
 @pytest.mark.parametrize("resource_types", [None, ["messages"], ["messages", "subscriptions"]])
-def test_purge(queue: Any, resource_types: list[str] | None) -> None:
+def test_a_purge_removes_messages_and_claims(queue: Any, resource_types: list[str] | None) -> None:
     post(queue, *range(15))
     queue.claim(ttl=60, grace=60)
     queue.purge(resource_types)
@@ -142,7 +142,7 @@ def test_purge(queue: Any, resource_types: list[str] | None) -> None:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_message_comes_back_as_it_was(queue: Any) -> None:
+def test_a_message_is_returned_as_it_was_posted(queue: Any) -> None:
     body = {"text": "Grüße \U0001f600\x00", "numbers": [1, -2.5, 2**62, None, True], "nested": {"a": [{}]}}
     (message_id,) = [href.rpartition("/")[2] for href in queue.post({"body": body, "ttl": 300})["resources"]]
     message = queue.message(message_id)
@@ -151,7 +151,7 @@ def test_one_message_comes_back_as_it_was(queue: Any) -> None:
     assert message.claim_id is None
 
 
-def test_a_bad_message_is_refused_by_place(queue: Any) -> None:
+def test_the_refusal_of_a_bad_message_names_its_position(queue: Any) -> None:
     with pytest.raises(errors.MalformedRequest, match=r"messages\[1\]\.ttl"):
         queue.post([{"body": 1, "ttl": 300}, {"body": 2, "ttl": 59}])
     assert bodies(queue.messages(echo=True)) == []
@@ -165,7 +165,7 @@ def test_listing_of_messages_goes_over_pages_in_order(queue: Any) -> None:
     assert bodies(queue.messages(echo=True, limit=1).stream()) == list(range(45))
 
 
-def test_a_stream_takes_up_what_is_posted_meanwhile(queue: Any) -> None:
+def test_a_page_iterator_includes_messages_posted_meanwhile(queue: Any) -> None:
     post(queue, *range(3))
     stream = queue.messages(echo=True, limit=2).stream()
     assert [next(stream).body, next(stream).body] == [0, 1]
@@ -173,7 +173,7 @@ def test_a_stream_takes_up_what_is_posted_meanwhile(queue: Any) -> None:
     assert bodies(stream) == [2, 3]
 
 
-def test_echo_is_about_the_client_that_posted(queue: Any, connect: Callable[[], Any]) -> None:
+def test_a_client_sees_its_own_messages_only_with_echo(queue: Any, connect: Callable[[], Any]) -> None:
     post(queue, "mine")
     other = connect().queue("jobs")
     post(other, "theirs")
@@ -182,7 +182,7 @@ def test_echo_is_about_the_client_that_posted(queue: Any, connect: Callable[[], 
     assert bodies(queue.messages(echo=True)) == ["mine", "theirs"]
 
 
-def test_projects_are_apart(queue: Any, service: Server) -> None:
+def test_projects_do_not_see_each_others_messages(queue: Any, service: Server) -> None:
     (message_id,) = post(queue, "secret")
     auth = {"backend": "noauth", "options": {"os_project_id": uuid.uuid4().hex}}
     stranger = zaqarclient.Client(service.url, version=2, conf={"auth_opts": auth}).queue("jobs")
@@ -193,7 +193,7 @@ def test_projects_are_apart(queue: Any, service: Server) -> None:
     assert bodies(queue.messages(echo=True)) == ["secret"]
 
 
-def test_several_messages_by_id(queue: Any) -> None:
+def test_several_messages_are_read_and_deleted_by_their_ids(queue: Any) -> None:
     one, two, three = post(queue, "one", "two", "three")
     assert bodies(queue.messages(one)) == ["one"]
     assert bodies(queue.messages(one, three)) == ["one", "three"]
@@ -201,7 +201,7 @@ def test_several_messages_by_id(queue: Any) -> None:
     assert bodies(queue.messages(echo=True)) == ["three"]
 
 
-def test_deleting_single_messages(queue: Any) -> None:
+def test_a_message_can_be_deleted_twice(queue: Any) -> None:
     (message_id, _) = post(queue, "gone", "stays")
     message = queue.message(message_id)
     message.delete()
@@ -211,7 +211,7 @@ def test_deleting_single_messages(queue: Any) -> None:
     assert bodies(queue.messages(echo=True)) == ["stays"]
 
 
-def test_pop_takes_the_first_ones_out(queue: Any) -> None:
+def test_pop_removes_the_first_messages(queue: Any) -> None:
     ids = post(queue, *range(5))
     popped = list(queue.pop(count=2))
     assert [(message.id, message.body) for message in popped] == [(ids[0], 0), (ids[1], 1)]
@@ -231,13 +231,13 @@ def test_a_claim_takes_the_first_messages_and_hides_them(queue: Any) -> None:
     assert bodies(queue.claim(ttl=300, grace=60)) == [2, 3, 4]
 
 
-def test_nothing_to_claim(queue: Any) -> None:
+def test_a_claim_in_an_empty_queue_has_no_id(queue: Any) -> None:
     claim = queue.claim(ttl=300, grace=60)
     assert claim.id is None
     assert list(claim) == []
 
 
-def test_work_is_done_under_a_claim(queue: Any) -> None:
+def test_messages_are_deleted_under_a_claim(queue: Any) -> None:
     post(queue, *range(3))
     claim = queue.claim(ttl=300, grace=60, limit=2)
     for message in claim:
@@ -279,7 +279,7 @@ def test_a_released_claim_frees_its_messages(queue: Any) -> None:
     assert bodies(queue.claim(ttl=300, grace=60)) == [0, 1]
 
 
-def test_a_claimed_message_is_safe_from_others(queue: Any) -> None:
+def test_a_claimed_message_cannot_be_deleted_by_others(queue: Any) -> None:
     post(queue, 0)
     (before,) = queue.messages(echo=True)
     claim = queue.claim(ttl=300, grace=60)
@@ -288,7 +288,7 @@ def test_a_claimed_message_is_safe_from_others(queue: Any) -> None:
     assert bodies(queue.claim(id=claim.id)) == [0]
 
 
-def test_a_renewal_out_of_bounds_is_refused(queue: Any) -> None:
+def test_a_renewal_with_a_ttl_out_of_bounds_is_refused(queue: Any) -> None:
     post(queue, 0)
     claim = queue.claim(ttl=300, grace=60)
     with pytest.raises(errors.MalformedRequest, match="ttl"):

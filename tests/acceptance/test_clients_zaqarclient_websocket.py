@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """python-zaqarclient's WebSocket transport, as published, without and with a real Keystone.
 
-It hands over what is in the content of a request, and drops its parameters. So it is used with requests whose content
+The transport sends the content of a request, and drops its parameters. So it is used with requests whose content
 has everything; of the functions above it, those work that need no parameter.
 """
 
@@ -36,14 +36,14 @@ secret_key = {SECRET_KEY}
 
 @dataclass
 class Service:
-    """A running service and how one logs in to it. ``project`` is one that is used by one test only."""
+    """A running service and a way to log in to it. ``project`` is a project that only one test uses."""
 
     server: Server
     endpoint: str
     keystone: Keystone | None
 
     def login(self, role: str = "member") -> dict[str, Any]:
-        """The options of somebody in a project that nobody else uses."""
+        """The login options of a user in a project that no other test uses."""
         if self.keystone is None:
             token, project = "any", uuid.uuid4().hex
         else:
@@ -54,11 +54,11 @@ class Service:
         return {"auth_opts": {"backend": backend, "options": {"os_auth_token": token, "os_project_id": project}}}
 
     def connect(self, login: dict[str, Any], **headers: str) -> Connection:
-        """``X_Roles="admin"`` is sent as it is spelt over HTTP, with each request."""
+        """Open a connection. ``X_Roles="admin"`` is sent as the header X-Roles, with each request."""
         return Connection(self.endpoint, login, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def administrator(self) -> Connection:
-        # Without Keystone everybody is who they say.
+        # Without Keystone the service believes the headers.
         return self.connect(self.login("admin"), **({} if self.keystone else {"X_Roles": "admin"}))
 
     def add_pool(self, name: str, *, weight: int) -> None:
@@ -111,7 +111,7 @@ def call(service: Service, login: dict[str, Any]) -> Iterator[Connection]:
 
 
 def post(call: Connection, queue: str, *bodies: Any) -> list[str]:
-    """Post and return the ids."""
+    """Post messages. Returns their ids."""
     ids: list[str] = call("message_post", queue_name=queue, messages=[{"body": body, "ttl": 300} for body in bodies])[
         "message_ids"
     ]
@@ -125,14 +125,14 @@ def bodies(listed: Any) -> list[Any]:
 # -- requests of the transport -----------------------------------------------------------------------------------------
 
 
-def test_the_example_of_its_documentation(service: Service, login: dict[str, Any]) -> None:
+def test_the_example_of_its_documentation_works(service: Service, login: dict[str, Any]) -> None:
     with zaqarclient_transport.get_transport_for(service.endpoint, options=login) as connection:
         request = Request(service.endpoint, "queue_create", content=json.dumps({"queue_name": "foo"}))
         response = connection.send(request)
     assert (response.status_code, response.deserialized_content) == (201, "Queue foo created.")
 
 
-def test_queues(call: Connection) -> None:
+def test_actions_on_queues_work(call: Connection) -> None:
     assert call("queue_list") == {"queues": []}
     assert call("queue_create", queue_name="jobs", metadata={"color": "red"}) == "Queue jobs created."
     assert call("queue_create", queue_name="jobs", metadata={"color": "red"}) == "Queue jobs created."
@@ -147,7 +147,7 @@ def test_queues(call: Connection) -> None:
     assert call("queue_list") == {"queues": []}
 
 
-def test_messages(call: Connection, service: Service, login: dict[str, Any]) -> None:
+def test_actions_on_messages_work(call: Connection, service: Service, login: dict[str, Any]) -> None:
     ids = post(call, "jobs", *range(6))
     assert bodies(call("message_list", queue_name="jobs")) == []
     with closing(service.connect(login)) as other:
@@ -162,7 +162,7 @@ def test_messages(call: Connection, service: Service, login: dict[str, Any]) -> 
     assert bodies(call("message_list", queue_name="jobs", echo=True)) == [5]
 
 
-def test_claims(call: Connection) -> None:
+def test_actions_on_claims_work(call: Connection) -> None:
     post(call, "jobs", *range(3))
     claimed = call("claim_create", queue_name="jobs", ttl=300, grace=60, limit=2)
     claim = claimed["claim_id"]
@@ -179,7 +179,7 @@ def test_claims(call: Connection) -> None:
     assert call("claim_create", queue_name="jobs", ttl=300, grace=60) == {"claim_id": None}
 
 
-def test_subscriptions_of_others(call: Connection) -> None:
+def test_actions_on_subscriptions_of_other_subscribers_work(call: Connection) -> None:
     made = call("subscription_create", queue_name="jobs", subscriber="mailto:ann@example.org", ttl=600, options={})
     assert made["message"] == "Subscription jobs created."
     one = {"queue_name": "jobs", "subscription_id": made["subscription_id"]}
@@ -191,8 +191,8 @@ def test_subscriptions_of_others(call: Connection) -> None:
         call("subscription_get", **one)
 
 
-def test_its_own_subscription(call: Connection) -> None:
-    """It takes the next frame for the reply to its request, so none may come in between."""
+def test_a_subscribed_connection_gets_notifications(call: Connection) -> None:
+    """The client takes the next frame for the reply to its request, so no notification may come in between."""
     made = call("subscription_create", queue_name="jobs", ttl=600)
     assert made["message"] == "Subscription jobs created."
     with pytest.raises(errors.ConflictError):
@@ -204,7 +204,7 @@ def test_its_own_subscription(call: Connection) -> None:
     call("subscription_delete", queue_name="jobs", subscription_id=made["subscription_id"])
 
 
-def test_what_administrators_do(service: Service) -> None:
+def test_actions_of_administrators_work(service: Service) -> None:
     name = f"p{uuid.uuid4().hex}"
     service.add_pool(name, weight=0)
     with closing(service.administrator()) as call:
@@ -221,7 +221,7 @@ def test_what_administrators_do(service: Service) -> None:
         assert "resources" in call("get_home_doc")
 
 
-def test_errors_say_what_is_wrong(call: Connection) -> None:
+def test_errors_name_the_wrong_field(call: Connection) -> None:
     refused: list[tuple[type[Exception], str, Callable[[], Any]]] = [
         (errors.MalformedRequest, "queue_name", lambda: call("queue_create")),
         (errors.MalformedRequest, "limit", lambda: call("queue_list", limit=0)),
@@ -242,8 +242,8 @@ def test_errors_say_what_is_wrong(call: Connection) -> None:
 # -- what is above the transport ---------------------------------------------------------------------------------------
 
 
-def test_lists_of_the_client(service: Service) -> None:
-    """Each call of it opens a connection; its headers have X-Project-Id beside X-Project-ID."""
+def test_the_list_functions_of_the_client_work(service: Service) -> None:
+    """Each call of this client opens a connection. Its headers have X-Project-Id beside X-Project-ID."""
     login = service.login("admin")
     with closing(service.connect(login)) as call:
         for name in ("a", "b"):
@@ -251,11 +251,11 @@ def test_lists_of_the_client(service: Service) -> None:
     made: list[Any] = []
     client = Client(service.endpoint, made, conf=login)
     with ExitStack() as stack:
-        # It never closes them.
+        # The client never closes its connections.
         stack.callback(lambda: [connection.cleanup() for connection in made])
         assert [queue.name for queue in client.queues()[0]] == ["a", "b"]
         assert list(client.flavors()) == []
-        # It has no action of this name.
+        # The client has no action of this name.
         assert client.ping() is False
         with pytest.raises(errors.MalformedRequest, match="queue_name"):
             client.queue("c", force_create=True)
@@ -276,7 +276,7 @@ class Client(zaqarclient.Client):  # type: ignore[misc]
 # -- who it is ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_token_or_project(service: Service, login: dict[str, Any]) -> None:
+def test_with_keystone_a_wrong_token_or_project_is_refused(service: Service, login: dict[str, Any]) -> None:
     options = login["auth_opts"]["options"]
     bad = {"auth_opts": {"options": {**options, "os_auth_token": "nobody-knows-it"}}}
     foreign = {"auth_opts": {"options": {**options, "os_project_id": "somebody-else"}}}
@@ -290,7 +290,7 @@ def test_a_wrong_token_or_project(service: Service, login: dict[str, Any]) -> No
                 elsewhere("queue_list")
 
 
-def test_signed_requests(service: Service, login: dict[str, Any], call: Connection) -> None:
+def test_signed_requests_work(service: Service, login: dict[str, Any], call: Connection) -> None:
     post(call, "mail", 1)
     made = call("queue_share", queue_name="mail", paths=["messages"], methods=["GET", "POST"])
     headers = {

@@ -19,7 +19,7 @@ KILLS = int(os.environ.get("ZAQAR_CRASH_KILLS", "4"))
 
 @dataclass(frozen=True)
 class Pace:
-    """How processes are killed: a worker each ``pause`` seconds, and half-way the masters, which look after workers.
+    """The schedule of kills: a worker each ``pause`` seconds, and half-way the masters, which supervise workers.
 
     granian takes it for a crash loop when a worker lives for less than 3.5 seconds.
     """
@@ -32,7 +32,7 @@ PACES = (Pace("gunicorn", 0.5), Pace("granian", 1.5))
 
 
 @pytest.mark.parametrize("pace", PACES, ids=lambda pace: pace.server)
-def test_workers_die_and_every_answer_holds(tmp_path: Path, pace: Pace) -> None:
+def test_after_kills_of_workers_every_answer_is_still_true(tmp_path: Path, pace: Pace) -> None:
     with running(
         tmp_path / "state", options=("--server", pace.server, "--workers", "3"), command=HTTP_COMMAND
     ) as server:
@@ -49,7 +49,7 @@ def test_workers_die_and_every_answer_holds(tmp_path: Path, pace: Pace) -> None:
         check_all_answers(clients)
 
 
-def test_the_whole_service_dies_and_every_answer_holds(tmp_path: Path) -> None:
+def test_after_a_kill_of_the_whole_service_every_answer_is_still_true(tmp_path: Path) -> None:
     options = ("--workers", "2")
     server = start(tmp_path / "state", options=options)
     clients = WorkingClients(server)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys are rotated while producers and consumers are at work: nobody sees an error, and the old key can go."""
+"""Keys are rotated while producers and consumers work: no client sees an error, and the old key can be removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD, NEW = "hex:" + "11" * 32, "hex:" + "22" * 32
 
 
 class Client:
-    """A connection for each request: none is idle when its worker is replaced."""
+    """A client with a connection for each request, so that no idle connection breaks when its worker is replaced."""
 
     def __init__(self, server: Server) -> None:
         self._connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
@@ -39,7 +39,7 @@ def configure(path: Path, *lines: str) -> None:
 
 
 def reload(server: Server) -> None:
-    """SIGHUP, and wait until other workers serve."""
+    """Send SIGHUP, and wait until new workers serve."""
     before = set(server.workers())
     server.process.send_signal(signal.SIGHUP)
     deadline = time.monotonic() + 60
@@ -58,7 +58,7 @@ def reencrypt(path: Path, state_dir: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_rotation_under_load(tmp_path: Path) -> None:
+def test_keys_are_rotated_under_load_without_errors(tmp_path: Path) -> None:
     path = tmp_path / "zaqar.conf"
     configure(path, f"message_encryption_key = {OLD}")
     state_dir = tmp_path / "state"
@@ -103,7 +103,7 @@ def test_rotation_under_load(tmp_path: Path) -> None:
     try:
         client = Client(server)
         assert client.ask("PUT", "/v2/queues/q", {"_enable_encrypt_messages": True})[0] == 201
-        # Stays for all of it: nobody claims from this one.
+        # This message stays for the whole test, because no consumer claims from its queue.
         assert client.ask("PUT", "/v2/queues/kept", {"_enable_encrypt_messages": True})[0] == 201
         assert client.ask("POST", "/v2/queues/kept/messages", {"messages": [{"body": "old", "ttl": 600}]})[0] == 201
         for thread in threads:
@@ -130,7 +130,7 @@ def test_rotation_under_load(tmp_path: Path) -> None:
         assert sorted(got) == posted[: len(got)]
         _, kept = client.ask("GET", "/v2/queues/kept/messages?echo=true")
         assert [message["body"] for message in kept["messages"]] == ["old"]
-        # A file that cannot be served changes nothing.
+        # A configuration file that is invalid changes nothing.
         configure(path, "message_encryption_key = base64:AAAA")
         server.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 60

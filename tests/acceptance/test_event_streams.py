@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams as their clients read them: curl, and the EventSource of a real browser with the example of the guide."""
+"""Streams as clients read them: curl, and the EventSource of a real browser with the example page of the guide."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Curl:
         return list(Parser().feed(self._output.read_bytes()))
 
     def find_events(self) -> list[ServerEvent]:
-        """None if the service has refused the request."""
+        """The events in the file. None if the service refused the request."""
         return self.events if self._output.read_bytes().startswith(b"retry: ") else []
 
     def count_messages(self) -> int:
@@ -85,7 +85,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @dataclass
 class Service:
-    """A server with one worker and an access log. It lets the page in that is at PAGE."""
+    """A server with one worker and an access log. It allows the origin of the page at PAGE."""
 
     state: Path
     config: Path
@@ -131,7 +131,7 @@ def test_curl_and_a_page_follow_a_queue_through_a_restart(browser: Browser, tmp_
         wait_for_bodies(page, [{"to": "ann"}, {"to": "<b>bob</b>"}])
 
         server.close()
-        # The streams end by themselves.
+        # The streams end when their signatures expire.
         assert curl.end() == 0
         assert (curl.events[0].type, curl.events[-1].type) == ("open", "bye")
         assert curl.events[-1].json == {"reason": "drain"}
@@ -142,11 +142,11 @@ def test_curl_and_a_page_follow_a_queue_through_a_restart(browser: Browser, tmp_
 
         server = service.start()
         post(server, PROJECT, {"to": "eve"})
-        # The browser remembers by itself what it has seen last.
+        # The browser itself remembers the last event id.
         wait_for_bodies(page, [{"to": "ann"}, {"to": "<b>bob</b>"}, {"to": "eve"}])
         events: list[ServerEvent] = []
         while not events:
-            # If curl starts too slowly, the signature has ended before.
+            # If curl starts too slowly, the signature has expired before.
             again = Curl(tmp_path, signed(server, seconds=3), "-H", f"Last-Event-ID: {curl.events[1].last_id}")
             assert again.end() == 0
             events = again.find_events()
@@ -169,13 +169,13 @@ def test_a_page_gets_a_new_url_when_the_old_one_has_expired(browser: Browser, se
         page.run("location = 'about:blank'")
 
 
-def test_a_stream_whose_client_has_gone_is_released_before_there_is_something_to_send(server: Server) -> None:
-    # A beat would notice it, too, but later. On a busy machine it is tried again.
+def test_a_stream_of_a_disconnected_client_is_released_before_the_next_message(server: Server) -> None:
+    # A heartbeat would notice it too, but later. On a busy machine the test tries again.
     assert any(seconds_until_released(server) < HEARTBEAT_SECONDS / 2 for _ in range(3))
 
 
 def seconds_until_released(server: Server) -> float:
-    """What it takes until all the streams of a project, whose clients go away, leave room for another one."""
+    """The seconds until the streams of a project, whose clients all disconnect, leave room for another stream."""
     with ExitStack() as stack:
         connections: list[socket.socket] = []
         while len(connections) < MAX_STREAMS:
@@ -187,27 +187,27 @@ def seconds_until_released(server: Server) -> float:
         return time.monotonic() - began
 
 
-def test_streams_of_clients_that_have_gone_are_released(server: Server) -> None:
+def test_streams_of_disconnected_clients_are_released(server: Server) -> None:
     gone = {"X-Project-ID": "gone"}
     for _ in range(3):
         with ExitStack() as stack:
             connections: list[socket.socket] = []
 
             def is_full(connections: list[socket.socket] = connections, stack: ExitStack = stack) -> bool:
-                # A post makes the service look at the connections at once, and a beat does so later.
+                # A post makes the service check the connections at once; a heartbeat does so later.
                 post(server, gone, 1)
                 connections += open_streams(server, stack, MAX_STREAMS - len(connections))
                 return len(connections) == MAX_STREAMS
 
             wait_until(is_full, seconds=SECONDS)
             assert open_streams(server, stack, 1) == []
-            # Each is cut in another way: with a reset, for writing only, and closed.
+            # Connections are cut in three ways: with a reset, for writing only, and with a close.
             connections[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connections[1].shutdown(socket.SHUT_WR)
 
 
 def open_streams(server: Server, stack: ExitStack, count: int) -> list[socket.socket]:
-    """Up to ``count`` connections, each with a stream that has begun; fewer if the service serves no more."""
+    """Up to ``count`` connections, each with a stream that has begun; fewer if the service refuses more."""
     opened: list[socket.socket] = []
     for _ in range(count):
         connection = stack.enter_context(socket.create_connection((server.host, server.port), SECONDS))
@@ -221,8 +221,8 @@ def open_streams(server: Server, stack: ExitStack, count: int) -> list[socket.so
     return opened
 
 
-def test_other_requests_have_their_turn_beside_a_backlog(tmp_path: Path, server: Server) -> None:
-    """One worker, and a client that reads as fast as it can."""
+def test_a_stream_with_a_backlog_does_not_block_other_requests(tmp_path: Path, server: Server) -> None:
+    """With one worker, and a client that reads as fast as it can."""
     for _ in range(20):
         post(server, PROJECT, *("x" * 1000 for _ in range(100)))
     curl = Curl(tmp_path, signed(server, query="&from=oldest"))
@@ -235,7 +235,7 @@ def test_other_requests_have_their_turn_beside_a_backlog(tmp_path: Path, server:
 
 @contextmanager
 def site(server: Server, seconds: int) -> Iterator[str]:
-    """The example of the guide, as a reader starts it."""
+    """Serve the example page of the guide as its reader does."""
     with subprocess.Popen([sys.executable, str(EXAMPLES / "live.py"), server.url, str(PAGE), str(seconds)]) as process:
         try:
             wait_until(lambda: is_open(PAGE), seconds=SECONDS)

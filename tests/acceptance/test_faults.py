@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each store is away for a while, and workers and the store are killed while clients work: every answer holds."""
+"""Each store is away for a while, and workers and the store are killed while clients work: no answer becomes untrue."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.acceptance.working_clients import WorkingClients
 
 PATIENCE = 60.0
 QUICK = 5.0
-"""Seconds in which an answer has to come while the store is away (design, promise 12)."""
+"""The time limit of an answer while the store is away (design, promise 12)."""
 SLACK, MOST_TIMES = 3.0, 20.0
-"""What a busy machine may add to that: so many seconds, or so many times the time of an answer without an outage."""
+"""The allowance for a busy machine: so many more seconds, or so many times the time of an answer without an outage."""
 HEADERS = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p", "Content-Type": "application/json"}
 POST = json.dumps({"messages": [{"body": "x", "ttl": 300}]})
 
 
 def ask(server: Server, method: str, path: str, body: str | None = None) -> tuple[int, str | None, float]:
-    """Status, Retry-After, and the seconds it took, over a connection of its own."""
+    """Send a request over a new connection. Returns status, Retry-After, and the seconds it took."""
     began = time.monotonic()
     connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
     try:
@@ -52,11 +52,11 @@ REQUESTS = [
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["gone", "silent"])
 @every_backend
-def test_a_store_that_is_away_gives_503_soon_and_the_service_heals(
+def test_while_a_store_is_away_requests_are_503_soon_and_the_service_recovers(
     backend: Backend, service_on: Service, how: int
 ) -> None:
     server, backend_server = service_on.server, service_on.store
-    # The tests of one store share a service. Of the outage before this one the workers have told the end.
+    # The tests of one store share a service. Its workers have logged the end of the previous outage.
     wait_until_healed(server)
     wait_until(lambda: ask(server, "GET", "/v2/ping")[0] == 204 and not workers_in_an_outage(server))
     logged_before = len(server.log.read_text())
@@ -80,7 +80,7 @@ def test_a_store_that_is_away_gives_503_soon_and_the_service_heals(
 
 
 def wait_until_healed(server: Server) -> None:
-    """Until each worker has found out that the store answers, which each does by itself."""
+    """Wait until each worker has noticed that the store answers again, which each does for itself."""
     deadline = time.monotonic() + PATIENCE
     healed = 0
     while healed < 5:
@@ -91,7 +91,7 @@ def wait_until_healed(server: Server) -> None:
 
 
 def workers_in_an_outage(server: Server) -> set[int]:
-    """Those whose last word on the store in the log is that it is not available."""
+    """The workers whose last log line about the store says that it is not available."""
     is_away: dict[int, bool] = {}
     for line in server.log.read_text().splitlines():
         if " is not available: " in line or " is available again, " in line:
@@ -106,9 +106,9 @@ def restore(backend: Backend, backend_server: Any, how: int) -> None:
         backend.start_again(backend_server)
 
 
-# The last one: after it the other Redis of a Sentinel may be the master.
+# This test is the last on its store: after it the other Redis of a Sentinel may be the master.
 @every_backend
-def test_workers_and_the_store_die_and_every_answer_holds(service_on: Service) -> None:
+def test_after_kills_of_workers_and_the_store_every_answer_is_still_true(service_on: Service) -> None:
     clients = WorkingClients(service_on.server)
     clients.start()
     try:
@@ -123,7 +123,7 @@ def test_workers_and_the_store_die_and_every_answer_holds(service_on: Service) -
     check_all_answers(clients)
 
 
-def test_each_store_but_the_embedded_one_is_here() -> None:
+def test_every_store_with_a_server_has_a_backend() -> None:
     from tests.conformance.drivers import DRIVERS
 
     assert {driver.server for driver in DRIVERS.values() if driver.server} <= {backend.name for backend in BACKENDS}

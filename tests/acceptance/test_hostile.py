@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes that no honest client sends, over raw sockets, against both servers that ``zaqar-server`` can run.
 
-Whatever comes in is answered with a 4xx or by closing the connection, never with a 5xx, and never by hanging; nothing
+Each input is answered with a 4xx or by closing the connection, never with a 5xx, and never by hanging; nothing
 of it is stored; and the next request of somebody else is served. All the time a handful of clients hold requests open
 that they never finish.
 """
@@ -31,16 +31,16 @@ CHUNKED = b"Transfer-Encoding: chunked"
 STALLED = 8
 LET_GO_SECONDS = 75.0
 
-# What granian reads as its sound form, and serves: the same length twice (RFC 9112, section 6.3 allows it), another
-# Host, and chunked bodies whose data are whole but whose end is not.
+# granian reads these cases as valid requests, and serves them: the same length twice (allowed by RFC 9112, 6.3),
+# another Host, and chunked bodies whose data are complete but whose end is not.
 SERVED_BY_GRANIAN = {"twice", "two hosts", "no line end after the data", "trailers without end"}
-# granian does not bound how long a body takes: whoever stalls there keeps one of its threads.
+# granian has no time limit for a body: a client that stalls there keeps one of its threads.
 LETS_GO = {"gunicorn": ("headers", "body"), "granian": ("headers",)}
 
 
 @dataclass
 class Target:
-    """A service under attack. ``stalled`` clients went silent in the middle of the headers or of the body."""
+    """A service under attack. ``stalled`` are clients that stopped in the middle of the headers or of the body."""
 
     name: str
     server: Server
@@ -52,7 +52,7 @@ class Target:
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Target]]:
-    """Both servers, with one worker each, so that whoever blocks it blocks everybody; the silent clients are there
+    """Both servers, with one worker each, so that a client that blocks it blocks all others. The silent clients stay
     from the first test to the last."""
     whole = request("POST", MESSAGES, project="stalled", body=POST)
     cuts = {"headers": whole[:60], "body": whole[:-10]}
@@ -83,7 +83,7 @@ def service(target: Target) -> Server:
 
 @pytest.fixture
 def project(service: Server) -> Iterator[str]:
-    """A project of its own; afterwards the service still serves."""
+    """A project for one test. After the test the service must still serve."""
     project = uuid.uuid4().hex
     yield project
     other = uuid.uuid4().hex
@@ -92,17 +92,17 @@ def project(service: Server) -> Iterator[str]:
 
 
 def assert_refused(conversation: raw_http.Conversation) -> None:
-    """Nothing but 4xx, or a connection that was closed without a word."""
+    """Assert that there were only 4xx answers, or that the connection was closed without one."""
     assert conversation.replies or conversation.closed
     for reply in conversation.replies:
         assert reply.status in range(400, 500), reply
-        # What granian refuses by itself has no body; all that has one is an error of the API.
+        # Refusals that granian itself sends have no body. Every answer with a body is an error of the API.
         if reply.body:
             assert set(reply.json) == {"title", "description"}
 
 
 def assert_refused_or_harmless(target: Target, case: str, conversation: raw_http.Conversation, project: str) -> None:
-    """Refused with nothing stored, or served where the server knows the case to be harmless."""
+    """Assert that the request was refused with nothing stored, or served if the case is known to be harmless there."""
     if target.refuses(case):
         assert_refused(conversation)
         assert target.name == "granian" or all(reply.body for reply in conversation.replies)
@@ -158,42 +158,42 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("case", LENGTHS)
-def test_content_length_that_is_none(target: Target, project: str, case: str) -> None:
+def test_an_invalid_content_length_is_refused(target: Target, project: str, case: str) -> None:
     head = request("POST", MESSAGES, CLOSE, *LENGTHS[case], project=project)
     assert_refused_or_harmless(target, case, talk(target.server, head, POST), project)
 
 
 @pytest.mark.parametrize("case", CODINGS)
-def test_transfer_codings(target: Target, project: str, case: str) -> None:
+def test_an_unsupported_transfer_coding_is_refused(target: Target, project: str, case: str) -> None:
     head = request("POST", MESSAGES, CLOSE, CODINGS[case], project=project)
     assert_refused_or_harmless(target, case, talk(target.server, head, raw_http.chunked(POST)), project)
 
 
 @pytest.mark.parametrize("case", CHUNKS)
-def test_broken_chunks(target: Target, project: str, case: str) -> None:
+def test_broken_chunks_are_refused(target: Target, project: str, case: str) -> None:
     head = request("POST", MESSAGES, CLOSE, CHUNKED, project=project)
     assert_refused_or_harmless(target, case, talk(target.server, head, CHUNKS[case], half_close=True), project)
 
 
-def test_chunked_is_not_for_http_1_0(service: Server, project: str) -> None:
+def test_chunks_in_http_1_0_are_refused(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, CHUNKED, project=project, version=b"HTTP/1.0")
     assert_refused(talk(service, head, raw_http.chunked(POST)))
     assert raw_http.bodies(service, project) == []
 
 
-def test_content_length_shorter_than_the_body(service: Server, project: str) -> None:
+def test_a_content_length_shorter_than_the_body_is_refused(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, b"Content-Length: 20", project=project)
     assert_refused(talk(service, head, POST))
     assert raw_http.bodies(service, project) == []
 
 
-def test_content_length_longer_than_the_body(service: Server, project: str) -> None:
+def test_a_content_length_longer_than_the_body_stores_nothing(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, b"Content-Length: 4000", project=project)
     assert_refused(talk(service, head, POST, half_close=True))
     assert raw_http.bodies(service, project) == []
 
 
-def test_nothing_is_smuggled_behind_two_framings(service: Server, project: str) -> None:
+def test_no_request_can_be_smuggled_with_two_framings(service: Server, project: str) -> None:
     inner = request("POST", MESSAGES, project=project, body=POST)
     for body, length in ((b"0\r\n\r\n" + inner, len(inner) + 5), (b"0\r\n\r\n" + inner, 5)):
         head = request("POST", MESSAGES, CHUNKED, b"Content-Length: %d" % length, project=project)
@@ -214,8 +214,8 @@ FROM_A_PROXY = [
 
 
 @pytest.mark.parametrize("headers", FROM_A_PROXY)
-def test_no_client_makes_up_where_the_service_is(service: Server, project: str, headers: tuple[bytes, ...]) -> None:
-    """Also from this host, whose proxies gunicorn would believe: a path that only a header makes one is none."""
+def test_a_client_cannot_forge_the_mount_path(service: Server, project: str, headers: tuple[bytes, ...]) -> None:
+    """A forged prefix header has no effect, even from this host, whose proxies gunicorn would trust."""
     (plain,) = talk(service, request("POST", MESSAGES, project=project, body=POST)).replies
     (posted,) = talk(service, request("POST", MESSAGES, *headers, project=project, body=POST)).replies
     assert posted.status == plain.status == 201
@@ -230,14 +230,14 @@ def test_no_client_makes_up_where_the_service_is(service: Server, project: str, 
 # -- size --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_huge_body_that_is_announced_is_refused_at_once(service: Server, project: str) -> None:
+def test_a_huge_announced_body_is_refused_at_once(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, b"Content-Length: %d" % (100 * MEBIBYTE), project=project)
     (reply,) = talk(service, head).replies
     assert reply.status == 400
     assert "body" in reply.json["description"]
 
 
-def test_a_large_body_that_is_sent_anyway_leaves_the_client_its_answer(service: Server, project: str) -> None:
+def test_a_client_that_sends_a_refused_body_anyway_gets_its_answer(service: Server, project: str) -> None:
     body = b'{"messages":[{"body":"' + b"x" * 10 * MEBIBYTE + b'"}]}'
     (reply,) = talk(service, request("POST", MESSAGES, project=project, body=body)).replies
     assert reply.status == 400
@@ -266,7 +266,7 @@ def test_an_endless_chunked_body_is_refused_early_in_little_memory(service: Serv
     assert raw_http.bodies(service, project) == []
 
 
-def test_a_body_of_the_largest_size_is_taken_either_way(service: Server, project: str) -> None:
+def test_a_body_of_the_largest_size_is_accepted_with_either_framing(service: Server, project: str) -> None:
     frame = b'{"messages":[{"ttl":300,"body":"%s"}]}'
     body = frame % (b"x" * (262144 - len(frame) + 2))
     with_length = talk(service, request("POST", MESSAGES, CLOSE, project=project, body=body))
@@ -323,7 +323,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("case", HEADS)
-def test_heads_that_are_none(target: Target, project: str, case: str) -> None:
+def test_a_malformed_request_head_is_refused(target: Target, project: str, case: str) -> None:
     assert_refused_or_harmless(target, case, talk(target.server, HEADS[case], half_close=True), project)
 
 
@@ -361,7 +361,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
-def test_paths_that_lead_nowhere(service: Server, project: str, path: str) -> None:
+def test_a_path_outside_the_api_is_refused(service: Server, project: str, path: str) -> None:
     conversation = talk(service, request("GET", path, CLOSE, project=project))
     assert len(conversation.replies) == 1
     assert_refused(conversation)
@@ -384,7 +384,7 @@ def test_a_refused_request_does_not_spoil_the_next_on_its_connection(service: Se
     assert conversation.statuses == [400, 201]
 
 
-def test_expect_continue(service: Server, project: str) -> None:
+def test_expect_continue_is_supported(service: Server, project: str) -> None:
     head = request("POST", MESSAGES, CLOSE, b"Expect: 100-continue", b"Content-Length: %d" % len(POST), project=project)
     with raw_http.connect(service) as sock:
         sock.sendall(head)
@@ -396,7 +396,7 @@ def test_expect_continue(service: Server, project: str) -> None:
     assert raw_http.bodies(service, project) == ["stored"]
 
 
-def test_http_1_0(service: Server, project: str) -> None:
+def test_http_1_0_is_supported(service: Server, project: str) -> None:
     head = raw_http.join([b"GET / HTTP/1.0"])
     conversation = talk(service, head, replies=None)
     assert (conversation.statuses, conversation.closed) == ([300], True)
@@ -404,7 +404,7 @@ def test_http_1_0(service: Server, project: str) -> None:
     assert talk(service, post).statuses == [201]
 
 
-def test_absolute_form(service: Server, project: str) -> None:
+def test_the_absolute_form_of_a_target_is_supported(service: Server, project: str) -> None:
     target = f"http://{service.host}:{service.port}{MESSAGES}"
     assert talk(service, request("POST", target, CLOSE, project=project, body=POST)).statuses == [201]
     assert raw_http.bodies(service, project) == ["stored"]
@@ -413,7 +413,7 @@ def test_absolute_form(service: Server, project: str) -> None:
 # -- to be run last: by then the bound has nearly passed ---------------------------------------------------------------
 
 
-def test_clients_that_went_silent_are_let_go(target: Target) -> None:
+def test_silent_clients_are_disconnected(target: Target) -> None:
     deadline = time.monotonic() + LET_GO_SECONDS
     for sock in (sock for where in LETS_GO[target.name] for sock in target.stalled[where]):
         sock.settimeout(max(0.1, deadline - time.monotonic()))

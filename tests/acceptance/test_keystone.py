@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service with a real Keystone, under each HTTP server: who gets in, and what is seen while Keystone is away."""
+"""The service with a real Keystone, under each HTTP server: who is admitted, and requests while Keystone is away."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ POST = {"messages": [{"body": "hello", "ttl": 300}]}
 
 @pytest.fixture(scope="module")
 def keystone() -> Iterator[Keystone]:
-    """One of this module, which tells it where the service is, and hurts it."""
+    """A Keystone for this module, which sets the URL of the service and kills it."""
     keystone = servers.own(Keystone)
     yield keystone
     keystone.stop()
@@ -64,7 +64,7 @@ COMMANDS = {"gunicorn": _zaqar_server, "granian": _granian, "uwsgi": _uwsgi}
 
 @contextmanager
 def serving(name: str, keystone: Keystone, folder: Path, lines: str = "") -> Iterator[Server]:
-    """One worker of the service, which the catalogue of Keystone has as ``messaging``."""
+    """One worker of the service, listed as ``messaging`` in the catalogue of Keystone."""
     port, log = free_port(), folder / "log"
     text = f"{keystone.options(f'127.0.0.1:{port}')}[DEFAULT]\nadmin_mode = True\n[keystone_authtoken]\n{lines}\n"
     (folder / "zaqar.conf").write_text(text)
@@ -103,7 +103,7 @@ class Answer(NamedTuple):
 
 
 def ask(server: Server, token: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-    """Ask on a connection of its own; ``X_Roles="admin"`` is sent as it is spelt."""
+    """Send a request over a new connection. ``X_Roles="admin"`` is sent as the header X-Roles."""
     sent = {"Client-ID": CLIENT_ID, **({"X-Auth-Token": token} if token else {}), **headers}
     began = time.monotonic()
     with closing(http.client.HTTPConnection(server.host, server.port, timeout=60)) as connection:
@@ -114,7 +114,7 @@ def ask(server: Server, token: str, method: str, path: str, body: Any = None, **
     return Answer(response.status, named, json.loads(text or b"null"), time.monotonic() - began)
 
 
-def test_callers_under_each_server(keystone: Keystone, server: Server) -> None:
+def test_each_server_admits_callers_by_their_token(keystone: Keystone, server: Server) -> None:
     member, stranger, admin = keystone.token(), keystone.token("stranger", "other"), keystone.token("admin", "demo")
     keystone.set_endpoint(server.url)
     assert ask(server, "", "GET", "/").status == 300
@@ -126,11 +126,11 @@ def test_callers_under_each_server(keystone: Keystone, server: Server) -> None:
     listed = ask(server, member, "GET", f"{MESSAGES}?echo=true", **{"X-Project-ID": "elsewhere"}).body["messages"]
     assert [message["body"] for message in listed] == ["hello"]
     project = keystone.id_of("project", "demo")
-    # Servers make one name of these, if they let the second one through at all.
+    # Servers make one name of these headers, or drop the second one.
     for lie in ({"X-Project-ID": project, "X-Roles": "admin"}, {"X_Project_ID": project, "X_Roles": "admin"}):
         assert ask(server, stranger, "GET", f"{MESSAGES}?echo=true", **lie).body.get("messages", []) == []
         assert ask(server, member, "GET", "/v2/health", **lie).status in (400, 403)
-    # Keystone may have been away in a test before, and on a busy machine it may answer too late.
+    # Keystone may have been away in an earlier test, and on a busy machine it may answer too late.
     well = {"reachable": True, "service_user_accepted": True}
     wait_until(lambda: ask(server, admin, "GET", "/v2/health").body["keystone"] == well)
     _use_as_published_clients(keystone, server)
@@ -155,7 +155,7 @@ def _use_as_published_clients(keystone: Keystone, server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
-def test_a_service_that_keystone_does_not_let_in_says_so_at_once(keystone: Keystone, tmp_path: Path, name: str) -> None:
+def test_a_service_with_a_wrong_password_logs_it_at_once(keystone: Keystone, tmp_path: Path, name: str) -> None:
     with serving(name, keystone, tmp_path, "password = wrong-one") as server:
         wait_until(lambda: "does not accept the service user of [keystone_authtoken]" in server.log.read_text())
         answer = ask(server, keystone.token(), "GET", "/v2/queues")
@@ -168,14 +168,14 @@ def test_a_service_that_keystone_does_not_let_in_says_so_at_once(keystone: Keyst
 KNOWN, UNKNOWN = "known", "unknown"
 BETWEEN = "between"
 SILENT_SECONDS = 3.5
-"""Longer than it takes until a question counts as not answered."""
+"""Longer than the time-out of a question to Keystone."""
 
 MOST_SECONDS, MOST_TIMES = 1.0, 4.0
-"""What a request may take while Keystone is away: so long on a quiet machine, so many times as long as before."""
+"""The time limit of a request while Keystone is away: seconds on a quiet machine, or so many times the time before."""
 
 
 class Load:
-    """Callers with a token that the service has seen, beside callers with one that it has not, until it is closed."""
+    """Callers with a token that the service has seen, beside callers with new tokens, until it is closed."""
 
     def __init__(self, server: Server, token: str, *, known: int, unknown: int) -> None:
         self._server = server
@@ -183,7 +183,7 @@ class Load:
         self._is_over = threading.Event()
         self.phase = BETWEEN
         self.seen: list[tuple[str, str, str, Answer]] = []
-        """The kind, the phase in which the request began, that in which it was if it is one, and the answer."""
+        """Caller kind, phase in which the request began, phase that contains all of it or "", and the answer."""
         self.errors: list[BaseException] = []
         kinds = [KNOWN] * known + [UNKNOWN] * unknown
         self._threads = [threading.Thread(target=self._run, args=(kind, token)) for kind in kinds]
@@ -205,37 +205,37 @@ class Load:
                 phase = self.phase
                 answer = ask(self._server, sent, "GET", "/v2/queues")
                 self.seen.append((kind, phase, phase if phase == self.phase else BETWEEN, answer))
-                # The machine is there for Keystone as well.
+                # Leave the processors to Keystone for a moment.
                 time.sleep(0.005 if kind == KNOWN else 0.02)
         except BaseException as exc:
             self.errors.append(exc)
             raise
 
     def during(self, phase: str, seconds: float, *, until: int) -> None:
-        """Go on for so long, and until a caller with an unknown token got this status."""
+        """Go on for so many seconds, and until a caller with an unknown token got this status."""
         self.phase = phase
         time.sleep(seconds)
         wait_until(lambda: any(answer.status == until for answer in self.answers(UNKNOWN, phase)))
         self.phase = BETWEEN
 
     def median(self, kind: str, phase: str) -> float:
-        """Of the seconds that requests took which began meanwhile."""
+        """The median seconds of requests that began in this phase."""
         return statistics.median(
             answer.seconds for each, began, _, answer in self.seen if (each, began) == (kind, phase)
         )
 
     def answers(self, kind: str, phase: str) -> list[Answer]:
-        """Those to requests that began and ended while this went on."""
+        """The answers to requests that began and ended in this phase."""
         return [answer for each, _, when, answer in list(self.seen) if (each, when) == (kind, phase)]
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "uwsgi"], indirect=True)
 def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, server: Server) -> None:
-    """uWSGI has 16 threads, fewer than there are callers who wait for a silent Keystone."""
+    """uWSGI has 16 threads, fewer than the callers that wait for a silent Keystone."""
     token = keystone.token()
-    # A token that was not let in while Keystone was away is as new as before.
+    # A token that was refused while Keystone was away is as unknown as before.
     returned, awake = keystone.token("reader"), keystone.token("reader")
-    # From here on the token is one that the service has seen.
+    # From here on the service has seen this token.
     assert ask(server, token, "GET", "/v2/queues").status == 200
     with Load(server, token, known=3, unknown=24) as load:
         load.during("healthy", 1.0, until=401)
@@ -265,5 +265,5 @@ def test_keystone_is_killed_paused_and_started_under_load(keystone: Keystone, se
             if answer.status == 503:
                 assert int(answer.headers["retry-after"]) >= 1
                 assert set(answer.body) == {"title", "description"}
-        # Nobody with a known token waits for those with another.
+        # Callers with a known token do not wait for callers with unknown tokens.
         assert load.median(KNOWN, phase) < max(MOST_SECONDS, MOST_TIMES * load.median(KNOWN, "healthy")), report

@@ -63,7 +63,7 @@ class Authority:
 
 
 class TlsFront:
-    """What stands before Keystone and speaks TLS, as a load balancer does."""
+    """A TLS proxy in front of Keystone, such as a load balancer."""
 
     def __init__(self, target: int, certificate: Path) -> None:
         self._target = target
@@ -76,7 +76,7 @@ class TlsFront:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def replace(self, certificate: Path) -> None:
-        """Take another certificate, and end the connections that know the one before, as a restart does."""
+        """Use another certificate, and close the connections made with the previous one, as a restart does."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         self._context = context
@@ -98,7 +98,7 @@ class TlsFront:
         with suppress(OSError), self._context.wrap_socket(client, server_side=True) as outside:
             self.handshakes += 1
             with socket.create_connection(("127.0.0.1", self._target)) as inside:
-                # Only this side is ended by ``replace``; then Keystone's side ends with it.
+                # ``replace`` closes only this side; then Keystone's side ends with it.
                 with self._lock:
                     self._connections.add(inside)
                 try:
@@ -129,7 +129,7 @@ def keystone() -> Iterator[Keystone]:
 
 @contextmanager
 def _behind(keystone: Keystone, certificate: Path) -> Iterator[TlsFront]:
-    """A front that Keystone itself names, in its catalogue and in its versions."""
+    """A proxy whose URL Keystone's catalogue and version list name."""
     front = TlsFront(keystone.program.port, certificate)
     url = f"https://127.0.0.1:{front.port}"
     keystone.set_endpoint(f"{url}/v3", "identity")
@@ -144,7 +144,7 @@ def _behind(keystone: Keystone, certificate: Path) -> Iterator[TlsFront]:
 
 
 def test_certificates_are_replaced_under_load(keystone: Keystone, tmp_path: Path) -> None:
-    """Whoever needs no new connection notices nothing, and a new authority needs no restart: its file is read anew."""
+    """Without a new connection callers notice nothing. A new authority needs no restart: its file is read again."""
     old, new = Authority("old"), Authority("new")
     trusted = tmp_path / "authorities.pem"
     trusted.write_text(old.pem)
@@ -159,7 +159,7 @@ def test_certificates_are_replaced_under_load(keystone: Keystone, tmp_path: Path
                 load.during("first", 0.5, until=401)
                 front.replace(second)
                 load.during("second", 1.0, until=401)
-                # A certificate of an authority that is not trusted yet: nobody new gets in.
+                # A certificate of an authority that is not trusted yet: callers with new tokens are refused.
                 front.replace(third)
                 load.during("not trusted", 1.0, until=503)
                 other = tmp_path / "new"

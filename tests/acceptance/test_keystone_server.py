@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Keystone that the tests start answers as the tests of access assume."""
+"""The Keystone of the tests behaves as the tests of access assume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VIRTUALENVS = (KEYSTONE,)
 
 @pytest.fixture(scope="module")
 def keystone() -> Iterator[Keystone]:
-    """One of this module, which changes accounts."""
+    """A Keystone for this module, which changes accounts."""
     keystone = servers.own(Keystone)
     yield keystone
     keystone.stop()
@@ -64,12 +64,12 @@ def test_accounts_have_their_roles(keystone: Keystone, user: str, project: str, 
     }
 
 
-def test_nobody_may_enter_a_project_of_others(keystone: Keystone) -> None:
+def test_a_user_gets_no_token_for_a_foreign_project(keystone: Keystone) -> None:
     with pytest.raises(KeystoneError, match="401"):
         keystone.token("stranger", "demo")
 
 
-def test_other_scopes_than_a_project(keystone: Keystone) -> None:
+def test_tokens_can_have_other_scopes_than_a_project(keystone: Keystone) -> None:
     assert keystone.inspect(keystone.token("admin", domain="Default"))["domain"]["id"] == "default"
     assert keystone.inspect(keystone.token("admin", system=True))["system"] == {"all": True}
     assert not {"project", "domain", "system"} & set(keystone.inspect(keystone.token("nobody", unscoped=True)))
@@ -114,7 +114,7 @@ def test_a_trust_gives_the_trustors_roles(keystone: Keystone) -> None:
     assert token["OS-TRUST:trust"]["trustee_user"]["id"] == keystone.id_of("user", "zaqar")
 
 
-def test_the_catalogue_says_where_the_service_is(keystone: Keystone) -> None:
+def test_the_catalogue_has_the_url_of_the_service(keystone: Keystone) -> None:
     def urls() -> dict[str, set[str]]:
         catalog = keystone.inspect(keystone.token())["catalog"]
         return {service["type"]: {endpoint["url"] for endpoint in service["endpoints"]} for service in catalog}
@@ -128,7 +128,7 @@ def test_the_catalogue_says_where_the_service_is(keystone: Keystone) -> None:
     }
 
 
-def test_it_comes_back_after_a_kill_on_its_port_with_its_data() -> None:
+def test_keystone_restarts_after_a_kill_on_its_port_with_its_data() -> None:
     keystone = servers.own(Keystone)
     try:
         uri, token, user = keystone.uri, keystone.token(), keystone.new_user("demo")
@@ -143,7 +143,7 @@ def test_it_comes_back_after_a_kill_on_its_port_with_its_data() -> None:
         keystone.stop()
 
 
-def test_it_is_silent_while_it_is_stopped(keystone: Keystone) -> None:
+def test_keystone_is_silent_while_it_is_stopped(keystone: Keystone) -> None:
     keystone.signal(signal.SIGSTOP)
     try:
         with socket.create_connection(("127.0.0.1", keystone.program.port), timeout=0.3) as connection:
@@ -155,7 +155,7 @@ def test_it_is_silent_while_it_is_stopped(keystone: Keystone) -> None:
     assert is_valid(keystone, keystone.token())
 
 
-def test_tokens_live_as_long_as_a_test_wants() -> None:
+def test_the_life_of_tokens_can_be_set() -> None:
     keystone = servers.own(lambda: Keystone(token_seconds=2))
     try:
         token = keystone.token()
@@ -188,7 +188,7 @@ def test_several_processes_make_a_cached_folder_once(tmp_path: Path) -> None:
     _make(tmp_path / "made")
 
 
-def test_a_cached_folder_that_was_not_finished_is_made_afresh(tmp_path: Path) -> None:
+def test_an_unfinished_cached_folder_is_made_again(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "calls").write_text("half")
         raise KeyboardInterrupt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One project's webhook gets its messages in time, whatever other projects send, subscribe or delete.
+"""A project's webhook gets its messages in time, whatever other projects post, subscribe to or delete.
 
 A quiet project has one queue and one subscriber that answers at once. It posts at a steady pace, first alone and then
 beside a neighbour of each kind. What the neighbour costs it is the difference, on the same machine in the same minute.
@@ -32,16 +32,16 @@ from tests.acceptance.test_notifications import Notifier
 from tests.acceptance.webhook_sinks import Sink, Sinks
 
 SECONDS = float(os.environ.get("ZAQAR_NEIGHBOUR_SECONDS", "2"))
-"""How long the quiet project posts alone, and beside each neighbour."""
+"""For how long the quiet project posts alone, and beside each neighbour."""
 
 PAUSE = SECONDS / 120
 PATIENCE = 60.0
 MOST_SECONDS = 1.0
-"""The delay that 99 of 100 messages may have beside a neighbour, on a quiet machine."""
+"""The delay allowed to 99 of 100 messages beside a neighbour, on a quiet machine."""
 
 ATTEMPTS = 3
 MOST_TIMES = 5.0
-"""On a busy machine: how many times the delay that they have alone."""
+"""On a busy machine: how many times the delay without a neighbour is allowed."""
 
 CONFIG = """
 [DEFAULT]
@@ -85,7 +85,7 @@ class Project:
 
 @dataclass
 class QuietProject:
-    """The project whose messages are in time."""
+    """The project whose messages must arrive in time."""
 
     server: Server
     sink: Sink
@@ -128,12 +128,12 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def _hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take the request and say nothing."""
+    """Read the request and never answer."""
     await reader.read(-1)
 
 
 async def _never_come_to_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send interim answers for ever (RFC 8297)."""
+    """Send interim answers forever (RFC 8297)."""
     await reader.readuntil(b"\r\n\r\n")
     while True:
         writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n" * 50)
@@ -143,13 +143,13 @@ async def _never_come_to_the_end(reader: asyncio.StreamReader, writer: asyncio.S
 
 @contextmanager
 def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
-    """Their URLs: one port on several loopback addresses, each of which is a target of its own."""
+    """URLs of receivers: one port on several loopback addresses. Each address is a separate target for the notifier."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await serve(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            return  # the peer has closed it, or the test ends
+            return  # The peer has closed the connection, or the test ends.
         finally:
             writer.close()
 
@@ -167,12 +167,12 @@ def receivers(serve: Serve, hosts: list[str]) -> Iterator[list[str]]:
 
 # -- neighbours --------------------------------------------------------------------------------------------------------
 #
-# Each prepares itself, and yields the step that begins to disturb the others.
+# Each prepares itself, and yields the step that begins to disturb the quiet project.
 
 
 @dataclass
 class Environment:
-    """What neighbours work with. ``silent`` is the server of the pool ``silent``, which stops to answer."""
+    """The resources of neighbours. ``silent`` is the server of the pool ``silent``, which is stopped."""
 
     server: Server
     config: Path
@@ -246,7 +246,7 @@ class FailingProject(threading.Thread):
 
 @contextmanager
 def dead_letters_for_a_silent_store(environment: Environment) -> Iterator[Begin]:
-    """Deliveries are given up each second, whose dead letter queue is on a pool that stops to answer."""
+    """Each second deliveries are given up whose dead letter queue is on a pool that does not answer."""
     environment.failing_project.wait_for_a_dead_letter()
     try:
         yield lambda: environment.silent.program.signal(signal.SIGSTOP)
@@ -275,7 +275,7 @@ def receivers_that_hang(environment: Environment) -> Iterator[Begin]:
 
 @contextmanager
 def answers_without_end(environment: Environment) -> Iterator[Begin]:
-    """20 receivers that send interim answers for ever."""
+    """20 receivers that send interim answers forever."""
     project = Project(environment.server, "endless")
     with receivers(_never_come_to_the_end, [f"127.2.0.{host + 1}" for host in range(20)]) as urls:
         for url in urls:
@@ -339,7 +339,7 @@ def test_a_neighbour_does_not_delay_the_messages_of_others(environment: Environm
             notifier = Notifier(environment.config, environment.server.state_dir)
             stack.callback(notifier.close)
             notifier.wait_until_started()
-        quiet.delays(SECONDS / 4)  # so that the notifier knows the queue and the target
+        quiet.delays(SECONDS / 4)  # The notifier has to know the queue and the target.
         alone = percentile(quiet.delays())
         beside: dict[str, float] = {}
         for neighbour in NEIGHBOURS:
@@ -347,7 +347,7 @@ def test_a_neighbour_does_not_delay_the_messages_of_others(environment: Environm
                 beside[neighbour.__name__] = delay_beside(neighbour, environment)
                 if beside[neighbour.__name__] <= most(alone):
                     break
-                # A busy machine delays messages now and then, a service that is not fair delays them each time.
+                # A busy machine delays messages now and then. A service that is not fair delays them each time.
                 alone = max(alone, percentile(quiet.delays()))
     print(f"{notifiers} notifiers: 99 % within {alone:.3f} s alone, beside:")
     for name, delay in beside.items():
@@ -357,7 +357,7 @@ def test_a_neighbour_does_not_delay_the_messages_of_others(environment: Environm
 
 
 def most(alone: float) -> float:
-    """The delay that messages may have beside a neighbour."""
+    """The delay allowed beside a neighbour."""
     return max(MOST_SECONDS, MOST_TIMES * alone)
 
 

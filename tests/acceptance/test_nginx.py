@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """nginx with the sample configuration in front of the service: requests that wait, streams and WebSocket.
 
-Times of the sample and of requests are shortened alike.
+The tests shorten the times of the sample configuration and of requests by the same factor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.acceptance.stream_readers import Event, events_of
 from zaqar.transport.wsgi.event_streams import HEARTBEAT_SECONDS
 
 WAIT = 2
-"""In place of the 20 seconds that a request may wait."""
+"""Replaces the 20 seconds that a request may wait."""
 
 READ_SECONDS = WAIT * 3
 STREAM_SECONDS = int(HEARTBEAT_SECONDS) + 5
@@ -65,7 +65,7 @@ class QuietStream:
     def __init__(self, nginx: Nginx, loop: EventLoopThread) -> None:
         self.events: list[Event] = []
         self.opened = float("inf")
-        """Time of the monotonic clock."""
+        """A time on the monotonic clock."""
         self._nginx = nginx
         self._reading = loop.begin(self._read())
 
@@ -85,7 +85,7 @@ class QuietStream:
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietStream]:
-    """Through an nginx of its own, which is not told to reload."""
+    """It uses an nginx of its own, which is not reloaded."""
     http, websocket = f"{service.host}:{service.port}", service.websocket_url.removeprefix("ws://")
     with (
         servers.folder_for("nginx") as folder,
@@ -131,24 +131,24 @@ def signed(nginx: Nginx, queue: str) -> dict[str, str]:
 # -- requests that wait -----------------------------------------------------------------------------------------------
 
 
-def test_a_claim_that_waits_is_not_cut(nginx: Nginx) -> None:
+def test_a_waiting_claim_is_not_cut_off(nginx: Nginx) -> None:
     began = time.monotonic()
     status, _, _ = ask(nginx, "POST", f"/v2/queues/idle/claims?wait={WAIT}", {"ttl": 60, "grace": 60})
     assert status == 204
     assert time.monotonic() - began >= WAIT
 
 
-def test_a_message_ends_the_wait(nginx: Nginx) -> None:
+def test_a_message_ends_the_wait_through_the_proxy(nginx: Nginx) -> None:
     timer = threading.Timer(0.3, post, (nginx, "jobs", "work"))
     timer.start()
-    # On a busy machine the post may come late, so it is waited for as long as the proxy does.
+    # On a busy machine the post may come late, so the claim waits as long as the proxy allows.
     status, _, claim = ask(nginx, "POST", f"/v2/queues/jobs/claims?wait={READ_SECONDS - 1}", {"ttl": 60, "grace": 60})
     timer.join()
     assert status == 201
     assert [message["body"] for message in claim["messages"]] == ["work"]
 
 
-def test_a_client_that_goes_away_takes_no_message(nginx: Nginx) -> None:
+def test_a_client_that_disconnects_takes_no_message(nginx: Nginx) -> None:
     connection = http.client.HTTPSConnection("127.0.0.1", nginx.port, timeout=SECONDS, context=nginx.tls)
     headers = {"Client-ID": CLIENT, "Content-Type": "application/json", **USER}
     connection.request("POST", "/v2/queues/left/claims?wait=20", '{"ttl": 60, "grace": 60}', headers)
@@ -173,8 +173,8 @@ async def first(events: AsyncIterator[Event], kind: str) -> Event:
     raise AssertionError(f"the stream ended without {kind}")
 
 
-def test_each_event_comes_at_once(nginx: Nginx) -> None:
-    """A proxy that buffers would wait for more: here the next message is posted when the one before it has come."""
+def test_each_event_is_passed_on_at_once(nginx: Nginx) -> None:
+    """A proxy that buffers would wait for more data. Here each message is posted after the previous one has arrived."""
 
     async def follow() -> None:
         async with aclosing(stream(nginx, "live")) as events:
@@ -210,7 +210,7 @@ def test_a_reader_resumes_after_a_reload(nginx: Nginx) -> None:
             with pytest.raises((EOFError, OSError)):
                 await reading
         await asyncio.to_thread(post, nginx, "reloaded", 2, 3)
-        # The URL is the same, as it is of a browser that connects again.
+        # A browser that reconnects uses the same URL.
         resumed = asyncio.create_task(read("?from=oldest", **{"Last-Event-ID": markers[-1]}))
         await read_until(4)
         resumed.cancel()
@@ -244,7 +244,7 @@ def test_a_signature_is_not_logged_if_the_service_is_away() -> None:
         assert "abcdef0123" not in away.logs()
 
 
-def test_nobody_names_another_project(nginx: Nginx) -> None:
+def test_a_user_cannot_name_another_project(nginx: Nginx) -> None:
     post(nginx, "private", "of shop")
     path = "/v2/queues/private/messages?echo=true"
     bank = password_of("bank")
@@ -252,13 +252,13 @@ def test_nobody_names_another_project(nginx: Nginx) -> None:
     assert (status, page["messages"]) == (200, [])
     status, _, _ = ask(nginx, "GET", path, Accept="application/json")
     assert status == 401
-    # Neither the password nor the signature is right.
+    # Neither the password nor the signature is valid.
     for extra in ("signature=bad", "signature=bad&project=shop", "Signature=bad"):
         status, _, answer = ask(nginx, "GET", f"{path}&{extra}", Authorization="Basic c2hvcDp3cm9uZw==")
         assert 400 <= status < 500, answer
 
 
-def test_the_websocket_api_is_behind_it_too(nginx: Nginx) -> None:
+def test_the_websocket_api_works_through_the_proxy(nginx: Nginx) -> None:
     with connect(f"wss://127.0.0.1:{nginx.port}/websocket", ssl=nginx.tls, proxy=None) as socket:
         headers = {"Client-ID": CLIENT, "X-Project-ID": "shop"}
         socket.send(json.dumps({"action": "queue_list", "headers": headers, "body": {}}))

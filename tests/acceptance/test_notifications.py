@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications on each store: processes are killed, and each acknowledged message arrives at each subscriber.
+"""Notifications on each store: processes are killed, and each subscriber gets each acknowledged message.
 
 One queue has three subscribers: one accepts everything, one answers 500 for a while, and one hangs. Another queue gets
 the same messages at the same time and has one subscriber that accepts everything. The delays of that one are what the
@@ -38,7 +38,7 @@ KILL_SECONDS = 1.0
 OF_ONE_POST = 4
 POSTS_A_SECOND = 15.0
 POSTS = int(ROUNDS * 4 * KILL_SECONDS * POSTS_A_SECOND)
-"""So many at least. Posts go on until the last process was killed."""
+"""The least number of posts. Posts go on until the last process was killed."""
 
 QUEUES = ("orders", "control")
 PATIENCE = 240.0
@@ -51,7 +51,7 @@ STORES = (None, POSTGRESQL, REDIS, MONGODB)
 
 @contextmanager
 def configured(backend: Backend | None, folder: Path) -> Iterator[Path]:
-    """A configuration file; None is the embedded SQLite."""
+    """A configuration file; the backend None is the embedded SQLite."""
     path = folder / "zaqar.conf"
     if backend is None:
         path.write_text("")
@@ -88,7 +88,7 @@ class Notifier:
         )
 
     def has_started(self) -> bool:
-        """Whether the present process is at work."""
+        """Whether the current process is at work."""
         return has_started(self.process.pid, self.log)
 
     def wait_until_started(self) -> None:
@@ -100,7 +100,7 @@ class Notifier:
         self.process = self._start()
 
     def close(self) -> int:
-        """What it ends with after SIGTERM."""
+        """End the process with SIGTERM. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_SECONDS)
@@ -110,7 +110,7 @@ class Notifier:
 
 
 class Poster(threading.Thread):
-    """Posts at a steady pace, also after an answer was lost, until ``finish`` and ``POSTS`` acknowledged posts."""
+    """Posts at a steady pace, even after a lost answer, until ``finish`` and ``POSTS`` acknowledged posts."""
 
     def __init__(self, server: Server, queue: str) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Poster(threading.Thread):
         self._client.close()
 
     def wait_for_an_acknowledgement(self) -> None:
-        """Until one more post was acknowledged."""
+        """Wait until one more post is acknowledged."""
         before = len(self.acknowledged)
         wait_until(lambda: len(self.acknowledged) > before, seconds=PATIENCE)
 
@@ -154,7 +154,7 @@ def subscribe(server: Server, queue: str, sink: Sink) -> str:
 def kill_in_turn(server: Server, notifier: Notifier) -> Iterator[None]:
     """Kill a process at each step: an API worker, a notifier, an API worker, the other notifier, and so on.
 
-    A notifier that is still starting is waited for, because its death would not hurt the service.
+    The function waits for a notifier that is still starting, because its death would not hurt the service.
     """
     for _ in range(ROUNDS):
         kill(server.workers()[:1])
@@ -175,7 +175,7 @@ def has_started(notifier: int, log: Path) -> bool:
 
 
 def wait_for_arrival(wanted: dict[str, set[str]], sinks: dict[str, Sink]) -> None:
-    """Until each message was received by each sink that should get it."""
+    """Wait until each sink has received each message that it should get."""
     deadline = time.monotonic() + PATIENCE
     while missing := {name: ids for name in sinks if (ids := wanted[name] - received(sinks[name]))}:
         counts = {name: len(ids) for name, ids in missing.items()}
@@ -195,7 +195,7 @@ def late(sink: Sink) -> float:
 
 
 def check_receipts(sink: Sink, secret: str) -> None:
-    """Signatures hold, and a message has one id whenever it comes."""
+    """Signatures are valid, and a message has the same id in each delivery."""
     webhook = standardwebhooks.Webhook(secret)
     bodies: dict[str, str] = {}
     for webhook_id, receipts in sink.by_webhook_id().items():
@@ -205,7 +205,7 @@ def check_receipts(sink: Sink, secret: str) -> None:
 
 
 def check_duplicates(sinks: Iterable[Sink]) -> None:
-    """A message seldom comes twice. All sinks together, as one kill has few deliveries of one subscriber in flight."""
+    """A message seldom comes twice. All sinks count together: one kill hits few deliveries of one subscriber."""
     counts = [len(receipts) for sink in sinks for receipts in sink.by_webhook_id().values()]
     again = sum(counts) - len(counts)
     assert again <= MOST_DUPLICATES * len(counts), f"{again} of {len(counts)} came again"
@@ -225,7 +225,7 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
             try:
                 post_and_kill(server, notifier, posters, sinks)
                 wait_for_arrival({name: posters[queue].acknowledged for name, queue in queues.items()}, sinks)
-                # It may have been started again a moment ago, and not handle signals yet.
+                # The process may have been restarted a moment ago, and not handle signals yet.
                 notifier.wait_until_started()
             finally:
                 status = notifier.close()
@@ -239,12 +239,12 @@ def test_each_acknowledged_message_arrives_at_each_subscriber(backend: Backend |
     assert sinks["hanging"].refused
     healthy, control = late(sinks["healthy"]), late(sinks["control"])
     print(f"99 % within {healthy:.1f} s beside two that are ill, within {control:.1f} s without")
-    # About one in a hundred was in the hands of a notifier that was killed, on either queue, and waited for its lease.
+    # On either queue about one message in a hundred was leased by a killed notifier and waited for its lease.
     assert healthy <= MOST_ADDED_DELAY + 2 * max(control, LEASE_SECONDS)
 
 
 def post_and_kill(server: Server, notifier: Notifier, posters: dict[str, Poster], sinks: dict[str, Sink]) -> None:
-    """Post while processes are killed. The subscriber that fails recovers after half of that, the other one after all.
+    """Post while processes are killed. The failing subscriber recovers after half of the kills, the other after all.
 
     The next process is killed when the service has taken a post on each queue since the last one died.
     """

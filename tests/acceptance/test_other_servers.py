@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 
 
 def assert_one_answer_to_each_project(server: Server) -> None:
-    """Whichever server it is: a project id is printable ASCII without a comma, else 400 says so."""
+    """Under each server a project id must be printable ASCII without a comma; otherwise a 400 says so."""
     for project in (b"a b", b"a/b", b"~"):
         assert ask_as(server, project) == (200, ["q"]), project
     for project in (b"caf\xc3\xa9", b"caf\xe9", b"\xff", b"\xe2\x82\xac", b"a,b", b"a\tb", b"x" * 257, b""):
@@ -35,7 +35,7 @@ def assert_one_answer_to_each_project(server: Server) -> None:
 
 
 def ask_as(server: Server, project: bytes) -> tuple[int, Any]:
-    """PUT a queue as a project, whose id goes out as these bytes, and list its queues: status, names or complaint."""
+    """PUT a queue as a project with these bytes as its id, and list its queues. Returns status and names or error."""
     answers = []
     for method, path in (("PUT", "/v2/queues/q"), ("GET", "/v2/queues")):
         with raw_http.connect(server) as sock:
@@ -92,8 +92,8 @@ def _zaqar_server(port: int, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", [_zaqar_server, _gunicorn, _granian_mounted, _uwsgi_mounted])
-def test_mounted_at_a_path(tmp_path: Path, command: Any) -> None:
-    """Every link leads to what it names, also as python-zaqarclient follows it."""
+def test_the_application_works_below_a_mount_path(tmp_path: Path, command: Any) -> None:
+    """Every link leads to the named resource, also if python-zaqarclient follows it."""
     port, log = free_port(), tmp_path / "log"
     (tmp_path / "zaqar.conf").write_text("")
     environment = {**os.environ, "ZAQAR_STATE_DIR": str(tmp_path / "state")}
@@ -124,7 +124,7 @@ def test_mounted_at_a_path(tmp_path: Path, command: Any) -> None:
 
 
 def _follow_as_a_client(server: Server) -> None:
-    """By ``next``, which python-zaqarclient appends to the URL it was given, of which the mount path is a part."""
+    """Follow ``next``. python-zaqarclient appends it to the URL that it was given, which contains the mount path."""
     auth = {"backend": "noauth", "options": {"os_project_id": "pages"}}
     client = zaqarclient.Client(server.url, version=2, conf={"auth_opts": auth})
     names = [f"q{number:02}" for number in range(5)]
@@ -161,7 +161,7 @@ def test_other_servers_serve_the_application(tmp_path: Path, command: Any) -> No
 
 @pytest.mark.parametrize("command", [_gunicorn_sample, _granian, _uwsgi_sample])
 def test_a_new_policy_reaches_all_workers_of_other_servers(tmp_path: Path, command: Any) -> None:
-    """SIGHUP after ``zaqar.cmd.server.preflight``: no request is lost, and later changes of the file do not count."""
+    """SIGHUP after ``zaqar.cmd.server.preflight``: no request is lost, and a later change of the file has no effect."""
     port, log, policy = free_port(), tmp_path / "log", tmp_path / "policy.yaml"
     (tmp_path / "zaqar.conf").write_text("")
     policy.write_text('"messages:create": "role:member"\n')

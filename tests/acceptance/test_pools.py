@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools of different drivers side by side in one service: placement, one that dies, dead letters between them."""
+"""Pools of different drivers in one service: placement, a pool that dies, dead letters between pools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.acceptance.server import HTTP_COMMAND, Server, running
 
 PATIENCE = 60.0
 QUICK = 8.0
-"""Seconds in which a request for a queue on a dead pool is answered; 5, and what a busy machine may add."""
+"""The time limit of a request for a queue on a dead pool: 5 s, and an allowance for a busy machine."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Cloud:
         return [message["body"] for message in page["messages"]]
 
     def claim_and_release(self, queue: str) -> None:
-        """Claim all and release it."""
+        """Claim all messages and release them."""
         answer = self.ask("POST", f"/v2/queues/{queue}/claims?limit=20")
         if answer.status == 201:
             self.must(204, "DELETE", answer.headers["Location"])
@@ -121,7 +121,7 @@ def keys(redis: servers.Redis) -> int:
 @pytest.mark.parametrize(
     ("source", "grave"), [("redis", "mongodb"), ("mongodb", "sqlite"), ("sqlite", "redis"), ("mongodb", "redis")]
 )
-def test_dead_letters_go_from_pool_to_pool(cloud: Cloud, source: str, grave: str) -> None:
+def test_dead_letters_move_from_pool_to_pool(cloud: Cloud, source: str, grave: str) -> None:
     dead = queue_of(cloud, grave)
     queue = queue_of(cloud, source, _max_claim_count=2, _dead_letter_queue=dead)
     cloud.post(queue, *range(8))
@@ -133,7 +133,7 @@ def test_dead_letters_go_from_pool_to_pool(cloud: Cloud, source: str, grave: str
     assert cloud.must(200, "GET", f"/v2/queues/{dead}/stats")["messages"]["free"] == 8
 
 
-def test_a_dead_pool_hurts_only_its_own_queues(cloud: Cloud) -> None:
+def test_a_dead_pool_affects_only_its_own_queues(cloud: Cloud) -> None:
     alive = [queue_of(cloud, "mongodb"), queue_of(cloud, "sqlite")]
     lost = queue_of(cloud, "redis")
     for queue in (*alive, lost):
@@ -147,7 +147,7 @@ def test_a_dead_pool_hurts_only_its_own_queues(cloud: Cloud) -> None:
         for queue in alive:
             cloud.post(queue, "meanwhile")
             assert cloud.bodies(queue) == ["before", "meanwhile"]
-        # New queues, which may go to any pool without a flavor, go to one that answers.
+        # New queues without a flavor go to a pool that answers.
         for _ in range(12):
             cloud.post(f"new-{uuid.uuid4().hex[:12]}", "x")
         assert cloud.ask("GET", "/v2/ping").status == 204
@@ -157,7 +157,7 @@ def test_a_dead_pool_hurts_only_its_own_queues(cloud: Cloud) -> None:
         assert "redis://" not in json.dumps(report.document)
     finally:
         cloud.redis.start()
-    # Each of the two workers finds out by itself, so one that answers says nothing of the other.
+    # Each of the two workers notices it for itself, so one answer says nothing about the other worker.
     deadline = time.monotonic() + PATIENCE
     posts = f"/v2/queues/{lost}/messages"
     while cloud.ask("POST", posts, {"messages": [{"body": "after", "ttl": 3600}]}).status != 201:

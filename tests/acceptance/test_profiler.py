@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traces by osprofiler: of requests that somebody with the key asks for, and of no others."""
+"""Traces by osprofiler, for requests that are signed with the key and for no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = "key-of-the-operator"
 
 
 def trace_headers(key: str, base_id: str) -> dict[str, str]:
-    """As clients of OpenStack with ``--os-profile`` send them."""
+    """The headers that clients of OpenStack send with ``--os-profile``."""
     info = json.dumps({"base_id": base_id, "parent_id": base_id, "hmac_key": key}).encode()
     packed = base64.urlsafe_b64encode(info)
     return {"X-Trace-Info": packed.decode(), "X-Trace-HMAC": hmac.new(key.encode(), packed, hashlib.sha1).hexdigest()}

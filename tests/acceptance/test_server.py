@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-server`` as the person who runs it sees it: what it says, what it survives, and how it ends."""
+"""``zaqar-server`` as its user sees it: its output, the faults that it survives, and its end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HEADERS = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": "p", "Content-Type": 
 
 
 def ask(server: Server, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-    """One request over a connection of its own; status and document."""
+    """Send a request over a new connection. Returns status and document."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
     try:
         connection.request(method, path, body, HEADERS)
@@ -62,7 +62,7 @@ def stored(server: Server) -> int:
 
 
 def run_again(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A server that is expected to end by itself."""
+    """Run a server that is expected to end by itself."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=START_SECONDS, check=False)
 
 
@@ -73,7 +73,7 @@ def banner(server: Server) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all the tests that leave it running."""
+    """A server for all tests that do not stop it."""
     with running(tmp_path_factory.mktemp("server") / "state", options=("--workers", "2")) as server:
         yield server
 
@@ -81,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 # -- the start ---------------------------------------------------------------------------------------------------------
 
 
-def test_banner(server: Server) -> None:
+def test_the_banner_names_address_store_and_durability(server: Server) -> None:
     text = banner(server)
     assert f"listens on {server.url} (gunicorn, 2 workers)" in text
     assert f"Messages are kept in {server.state_dir}/zaqar.db" in text
@@ -94,7 +94,7 @@ def stat_mode(path: Path) -> int:
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """What other users could open, of a folder and all that is in it."""
+    """The files and folders in the folder that other users could open."""
     return [str(each) for each in (folder, *folder.rglob("*")) if each.lstat().st_mode & 0o077]
 
 
@@ -107,8 +107,8 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def test_what_it_writes_is_for_its_owner_only(tmp_path: Path) -> None:
-    """All processes of the server write into a folder that existed and is open, with a umask that forbids nothing."""
+def test_files_of_the_server_are_for_their_owner_only(tmp_path: Path) -> None:
+    """The server's processes write into an existing folder that is open to all, with a umask of 0."""
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(0o777)
@@ -120,7 +120,7 @@ def test_what_it_writes_is_for_its_owner_only(tmp_path: Path) -> None:
         assert open_to_others(state) == []
 
 
-def test_the_lines_to_paste_work(server: Server) -> None:
+def test_the_commands_in_the_banner_work(server: Server) -> None:
     *lines, follow = re.findall(r"^ +(curl .*)$", banner(server), flags=re.MULTILINE)
     answers = [_paste(line) for line in lines]
     posted, claimed, listed = answers
@@ -132,7 +132,7 @@ def test_the_lines_to_paste_work(server: Server) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.rst", "docs/getting_started.rst"])
-def test_the_stream_of_a_page_works(server: Server, page: str) -> None:
+def test_the_command_for_a_stream_in_the_documentation_works(server: Server, page: str) -> None:
     text = (ROOT / page).read_text()
     (stream,) = re.findall(r"^ +(?:\$ )?(curl .*text/event-stream.*)$", text, flags=re.MULTILINE)
     url = f"{server.url}/v2/queues/{page.partition('.')[0].replace('/', '-')}"
@@ -143,7 +143,7 @@ def test_the_stream_of_a_page_works(server: Server, page: str) -> None:
 
 
 def _first_message(stream: str, variables: str = "") -> Any:
-    """The first message that a command shows, which goes on until it is killed."""
+    """The first message in the output of a command that does not end by itself."""
     command = f"{variables}exec {stream} --max-time {PATIENCE}"
     with subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -163,7 +163,7 @@ def _paste(line: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_without_arguments_it_uses_the_home_of_the_user(tmp_path: Path) -> None:
+def test_without_arguments_the_state_is_in_the_home_of_the_user(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_STATE_HOME": ""}
     config = tmp_path / "zaqar.conf"
     config.write_text(f"[drivers:transport:wsgi]\nport = {free_port()}\n")
@@ -182,21 +182,21 @@ def test_without_arguments_it_uses_the_home_of_the_user(tmp_path: Path) -> None:
     assert f"{tmp_path}/.local/state/zaqar/zaqar.db" in second
 
 
-def test_the_port_is_taken(server: Server, tmp_path: Path) -> None:
+def test_a_port_in_use_stops_the_start(server: Server, tmp_path: Path) -> None:
     done = run_again("--bind", f"127.0.0.1:{server.port}", "--state-dir", str(tmp_path / "other"))
     assert done.returncode == 1
     assert done.stderr == f"zaqar-server: Cannot listen on 127.0.0.1:{server.port}: Address already in use.\n"
     assert server.answers()
 
 
-def test_the_port_is_taken_for_granian(server: Server, tmp_path: Path) -> None:
+def test_a_port_in_use_stops_the_start_with_granian(server: Server, tmp_path: Path) -> None:
     bind = f"127.0.0.1:{server.port}"
     done = run_again("--server", "granian", "--bind", bind, "--state-dir", str(tmp_path / "other"))
     assert done.returncode == 1
     assert done.stderr == f"zaqar-server: Cannot listen on {bind}: Address already in use.\n"
 
 
-def test_the_state_directory_is_taken(server: Server) -> None:
+def test_a_state_directory_in_use_stops_the_start(server: Server) -> None:
     done = run_again("--bind", f"127.0.0.1:{free_port()}", "--state-dir", str(server.state_dir))
     assert done.returncode == 1
     pid = server.process.pid
@@ -212,7 +212,7 @@ def test_the_state_directory_is_taken(server: Server) -> None:
         ("[DEFAULT]\nstate_dir = /proc/nosuch\n", r"The state directory /proc/nosuch cannot be made: "),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_startup_error_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
     config = tmp_path / "zaqar.conf"
     config.write_text(f"[DEFAULT]\nstate_dir = {tmp_path}/state\n{text}")
     done = run_again("--config-file", str(config), "--bind", f"127.0.0.1:{free_port()}")
@@ -240,7 +240,7 @@ def parts_of(server: Server) -> list[int]:
 # -- what it survives --------------------------------------------------------------------------------------------------
 
 
-def test_messages_are_there_after_the_next_start(tmp_path: Path) -> None:
+def test_messages_survive_a_restart(tmp_path: Path) -> None:
     options = ("--workers", "1")
     with running(tmp_path / "state", options=options, command=HTTP_COMMAND) as server:
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
@@ -248,7 +248,7 @@ def test_messages_are_there_after_the_next_start(tmp_path: Path) -> None:
         assert stored(server) == 1
 
 
-def test_workers_that_are_killed_come_back(server: Server) -> None:
+def test_killed_workers_are_replaced(server: Server) -> None:
     before = set(server.workers())
     for pid in before:
         os.kill(pid, signal.SIGKILL)
@@ -257,18 +257,18 @@ def test_workers_that_are_killed_come_back(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
-def test_parts_that_are_killed_come_back(tmp_path: Path, name: str) -> None:
+def test_killed_parts_are_restarted(tmp_path: Path, name: str) -> None:
     with running(tmp_path / "state", options=("--server", name, "--workers", "1")) as server:
         parts = parts_of(server)
         for pid in parts:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: len(set(parts_of(server)) - set(parts)) == len(parts))
-        # The port stays open meanwhile: this waits for the new API, and is not refused.
+        # The port stays open meanwhile: the request waits for the new API process, and is not refused.
         assert ask(server, "POST", MESSAGES, POST)[0] == 201
         assert "giving up" not in server.log.read_text()
 
 
-def test_nobody_takes_the_port_while_the_http_server_starts(tmp_path: Path) -> None:
+def test_the_port_is_reserved_while_the_http_server_starts(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -278,7 +278,7 @@ def test_nobody_takes_the_port_while_the_http_server_starts(tmp_path: Path) -> N
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     server = Server("127.0.0.1", port, state_dir, log, process)
     try:
-        # It listens before anything else is started.
+        # The server listens before it starts any part.
         wait_until(lambda: not refuses(server))
         assert not server.masters()
         while not server.answers():
@@ -289,13 +289,13 @@ def test_nobody_takes_the_port_while_the_http_server_starts(tmp_path: Path) -> N
                     intruder.bind(("127.0.0.1", port))
             time.sleep(0.02)
         text = banner(server)
-        # An operator can do nothing about the number of threads that granian warns of.
+        # granian warns about the number of threads, which an operator cannot change.
         assert "threads" not in text and "WARNING" not in text
     finally:
         server.close()
 
 
-def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
+def test_a_killed_server_leaves_no_processes(tmp_path: Path) -> None:
     with running(tmp_path / "state", options=("--workers", "1")) as server:
         pids = server.processes()
         os.kill(server.process.pid, signal.SIGKILL)
@@ -306,7 +306,7 @@ def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
-def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
+def test_a_reload_interrupts_no_request(tmp_path: Path, name: str) -> None:
     config = tmp_path / "zaqar.conf"
     config.write_text("")
     options = ("--server", name, "--config-file", str(config), "--workers", "2")
@@ -327,7 +327,7 @@ def test_reload_without_an_interruption(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "broken"), [("gunicorn", '"queues:create": "role:'), ("granian", None)])
 def test_a_reload_with_a_broken_policy_keeps_the_rules(tmp_path: Path, name: str, broken: str | None) -> None:
-    """The policy is half written, or gone: decisions go on by the rules that were read, also after SIGHUP.
+    """The policy file is half written or missing: the rules that were read stay in use, even after SIGHUP.
 
     A worker that is started then has the same rules, although it cannot read them from the file.
     """
@@ -351,7 +351,7 @@ def test_a_reload_with_a_broken_policy_keeps_the_rules(tmp_path: Path, name: str
         (line,) = [line for line in said.splitlines() if "policy" in line]
         assert line.startswith("zaqar-server: SIGHUP changes nothing, the configuration and policy in use stay: ")
         if name == "granian":
-            # It takes it for a crash loop if one lives for less than 3.5 s.
+            # granian takes it for a crash loop if a worker lives for less than 3.5 s.
             time.sleep(3.6)
         kill(workers := server.workers())
         wait_until(lambda: set(server.workers()).isdisjoint(workers) and len(server.workers()) == len(workers))
@@ -370,7 +370,7 @@ DRIBBLE_SECONDS = 6
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
-def test_clients_that_dribble_do_not_stop_others(tmp_path: Path, name: str) -> None:
+def test_slow_clients_do_not_block_others(tmp_path: Path, name: str) -> None:
     whole = raw_http.request("POST", MESSAGES, project="slow", body=POST)
     head, body = whole[: -len(POST)], whole[-len(POST) :]
     with ExitStack() as stack:
@@ -386,7 +386,7 @@ def test_clients_that_dribble_do_not_stop_others(tmp_path: Path, name: str) -> N
         served = []
         deadline = time.monotonic() + DRIBBLE_SECONDS
         while time.monotonic() < deadline or len(served) <= DRIBBLE_SECONDS:
-            # A request that has to wait for a slow client, which needs half a minute, does not end within this time.
+            # A request that waits for a slow client needs half a minute, so it does not end within this time.
             served.append(_is_served_within(server, seconds=20))
         end.set()
         dribbling.join()
@@ -433,7 +433,7 @@ def test_a_running_request_is_finished(
         assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
         request = raw_http.request("POST", MESSAGES, project="p", body=POST)
         running_one.sendall(request[:-5])
-        # So that the request before has been taken up, by a worker on a busy machine as well.
+        # So that a worker has taken the previous request, on a busy machine as well.
         for _ in range(5):
             wait_until(server.answers)
             time.sleep(0.2)
@@ -446,7 +446,7 @@ def test_a_running_request_is_finished(
 
 
 def stored_in(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """What another process finds in the database of a server that has ended."""
+    """The number of messages that another process finds in the database after the server has ended."""
     monkeypatch.setenv("ZAQAR_STATE_DIR", str(state_dir))
     with closing(app.build(conf.load([]))) as parts:
         answer = testing.TestClient(make_app(parts)).simulate_get("/v2/queues/q/stats", headers=HEADERS)
@@ -456,13 +456,13 @@ def stored_in(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize("name", ["gunicorn", "granian"])
 @pytest.mark.parametrize("moment", ["nothing", "masters", "workers"])
 def test_sigterm_while_a_part_starts_ends_it_at_once(tmp_path: Path, name: str, moment: str) -> None:
-    # A worker that missed the signal would be waited for, for the 8 s that running requests have. It is tried again if
-    # the machine may have stood still.
+    # The server would wait 8 s, the time of running requests, for a worker that missed the signal. The test tries again
+    # if the machine may have stood still.
     assert any(_seconds_to_end(tmp_path / f"state{attempt}", name, moment) < 6 for attempt in range(3))
 
 
 def _seconds_to_end(state_dir: Path, name: str, moment: str) -> float:
-    """What the end takes if SIGTERM comes at this moment of the start."""
+    """How long the end takes if SIGTERM comes at this moment of the start."""
     log = state_dir.with_suffix(".log")
     command = [*COMMAND, "--server", name, "--workers", "2", "--bind", f"127.0.0.1:{free_port()}"]
     with log.open("wb") as output:
@@ -479,7 +479,7 @@ def _seconds_to_end(state_dir: Path, name: str, moment: str) -> float:
     return took
 
 
-def test_idle_connections_do_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_idle_connections_do_not_delay_the_end(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(running(tmp_path / "state", options=("--workers", "2"), command=HTTP_COMMAND))
         for _ in range(20):

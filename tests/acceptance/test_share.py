@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-signed URLs as they are used: by python-zaqarclient, under each server, and while keys are rotated."""
+"""Pre-signed URLs in use: by python-zaqarclient, under each server, and while keys are rotated."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def share(server: Server, project: str, **wanted: Any) -> dict[str, Any]:
 
 
 def headers_of(shared: dict[str, Any]) -> list[bytes]:
-    """What goes with a request, besides the project."""
+    """The headers of a signed request, without the project."""
     values = {
         "URL-Signature": shared["signature"],
         "URL-Paths": ",".join(shared["paths"]),
@@ -142,7 +142,7 @@ def test_python_zaqarclient_works_with_a_signature(served: tuple[str, Server]) -
             call()
 
 
-def test_the_guest_of_the_documentation(served: tuple[str, Server]) -> None:
+def test_the_guest_in_the_documentation_works(served: tuple[str, Server]) -> None:
     page = (ROOT / "docs" / "signed_urls.rst").read_text()
     code = page[page.index("   from zaqarclient") :].partition("\n\n``openstack")[0]
     names: dict[str, Any] = {}
@@ -162,7 +162,7 @@ def asked(server: Server, target: str, *headers: bytes, project: str) -> raw_htt
     return reply
 
 
-def test_every_server_passes_on_what_is_signed(served: tuple[str, Server]) -> None:
+def test_signatures_are_checked_alike_under_every_server(served: tuple[str, Server]) -> None:
     name, server = served
     project = uuid.uuid4().hex
     good = headers_of(share(server, project, methods=["GET", "POST"]))
@@ -170,7 +170,7 @@ def test_every_server_passes_on_what_is_signed(served: tuple[str, Server]) -> No
     assert asked(server, f"{MESSAGES}?echo=true", *good, project=project).status == 200
     refusals = [asked(server, MESSAGES, *good, project="other")]
     for header in (*good, f"X-Project-ID: {project}".encode()):
-        # One more of it, before or after the others. A list in two headers is one list, which then is another one.
+        # The header comes twice: a server joins both values, so the list differs from the one that was signed.
         refusals.append(asked(server, MESSAGES, header, *good, project=project))
         if header in good:
             missing = [each for each in good if each != header]
@@ -192,7 +192,7 @@ def test_every_server_passes_on_what_is_signed(served: tuple[str, Server]) -> No
     if TELLS_THE_TARGET[name]:
         targets += ["/v2/queues/%71/messages", "/v2/queues/q%2Fmessages"]
     else:
-        # This server only tells what is routed, and that is what was signed.
+        # This server passes on only the decoded path, and the decoded path was signed.
         assert asked(server, "/v2/queues/%71/messages", *good, project=project).status == 200
     refusals += [asked(server, target, *good, project=project) for target in targets]
     assert {reply.status for reply in refusals} == {404}
@@ -204,7 +204,7 @@ def test_every_server_passes_on_what_is_signed(served: tuple[str, Server]) -> No
 
 
 class Posters:
-    """Threads that post with one signature for as long as they are entered; they count the answers."""
+    """Threads that post with one signature inside the context, and count the answers."""
 
     def __init__(self, server: Server, project: str, headers: list[bytes], threads: int = 1) -> None:
         self.statuses: Counter[int | str] = Counter()
@@ -234,13 +234,13 @@ class Posters:
             thread.join()
 
 
-def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
+def test_keys_of_signatures_are_rotated_under_load(tmp_path: Path) -> None:
     project = uuid.uuid4().hex
     with serving(tmp_path, "--workers", "1") as server:
         old = headers_of(share(server, project, methods=["POST"], expires="2100-01-01"))
 
         def reload_until(is_over: Callable[[], bool]) -> None:
-            """Until 20 answers in a row, of whichever worker, say that it is over."""
+            """Send SIGHUP, and wait until 20 answers in a row, from any worker, show that the reload is over."""
             server.process.send_signal(signal.SIGHUP)
             in_a_row: list[bool] = []
 
@@ -285,5 +285,5 @@ def test_keys_are_rotated_under_load(tmp_path: Path) -> None:
         assert "no key has made the signature" in text
         for secret in (OLD, NEW, old[0].partition(b": ")[2].decode()):
             assert secret not in text
-        # A few hundred refusals, and a line a minute in each process.
+        # A few hundred refusals make at most a line a minute in each process.
         assert text.count("requests with a signature") <= 2 * len(server.workers())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages as an operator has them: a distribution beside the service, entry points, and names in the configuration."""
+"""Stages as an operator installs them: a distribution beside the service, entry points, names in the configuration."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def headers_of(project: str, **more: str) -> Mapping[str, str]:
     return {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project, **more}
 
 
-def test_the_documented_example_keeps_a_queue(server: Server, client: Any) -> None:
+def test_a_stage_of_the_documented_example_keeps_a_queue(server: Server, client: Any) -> None:
     for name in ("kept", "gone"):
         queue = client.queue(name, force_create=True)
         queue.post({"body": name, "ttl": 300})
@@ -79,7 +79,7 @@ def test_the_documented_example_keeps_a_queue(server: Server, client: Any) -> No
     assert "gone is created" in log
 
 
-def test_our_own_stage_refuses(server: Server, client: Any, project: str) -> None:
+def test_a_typed_stage_can_refuse_requests(server: Server, client: Any, project: str) -> None:
     queue = client.queue("ledger-2026", force_create=True)
     queue.post({"body": 1, "ttl": 300})
     for path, method in (("/v2/queues/ledger-2026", "DELETE"), ("/v2/queues/ledger-2026/purge", "POST")):
@@ -88,7 +88,7 @@ def test_our_own_stage_refuses(server: Server, client: Any, project: str) -> Non
     assert [message.body for message in queue.messages(echo=True)] == [1]
 
 
-def test_our_own_stage_changes_messages_of_queues_and_topics(server: Server, project: str) -> None:
+def test_a_typed_stage_changes_messages_of_queues_and_topics(server: Server, project: str) -> None:
     body = {"card": "4111111111111111", "total": 10}
     for kind in ("queues", "topics"):
         path = f"{server.url}/v2/{kind}/orders/messages"
@@ -98,7 +98,7 @@ def test_our_own_stage_changes_messages_of_queues_and_topics(server: Server, pro
         assert [message["body"] for message in found] == [{"card": "************1111", "total": 10}, "card"]
 
 
-def test_extra_spec_of_the_example(server: Server, project: str) -> None:
+def test_the_extra_spec_of_the_example_is_checked(server: Server, project: str) -> None:
     def list_queues(value: str) -> int:
         headers = headers_of(project, **{"EXTRA-SPEC": value})
         return requests.get(f"{server.url}/v2/queues", headers=headers, timeout=30).status_code
@@ -141,7 +141,9 @@ def test_no_stage_ends_a_worker(tmp_path: Path, project: str, http_server: str) 
         ("topic", "acme.absent", "there is no stage 'acme.absent'; installed: acme.FailsAtLoad"),
     ],
 )
-def test_a_stage_that_cannot_be_loaded_is_a_sentence(tmp_path: Path, pipeline: str, stage: str, words: str) -> None:
+def test_a_stage_that_cannot_be_loaded_stops_the_start_with_one_sentence(
+    tmp_path: Path, pipeline: str, stage: str, words: str
+) -> None:
     points = {"zaqar.storage.stages": {"acme.FailsAtLoad": "published:FailsAtLoad"}}
     site = plugins.install(tmp_path / "site", points, {"published.py": PUBLISHED.read_text()})
     done = subprocess.run(

@@ -89,7 +89,7 @@ class Traffic:
                 if delay:
                     self.posts.not_before[writer, number] = time.monotonic() + delay
             answer = None
-            # A post whose answer is lost is made again, so that each number comes, some of them twice.
+            # A post whose answer is lost is repeated, so each number is posted, some of them twice.
             while answer is None:
                 answer = client.ask("POST", f"/v2/queues/{QUEUE}/messages", {"messages": messages})
             self.posts.acknowledged |= {href.rpartition("/")[2] for href in answer[1]["resources"]}
@@ -108,8 +108,8 @@ class Traffic:
 
 
 def kill_processes(service: Service) -> None:
-    """Kill workers, the WebSocket process, all of the service or all that serves clients, and the store."""
-    # A start of all of it takes much CPU, so it is done on the store that dies with it.
+    """Kill workers, the WebSocket process, the whole service or all that serves clients, and the store."""
+    # A start of the whole service takes much CPU, so only the embedded store, which dies with it, has this kill.
     kill_all = service.restart if service.backend is None else service.kill_servers
     faults = (service.kill_worker, service.kill_websocket, kill_all, service.restart_store, service.kill_worker)
     for fault in faults:
@@ -150,7 +150,7 @@ def run(service: Service) -> Run:
 
 
 @each_store
-def test_readers_that_are_cut_resume_without_a_gap(service_on: Service) -> None:
+def test_disconnected_readers_resume_without_a_gap(service_on: Service) -> None:
     began = time.monotonic()
     outcome = run(service_on)
     for check in CHECKS:
@@ -199,7 +199,7 @@ def good_run() -> Run:
     return Run([reader], posts, {id_of(number): body_of(number) for number in range(1, 6)})
 
 
-def test_a_good_run_is_found_good() -> None:
+def test_the_checks_accept_a_correct_run() -> None:
     for check in CHECKS:
         check(good_run())
 
@@ -255,7 +255,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("spoil", "check"), FAULTS, ids=[spoil.__name__ for spoil, _ in FAULTS])
-def test_a_fault_is_found(spoil: Callable[[Run], None], check: Callable[[Run], None]) -> None:
+def test_each_check_finds_its_fault(spoil: Callable[[Run], None], check: Callable[[Run], None]) -> None:
     outcome = good_run()
     spoil(outcome)
     with pytest.raises(AssertionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of all kinds on one queue, at the same time: each sees what it should.
+"""Readers of all kinds on one queue, at the same time: each sees the messages that it should.
 
 curl and the EventSource of a browser follow streams, python-zaqarclient asks for pages, and a claim waits.
 """
@@ -38,7 +38,7 @@ source.addEventListener("message", (event) => bodies.push(JSON.parse(event.data)
 source.addEventListener("reset", () => resets++);
 var opened = new Promise((resolve) => source.addEventListener("open", (event) => event.data && resolve(true)));
 """
-"""The service sends an event of the type ``open``; the one that the browser makes itself has no data."""
+"""The service sends an event of type ``open``. The event that the browser itself makes has no data."""
 
 
 def ask(server: Server, method: str, path: str, document: Any = None) -> Any:
@@ -56,7 +56,7 @@ def post(server: Server, *bodies: Any, delay: int = 0) -> None:
 
 
 class Waiter(threading.Thread):
-    """A claim that waits. ``claim`` is what it gets."""
+    """A claim that waits. ``claim`` is its answer."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Curl:
 
 
 class Poller(threading.Thread):
-    """python-zaqarclient, which asks for the page after the last message again and again."""
+    """python-zaqarclient, which requests the page after the last message again and again."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def readers(server: Server, folder: Path) -> Iterator[tuple[Curl, Page, Poller]]
     poller = Poller(server)
     try:
         with Browser(folder) as browser:
-            # A page of the same origin.
+            # The page has the same origin as the service.
             page = browser.open(f"{server.url}/v2/openapi.json")
             page.run(EVENT_SOURCE % json.dumps(f"{PATH}/messages?{urlencode(query)}"))
             assert page.run("opened")
@@ -148,7 +148,7 @@ def readers(server: Server, folder: Path) -> Iterator[tuple[Curl, Page, Poller]]
             poller.end()
 
 
-def test_each_reader_of_a_queue_sees_what_it_should(tmp_path: Path) -> None:
+def test_each_kind_of_reader_sees_the_messages_that_it_should(tmp_path: Path) -> None:
     find_chromium()
     config = tmp_path / "zaqar.conf"
     config.write_text("[signed_url]\nsecret_key = a-key-that-only-this-test-has-and-knows\n")
@@ -162,12 +162,12 @@ def test_each_reader_of_a_queue_sees_what_it_should(tmp_path: Path) -> None:
         post(server, "second", "third")
         wait_until(lambda: len(curl.bodies()) == 4)
         page.wait_for("bodies.length === 4")
-        # Streams have claimed messages too, and those with a delay when it is over.
+        # Streams show claimed messages too, and delayed messages when they are due.
         for shown in (curl.bodies(), page.run("bodies")):
-            # The late one is the last, unless the machine stood still for its second.
+            # The delayed message is the last, unless the machine stood still for its second.
             assert sorted(shown) == ["first", "late", "second", "third"]
             assert [body for body in shown if body != "late"] == ["first", "second", "third"]
-        # A page has no claimed messages, and no late one if the poller has passed its place.
+        # A page shows no claimed messages, and no delayed message if the poller has passed its position.
         wait_until(lambda: "third" in poller.bodies)
         assert [body for body in poller.bodies if body not in ("first", "late")] == ["second", "third"]
         assert [Waiter(server).bodies() for _ in range(3)] == [["late"], ["second"], ["third"]]
@@ -175,6 +175,6 @@ def test_each_reader_of_a_queue_sees_what_it_should(tmp_path: Path) -> None:
         time.sleep(0.3)
         ask(server, "DELETE", f"{PATH}/claims/{first.claim['messages'][0]['href'].rpartition('=')[2]}")
         assert last.bodies() == ["first"]
-        # A stream shows each message once, whatever becomes of it.
+        # A stream shows each message once, whatever happens to it later.
         assert len(curl.bodies()) == page.run("bodies.length") == 4
         assert page.run("resets") == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the answers of a real Keystone about trusts mean."""
+"""The trustee interprets the answers of a real Keystone about trusts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def set_enabled(keystone: Keystone, project: str, enabled: bool) -> None:
     keystone.request("PATCH", path, {"project": {"enabled": enabled}}, token=keystone.administrator())
 
 
-def test_a_trust_that_is_made_gives_tokens_until_it_is_deleted(keystone: Keystone, trustee: Trustee) -> None:
+def test_a_new_trust_gives_tokens_until_it_is_deleted(keystone: Keystone, trustee: Trustee) -> None:
     user = keystone.new_user()
     project, id_ = keystone.id_of("project", "demo"), keystone.id_of("user", user)
     end = time.time() + 1000
@@ -64,8 +64,8 @@ def test_a_trust_that_is_made_gives_tokens_until_it_is_deleted(keystone: Keyston
         trustee.token_of(made.id)
 
 
-def test_many_are_made_in_one_second(keystone: Keystone, trustee: Trustee) -> None:
-    """Keystone has one trust only that ends at a moment, between the same users."""
+def test_many_trusts_can_be_made_in_one_second(keystone: Keystone, trustee: Trustee) -> None:
+    """Between two users Keystone accepts only one trust that ends at a given moment."""
     user = keystone.new_user()
     token, project = keystone.token(user), keystone.id_of("project", "demo")
     end = float(int(time.time()) + 1000)
@@ -74,13 +74,13 @@ def test_many_are_made_in_one_second(keystone: Keystone, trustee: Trustee) -> No
     assert len(set(made)) == 12
 
 
-def test_the_end_of_all_time_can_be_written(keystone: Keystone, trustee: Trustee) -> None:
+def test_the_end_of_a_trust_is_limited_to_the_year_9999(keystone: Keystone, trustee: Trustee) -> None:
     made = trustee.create(keystone.token(), project=keystone.id_of("project", "demo"), expires=1e15)
     assert datetime.fromtimestamp(made.expires, UTC).year == 9999
     trustee.delete(made.id)
 
 
-def test_callers_who_cannot_make_one(keystone: Keystone, trustee: Trustee) -> None:
+def test_a_caller_who_cannot_make_a_trust_is_told_why(keystone: Keystone, trustee: Trustee) -> None:
     project, owner = keystone.id_of("project", "demo"), keystone.new_user()
     of_trust = keystone.token("zaqar", trust=keystone.trust(owner))
     of_credential = keystone.token_of(keystone.application_credential(owner))
@@ -99,7 +99,7 @@ def test_callers_who_cannot_make_one(keystone: Keystone, trustee: Trustee) -> No
 
 
 @pytest.mark.parametrize("cause", ["unknown", "deleted", "its user is deleted", "its project is deleted"])
-def test_a_trust_that_is_gone(keystone: Keystone, trustee: Trustee, cause: str) -> None:
+def test_a_deleted_or_unknown_trust_is_gone(keystone: Keystone, trustee: Trustee, cause: str) -> None:
     project = keystone.new_project()
     user = keystone.new_user(project)
     trust = keystone.trust(user, project=project)
@@ -116,9 +116,9 @@ def test_a_trust_that_is_gone(keystone: Keystone, trustee: Trustee, cause: str) 
     trustee.delete(trust)
 
 
-def test_a_trust_that_has_ended(keystone: Keystone, trustee: Trustee) -> None:
+def test_an_expired_trust_is_gone(keystone: Keystone, trustee: Trustee) -> None:
     user = keystone.new_user()
-    # On a busy machine a short trust may end before it was used, so a longer one is tried then.
+    # On a busy machine a short trust may expire before its first use, so the test tries a longer one then.
     for seconds in (2, 10, 50):
         ends = datetime.now(UTC) + timedelta(seconds=seconds)
         trust = keystone.trust(user, expires_at=ends)
@@ -137,7 +137,9 @@ def test_a_trust_that_has_ended(keystone: Keystone, trustee: Trustee) -> None:
 
 
 @pytest.mark.parametrize("cause", ["its user is disabled", "a role is gone", "its project is disabled"])
-def test_a_trust_that_may_come_back(keystone: Keystone, trustee: Trustee, cause: str) -> None:
+def test_a_trust_works_again_after_its_trustor_is_enabled_again(
+    keystone: Keystone, trustee: Trustee, cause: str
+) -> None:
     project = keystone.new_project()
     user = keystone.new_user(project)
     trust = keystone.trust(user, project=project)
@@ -156,21 +158,21 @@ def test_a_trust_that_may_come_back(keystone: Keystone, trustee: Trustee, cause:
     assert trustee.token_of(trust).user_id == keystone.id_of("user", user)
 
 
-def test_a_trust_to_somebody_else(keystone: Keystone, trustee: Trustee) -> None:
+def test_a_trust_to_another_trustee_is_refused(keystone: Keystone, trustee: Trustee) -> None:
     trust = keystone.trust(keystone.new_user(), "aodh")
     for ask in (trustee.token_of, trustee.delete):
         with pytest.raises(TrustRefused):
             ask(trust)
 
 
-def test_a_trust_that_does_not_impersonate_says_so(keystone: Keystone, trustee: Trustee) -> None:
+def test_the_token_of_a_trust_without_impersonation_is_of_the_trustee(keystone: Keystone, trustee: Trustee) -> None:
     user = keystone.new_user()
     token = trustee.token_of(keystone.trust(user, impersonation=False))
     assert token.trustor == keystone.id_of("user", user)
     assert token.user_id == keystone.id_of("user", "zaqar")
 
 
-def test_a_wrong_password_of_the_service_is_no_end_of_a_trust(
+def test_a_wrong_password_of_the_service_does_not_end_a_trust(
     keystone: Keystone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trust = keystone.trust(keystone.new_user())
@@ -187,7 +189,7 @@ def test_a_wrong_password_of_the_service_is_no_end_of_a_trust(
     assert "wrong" not in caplog.text
 
 
-def test_the_log_names_a_wrong_password_when_somebody_subscribes(
+def test_a_wrong_password_is_logged_when_a_user_subscribes(
     keystone: Keystone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mistaken = open_on(tmp_path, keystone.options() + "password = wrong\n")
@@ -196,8 +198,8 @@ def test_the_log_names_a_wrong_password_when_somebody_subscribes(
     assert "[trustee]: Keystone does not accept the service user." in caplog.messages
 
 
-def test_a_password_that_is_changed_is_no_end_of_a_trust(keystone: Keystone, tmp_path: Path) -> None:
-    """Also not for a service that has a token of its own, which still works."""
+def test_a_changed_password_of_the_service_does_not_end_a_trust(keystone: Keystone, tmp_path: Path) -> None:
+    """Nor for a process of the service that still has a valid token of its own."""
     keystone_user = keystone.new_user("service", "service")
     trust = keystone.trust(keystone.new_user(), keystone_user)
     own = open_on(tmp_path, keystone.options() + f"username = {keystone_user}\n")
@@ -210,13 +212,13 @@ def test_a_password_that_is_changed_is_no_end_of_a_trust(keystone: Keystone, tmp
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The URL of a Keystone that takes connections and says nothing."""
+    """The URL of a Keystone that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v3"
 
 
 @pytest.mark.parametrize("is_silent", [True, False])
-def test_keystone_is_away(tmp_path: Path, silent: str, is_silent: bool) -> None:
+def test_an_unreachable_keystone_is_an_error_that_can_be_retried(tmp_path: Path, silent: str, is_silent: bool) -> None:
     url = silent if is_silent else f"http://127.0.0.1:{free_port()}/v3"
     group = f"auth_type = password\nauth_url = {url}\nusername = zaqar\npassword = x\nuser_domain_id = default\n"
     trustee = open_on(tmp_path, f"[DEFAULT]\nauth_strategy = keystone\n[trustee]\ntimeout = 1\n{group}")
@@ -232,7 +234,7 @@ def test_keystone_is_away(tmp_path: Path, silent: str, is_silent: bool) -> None:
     assert time.monotonic() - began < 20
 
 
-def test_an_url_without_a_version(keystone: Keystone, tmp_path: Path) -> None:
+def test_a_keystone_url_without_a_version_works(keystone: Keystone, tmp_path: Path) -> None:
     options = keystone.options().replace(keystone.uri, keystone.uri.removesuffix("/v3"))
     trust = keystone.trust(keystone.new_user())
     trustee = open_on(tmp_path, options)

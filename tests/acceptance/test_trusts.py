@@ -27,9 +27,9 @@ from tests.keystone import Keystone
 
 PATIENCE = 60.0
 MOST_TIMES = 5.0
-"""How many times the delay that a message has on the same machine it may have beside those that wait for Keystone."""
+"""How many times longer a message may take beside messages that wait for Keystone, on the same machine."""
 
-# Without a pause at first, so that tests need not wait; then often enough for a trustor who comes back.
+# The first retries come without a pause, so that tests need not wait; later ones often enough for a returning trustor.
 EAGER = {
     "retries_with_no_delay": 1,
     "minimum_delay_retries": 20,
@@ -40,13 +40,13 @@ EAGER = {
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """As :func:`wait_until`, with the patience that a new trust or a token takes."""
+    """Like :func:`wait_until`, with time for a new trust or a new token."""
     return wait_until(condition, seconds=seconds)
 
 
 @dataclass
 class User:
-    """Somebody with a token; each has queues of their own."""
+    """A user with a token and with queues of their own."""
 
     server: Server
     token: str
@@ -72,7 +72,7 @@ class User:
         return str(answer["subscription_id"])
 
     def warm_up(self) -> None:
-        """Have every process of the server know the token, which is only then accepted without Keystone."""
+        """Let every process of the server see the token, because only then it is accepted while Keystone is away."""
         for _ in range(30):
             assert self.ask("GET", f"/queues/{self.queue}")[0] == 200
 
@@ -90,7 +90,7 @@ class User:
 
 @contextmanager
 def subscribing_at_once(user: User, url: str, count: int) -> Iterator[list[int]]:
-    """The statuses of so many subscriptions that are asked for side by side; all are there after the block."""
+    """Statuses of so many concurrent requests to subscribe. All have ended when the block ends."""
     statuses: list[int] = []
 
     def ask(number: int) -> None:
@@ -110,7 +110,7 @@ class Cloud:
     server: Server
 
     def user(self, name: str = "", project: str = "demo") -> User:
-        """Somebody new, unless a name is given."""
+        """A new user, unless a name is given."""
         name = name or self.keystone.new_user(project)
         return User(self.server, self.keystone.token(name, project), name)
 
@@ -118,7 +118,7 @@ class Cloud:
         return {trust["id"] for trust in self.keystone.trusts(user.name)}
 
     def kill_notifier(self) -> None:
-        """SIGKILL; returns when there is another one."""
+        """Send SIGKILL to the notifier. Returns when another one runs."""
         old = self._notifiers()
         for pid in old:
             os.kill(pid, signal.SIGKILL)
@@ -164,7 +164,7 @@ def sink() -> Iterator[Sink]:
 # -- from a message to its receiver ------------------------------------------------------------------------------------
 
 
-def test_a_receiver_gets_a_token_of_who_subscribed(cloud: Cloud, sink: Sink) -> None:
+def test_a_receiver_gets_a_token_of_the_subscribing_user(cloud: Cloud, sink: Sink) -> None:
     user = cloud.user()
     subscription = user.subscribed(f"trust+{sink.url}", ttl=7200)
     (trust,) = cloud.keystone.trusts(user.name)
@@ -187,7 +187,7 @@ def test_a_receiver_gets_a_token_of_who_subscribed(cloud: Cloud, sink: Sink) -> 
     assert token not in log and user.token not in log
 
 
-def test_the_form_of_a_trigger_of_mistral(cloud: Cloud, sink: Sink) -> None:
+def test_a_trigger_of_mistral_gets_the_expected_request(cloud: Cloud, sink: Sink) -> None:
     user = cloud.user()
     post_data = json.dumps(
         {
@@ -211,8 +211,8 @@ def test_the_form_of_a_trigger_of_mistral(cloud: Cloud, sink: Sink) -> None:
     assert cloud.keystone.inspect(receipt.headers["x-auth-token"])["user"]["name"] == user.name
 
 
-def test_a_queue_that_posts_to_another_queue(cloud: Cloud) -> None:
-    """As test_trust_subscription of the tempest plug-in does it."""
+def test_a_subscription_can_post_to_another_queue(cloud: Cloud) -> None:
+    """The same as test_trust_subscription of the tempest plug-in."""
     user = cloud.user("member")
     target = f"q-{uuid.uuid4().hex}"
     project = cloud.keystone.id_of("project", "demo")
@@ -229,8 +229,8 @@ def test_a_queue_that_posts_to_another_queue(cloud: Cloud) -> None:
     assert found["body"] == {**message, "queue_name": user.queue, "Message_Type": "Notification"}
 
 
-def test_many_who_subscribe_at_once_all_do(cloud: Cloud, sink: Sink) -> None:
-    """As the resources of one Heat stack. Keystone has one trust at most that ends at a moment, so none may collide."""
+def test_many_concurrent_subscriptions_with_trusts_all_succeed(cloud: Cloud, sink: Sink) -> None:
+    """As for one Heat stack. Keystone accepts one trust for each end time between two users, so the times differ."""
     user = cloud.user()
     user.warm_up()
     with subscribing_at_once(user, sink.url, 12) as statuses:
@@ -242,7 +242,7 @@ def test_many_who_subscribe_at_once_all_do(cloud: Cloud, sink: Sink) -> None:
 # -- who may make or bring a trust -------------------------------------------------------------------------------------
 
 
-def test_a_delegated_token_makes_no_trust(cloud: Cloud, sink: Sink) -> None:
+def test_a_delegated_token_cannot_make_a_trust(cloud: Cloud, sink: Sink) -> None:
     owner = cloud.user()
     keystone = cloud.keystone
     tokens = [
@@ -259,8 +259,8 @@ def test_a_delegated_token_makes_no_trust(cloud: Cloud, sink: Sink) -> None:
         assert user.subscriptions() == []
 
 
-def test_a_trust_that_is_brought_must_be_the_callers_own(cloud: Cloud, sink: Sink) -> None:
-    """Otherwise a caller could have the service act for somebody else who trusts it."""
+def test_a_trust_in_the_request_must_be_the_callers_own(cloud: Cloud, sink: Sink) -> None:
+    """Otherwise a caller could make the service act for another user who trusts it."""
     keystone, user = cloud.keystone, cloud.user()
     victim, project = keystone.new_user(), keystone.new_project()
     keystone.grant("member", user.name, project)
@@ -286,7 +286,7 @@ def test_a_trust_that_is_brought_must_be_the_callers_own(cloud: Cloud, sink: Sin
     user.post()
     (receipt,) = until(lambda: list(sink.receipts))
     assert keystone.inspect(receipt.headers["x-auth-token"])["OS-TRUST:trust"]["id"] == own
-    # It is not the service's to delete. A trust that it has made is gone before long, so this one would be, too.
+    # The service must not delete it. It deletes its own trusts within seconds, so this one would be gone too.
     other = cloud.user(user.name)
     made = other.subscribed(f"trust+{sink.url}")
     assert user.ask("DELETE", user.path_of(subscription))[0] == 204
@@ -297,7 +297,7 @@ def test_a_trust_that_is_brought_must_be_the_callers_own(cloud: Cloud, sink: Sin
     assert set(foreign.values()) & before <= cloud.trust_ids(user)
 
 
-def test_whoever_redirects_a_subscription_does_it_in_their_own_name(cloud: Cloud, sink: Sink) -> None:
+def test_a_user_who_redirects_a_subscription_gives_their_own_trust(cloud: Cloud, sink: Sink) -> None:
     victim = cloud.user()
     subscription = victim.subscribed(f"trust+{sink.url}?a")
     intruder = cloud.user()
@@ -314,14 +314,14 @@ def test_whoever_redirects_a_subscription_does_it_in_their_own_name(cloud: Cloud
 # -- the end of a trust ------------------------------------------------------------------------------------------------
 
 
-def test_changes_of_a_subscription_and_their_trusts(cloud: Cloud, sink: Sink) -> None:
+def test_a_change_of_a_subscription_replaces_its_trust_if_needed(cloud: Cloud, sink: Sink) -> None:
     user = cloud.user()
     subscription = user.subscribed(f"{sink.url}?a", ttl=600)
     path = user.path_of(subscription)
     assert cloud.trust_ids(user) == set()
     assert user.ask("PATCH", path, {"subscriber": f"trust+{sink.url}?a"})[0] == 204
     (first,) = cloud.trust_ids(user)
-    # It is kept while it lasts as long as the subscription.
+    # The trust is kept if it lasts as long as the subscription.
     for change in ({"ttl": 500}, {"subscriber": f"trust+{sink.url}?b"}, {"options": {"k": 1}}):
         assert user.ask("PATCH", path, change)[0] == 204
     assert user.ask("GET", path)[1]["options"] == {"k": 1, "trust_id": first}
@@ -363,7 +363,7 @@ def test_a_subscription_ends_with_its_trust(cloud: Cloud, sink: Sink) -> None:
     assert sink.receipts == []
 
 
-def test_deliveries_wait_for_a_trustor_who_comes_back(cloud: Cloud, sink: Sink) -> None:
+def test_deliveries_wait_for_a_disabled_trustor(cloud: Cloud, sink: Sink) -> None:
     user = cloud.user()
     subscription = user.subscribed(f"trust+{sink.url}", _retry_policy=EAGER)
     reader = cloud.user("member")
@@ -379,7 +379,7 @@ def test_deliveries_wait_for_a_trustor_who_comes_back(cloud: Cloud, sink: Sink) 
 
 
 def test_a_project_that_is_disabled_for_a_while_loses_no_subscription(cloud: Cloud, sink: Sink) -> None:
-    """Keystone then answers as if the trust were gone."""
+    """Keystone then gives the same answers as for a deleted trust."""
     keystone = cloud.keystone
     project = keystone.new_project()
     user = cloud.user(project=project)
@@ -402,7 +402,7 @@ def test_a_project_that_is_disabled_for_a_while_loses_no_subscription(cloud: Clo
 # -- Keystone is away --------------------------------------------------------------------------------------------------
 
 
-def test_keystone_and_notifier_die_and_nothing_is_lost(cloud: Cloud) -> None:
+def test_after_kills_of_keystone_and_notifier_no_message_is_lost(cloud: Cloud) -> None:
     trusting, plain = Sink(), Sink()
     with Sinks(trusting, plain):
         user, other, late = cloud.user(), cloud.user(), cloud.user()
@@ -415,7 +415,7 @@ def test_keystone_and_notifier_die_and_nothing_is_lost(cloud: Cloud) -> None:
             each.warm_up()
         cloud.keystone.kill()
         try:
-            # The notifier forgets its tokens, so that it needs Keystone.
+            # The notifier loses its cached tokens, so it needs Keystone.
             cloud.kill_notifier()
             status, answer = late.subscribe(f"trust+{trusting.url}")
             assert (status, late.subscriptions()) == (503, []), answer
@@ -432,14 +432,14 @@ def test_keystone_and_notifier_die_and_nothing_is_lost(cloud: Cloud) -> None:
 
 
 def seconds_to_arrive(user: User, sink: Sink) -> float:
-    """What one message takes to the only subscriber of the user."""
+    """Seconds that one message takes to the only subscriber of the user."""
     before, began = len(sink.receipts), time.monotonic()
     user.post("timed")
     until(lambda: len(sink.receipts) == before + 1)
     return time.monotonic() - began
 
 
-def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
+def test_a_silent_keystone_does_not_delay_other_subscribers(cloud: Cloud) -> None:
     trusting, plain = Sink(), Sink()
     with Sinks(trusting, plain):
         user, other = cloud.user(), cloud.user()
@@ -461,7 +461,7 @@ def test_a_silent_keystone_holds_up_nobody_else(cloud: Cloud) -> None:
                     each.post(number)
             with subscribing_at_once(user, trusting.url, 24) as statuses:
                 delays = [seconds_to_arrive(other, plain) for _ in range(5)]
-                # A question to Keystone takes 2 s until it counts as not answered.
+                # A question to Keystone times out after 2 s.
                 assert statistics.median(delays) < max(2, MOST_TIMES * alone)
             assert statuses == 24 * [503]
             assert [each["id"] for each in user.subscriptions()] == [subscription]

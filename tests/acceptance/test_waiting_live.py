@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims that wait, on each store, while clients and processes of the service are killed.
 
-Eight workers wait for what eight producers post, on a busy queue and on a quiet one. Each client is a process. What
-they noted is judged as the history of a store is, and no claim may come back empty while a message was free for more
+Eight workers wait for the messages of eight producers, on a busy queue and on a quiet one. Each client is a process.
+Their notes are checked like the history of a store, and no claim may come back empty while a message was free for more
 than a second.
 """
 
@@ -42,20 +42,20 @@ from tests.conformance.test_history import (
 )
 
 SECONDS = float(os.environ.get("ZAQAR_WAITING_SECONDS", "5"))
-"""How long it goes on at least; the promise is about 20 seconds."""
+"""For how many seconds it runs at least. The promise is about 20 seconds."""
 
 MOST_SECONDS = 60.0
-"""How much longer it may go on, until everything has happened that the test is about."""
+"""For how many more seconds it may run, until everything has happened that the test is about."""
 
 KILL_SECONDS = 0.5
 KILLED = ("work", "produce", "work", "produce", "service")
-"""In turn: clients of a role, and a worker of the service, which takes longer to be there again."""
+"""Clients of these roles are killed in turn, and a worker of the service, which takes longer to be replaced."""
 
 FREE_SECONDS = 1.0
 """How long a message may be free while a claim waits for it."""
 
 LEEWAY_SECONDS = 0.3
-"""Beside that: what a request and a look at the store take. What a slow machine needs longer is measured in the run."""
+"""Added to it for a request and the store's periodic look. The run measures the time that a slow machine loses."""
 
 LOOK_SECONDS = 0.05
 
@@ -76,11 +76,11 @@ GROUPS = (Group("busy", 7, 5, 0.1), Group("quiet", 1, 3, 1.2))
 
 
 class ClientSeries:
-    """The clients of one role and number, one after the other: one that is killed is followed by another."""
+    """The clients of one role and number, one after the other: a killed client is replaced by another."""
 
     def __init__(self, role: str, group: Group, number: int, address: tuple[str, int], folder: Path) -> None:
         self.role, self.group, self.number = role, group, number
-        # The one producer of the quiet queue is left alone, so that there is something to wait for.
+        # The only producer of the quiet queue is not killed, so that its workers have something to wait for.
         self.is_killed = role == "work" or group.producers > 1
         self._address = address
         self._folder = folder
@@ -91,7 +91,7 @@ class ClientSeries:
         self.files.append(self._folder / f"{self.role}-{self.group.queue}-{self.number}-{len(self.files)}")
         host, port = self._address
         words = (self.role, host, port, PROJECT, self.group.queue, self.number, self.group.pace, self.files[-1])
-        # -S: without the packages of the environment, which take longer to load than the client.
+        # -S: without the installed packages, which take longer to load than the client.
         command = [sys.executable, "-S", waiting_client.__file__, *map(str, words)]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
@@ -105,7 +105,7 @@ class ClientSeries:
 
 
 class Slowness(threading.Thread):
-    """When the machine was slow: this thread was not run when it could have been, or a plain request took long."""
+    """Records when the machine was slow: this thread ran late, or a plain request took long."""
 
     def __init__(self, client: Client) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Slowness(threading.Thread):
         self.join()
 
     def between(self, begin: float, end: float) -> float:
-        """Seconds that were lost in this time."""
+        """The seconds that were lost in this time."""
         lost = (min(end, until) - max(begin, since) - 2 * LOOK_SECONDS for since, until in self._spans)
         return sum(seconds for seconds in lost if seconds > 0)
 
@@ -136,7 +136,7 @@ class Slowness(threading.Thread):
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that was asked for. ``returned`` is None if there was no answer, ``id`` if it was empty."""
+    """A request for a claim. ``returned`` is None if there was no answer, ``id`` is None if the answer was empty."""
 
     asked: float
     wait: int
@@ -148,7 +148,7 @@ class Claim:
 
 @dataclass
 class Notes:
-    """Of all clients of one queue."""
+    """The notes of all clients of one queue."""
 
     posts: list[Post] = field(default_factory=list)
     free_from: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -159,7 +159,7 @@ class Notes:
     wrong: list[Any] = field(default_factory=list)
 
     def read(self, series: ClientSeries, *, only_killed: bool = False) -> None:
-        """Add the notes of these clients; with ``only_killed`` without those of the one that is running."""
+        """Add the notes of these clients; with ``only_killed`` without the notes of the running client."""
         for file in series.files[:-1] if only_killed else series.files:
             lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
             for note, following in itertools.zip_longest(lines, lines[1:]):
@@ -205,14 +205,14 @@ class Notes:
 
 @dataclass
 class Outcome:
-    """A queue: what was noted of it, what is left in it, and when the machine was slow."""
+    """The result for a queue: the notes, the messages left in it, and when the machine was slow."""
 
     notes: Notes
     left: dict[str, Any]
     slowness: Slowness
 
     def history(self) -> History:
-        """As a history of a store. A post whose answer was lost took place if one of its messages was ever seen."""
+        """The notes as a history of a store. A post whose answer was lost counts if one of its messages was seen."""
         ids = {body: id_ for id_, body in self.left.items()}
         ids.update((body, id_) for claim in self.notes.claims for id_, body in claim.messages)
         posts = list(self.notes.posts)
@@ -223,14 +223,14 @@ class Outcome:
         return History([Record(posts=posts), self.notes.record], left=list(self.left.values()))
 
     def free_times(self) -> Iterator[tuple[str, float, float]]:
-        """A body, and two times between which its message was certainly free."""
+        """Each body with two times between which its message was certainly free."""
         taken: dict[str, list[Claim]] = defaultdict(list)
         for claim in self.notes.claims:
             for _, body in claim.messages:
                 taken[body].append(claim)
         for body, times in self.notes.free_from.items():
             for begin in times:
-                # A claim that was not answered may have it. But then no other claim gets it in the time of this run.
+                # A claim without an answer may have the message. But then no other claim gets it during this run.
                 later = [claim for claim in taken[body] if claim.returned is not None and claim.returned > begin]
                 if later:
                     first = min(later, key=lambda claim: claim.returned or 0.0)
@@ -288,7 +288,7 @@ def clients(address: tuple[str, int], folder: Path) -> Iterator[list[ClientSerie
 def has_shown_all(all_series: list[ClientSeries]) -> bool:
     """Whether everything has happened that the test is about.
 
-    A claim of the quiet queue has waited in vain, another one until a message came, and an answer on the busy queue was
+    On the quiet queue one claim has timed out and another has got a message, and an answer on the busy queue was
     lost.
     """
     quiet, busy = Notes(), Notes()
@@ -296,7 +296,7 @@ def has_shown_all(all_series: list[ClientSeries]) -> bool:
         if series.group.queue == "quiet":
             quiet.read(series)
         else:
-            # The last note of a client that is running is not answered yet.
+            # The last note of a running client may have no answer yet.
             busy.read(series, only_killed=True)
     return was_in_vain(quiet) and was_ended_by_a_message(quiet) and has_lost_answers(busy)
 
@@ -329,7 +329,7 @@ def kill_clients_and_workers(service: Service, all_series: list[ClientSeries]) -
 
 
 def run(service: Service, folder: Path) -> tuple[dict[str, Outcome], int]:
-    """What came of it, by queue, and how many clients were killed."""
+    """Run the clients. Returns the outcome of each queue, and how many clients were killed."""
     server = service.server
     with closing(Client(server, PROJECT, Recorder())) as client:
         slowness = Slowness(client)
@@ -357,7 +357,9 @@ def outcome_of(client: Client, group: Group, all_series: list[ClientSeries], slo
 
 
 @each_store
-def test_claims_that_wait_lose_nothing_and_are_not_empty_in_vain(tmp_path: Path, service_on: Service) -> None:
+def test_waiting_claims_lose_nothing_and_are_not_empty_while_a_message_is_free(
+    tmp_path: Path, service_on: Service
+) -> None:
     began = time.monotonic()
     outcomes, kills = run(service_on, tmp_path)
     for queue, outcome in outcomes.items():
@@ -416,17 +418,17 @@ def outcome_with(free: float, taken: float) -> Outcome:
 
 
 @pytest.mark.parametrize(("free", "taken"), [(10.5, 11.4), (12.0, 20.0), (5.0, 10.9), (14.0, 20.0)])
-def test_a_moment_is_no_fault(free: float, taken: float) -> None:
+def test_a_message_that_was_free_for_a_moment_is_no_fault(free: float, taken: float) -> None:
     no_false_empty_answer(outcome_with(free, taken))
 
 
 @pytest.mark.parametrize(("free", "taken"), [(10.5, 12.0), (11.0, 20.0), (5.0, 11.5), (5.0, 20.0)])
-def test_a_false_empty_answer_is_found(free: float, taken: float) -> None:
+def test_the_check_finds_a_false_empty_answer(free: float, taken: float) -> None:
     with pytest.raises(AssertionError):
         no_false_empty_answer(outcome_with(free, taken))
 
 
-def test_an_answer_before_the_time_is_found() -> None:
+def test_the_check_finds_an_empty_answer_that_came_too_early() -> None:
     with pytest.raises(AssertionError):
         an_empty_answer_comes_after_the_time_that_was_asked_for(
             Outcome(Notes(claims=[Claim(10.0, 3, 12.0, None, [])]), {}, Quick())

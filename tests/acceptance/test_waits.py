@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that wait for messages on each HTTP server: who waits, clients that go away, and the end of a worker."""
+"""Requests that wait for messages on each HTTP server: their number, clients that disconnect, the end of a worker."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.servers import free_port
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 LONG = 20
-"""Seconds for which clients ask to wait. A test in which nothing ends the wait early takes them, and fails."""
+"""Seconds for which clients ask to wait. A test in which nothing ends the wait early takes that long, and fails."""
 
 MOST_SECONDS, MOST_TIMES = 0.5, 5.0
-"""The time that requests may take beside many that wait: so long, or so many times what they take alone."""
+"""The time limit of requests beside many waiting ones: seconds, or so many times their time alone."""
 
 THREADS = 4
 CLAIMS = "/v2/queues/q/claims"
@@ -74,7 +74,7 @@ def _granian(port: int, *more: str) -> list[str]:
 def _uwsgi(port: int, *more: str) -> list[str]:
     command = [str(Path(sys.executable).parent / "uwsgi"), "--http-socket", f"127.0.0.1:{port}", "--master"]
     command += ["--processes", "1", "--threads", str(THREADS), "--lazy-apps", "--need-app"]
-    # As in etc/uwsgi.ini: SIGTERM lets running requests end.
+    # As in etc/uwsgi.ini, SIGTERM lets running requests end.
     command += ["--worker-reload-mercy", "8", "--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
     return [*command, "--module", "slow_claims:application", *more]
 
@@ -85,7 +85,7 @@ WITH_THREADS = ("gthread", "granian", "uwsgi")
 
 @contextmanager
 def serving(name: str, folder: Path, *more: str, lines: str = "", ulimit: str = "") -> Iterator[Server]:
-    """One worker of the service under this server; ``ulimit`` are arguments of that command of the shell."""
+    """One worker of the service under this server. ``ulimit`` are arguments of the shell's ulimit."""
     folder.mkdir(exist_ok=True)
     port, log = free_port(), folder / "log"
     (folder / "zaqar.conf").write_text(f"[DEFAULT]\ndefault_log_levels = zaqar=INFO\n{lines}")
@@ -111,7 +111,7 @@ def serving(name: str, folder: Path, *more: str, lines: str = "", ulimit: str = 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """One of each, started together."""
+    """One server of each kind, started together."""
     with ExitStack() as stack, ThreadPoolExecutor(len(COMMANDS)) as pool:
         folder = tmp_path_factory.mktemp("waits")
 
@@ -132,7 +132,7 @@ class Client:
         return {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": self.project}
 
     def open(self, method: str, path: str, body: Any = None) -> http.client.HTTPConnection:
-        """Send a request, and leave it to others to read the answer."""
+        """Send a request without reading the answer."""
         connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=PATIENCE)
         connection.request(method, path, None if body is None else json.dumps(body), self.headers())
         return connection
@@ -146,13 +146,13 @@ class Client:
         assert response.status == 201
 
     def counts(self) -> tuple[int, int]:
-        """Free and claimed messages."""
+        """The numbers of free and claimed messages."""
         messages = self.ask("GET", "/v2/queues/q/stats")[1]["messages"]
         return messages["free"], messages["claimed"]
 
 
 def read(connection: http.client.HTTPConnection) -> tuple[http.client.HTTPResponse, Any]:
-    """The whole answer."""
+    """Read the whole answer."""
     response = connection.getresponse()
     text = response.read()
     connection.close()
@@ -169,7 +169,7 @@ def bodies(answer: tuple[http.client.HTTPResponse, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
-def test_a_post_ends_the_wait(servers: dict[str, Server], name: str) -> None:
+def test_a_post_ends_the_wait_on_each_server(servers: dict[str, Server], name: str) -> None:
     client = Client(servers[name], f"wakes-{name}")
     opened = [
         client.open("POST", f"{CLAIMS}?wait={LONG}"),
@@ -180,13 +180,13 @@ def test_a_post_ends_the_wait(servers: dict[str, Server], name: str) -> None:
     assert [bodies(read(each)) for each in opened] == [[1], [2]]
 
 
-def test_all_threads_but_one_wait(servers: dict[str, Server]) -> None:
-    """Others are served meanwhile, and one more that would wait is answered at once."""
+def test_all_threads_except_one_may_wait(servers: dict[str, Server]) -> None:
+    """Other requests are served meanwhile, and one more request that would wait is answered at once."""
     on_each(all_threads_but_one_wait, servers, WITH_THREADS)
 
 
 def on_each(check: Callable[[Server, str], None], servers: dict[str, Server], names: Sequence[str]) -> None:
-    """Check these servers at the same time, because most of it is waiting."""
+    """Check these servers at the same time, because most of the time is waiting."""
     with ThreadPoolExecutor(len(names)) as pool:
         checks = {name: pool.submit(check, servers[name], name) for name in names}
     failed = {name: error for name, running in checks.items() if (error := running.exception()) is not None}
@@ -211,7 +211,7 @@ def all_threads_but_one_wait(server: Server, name: str) -> None:
         assert 5 <= time.monotonic() - began < LONG
         if all_wait:
             break
-        # On a busy machine that took the 5 s for which they wait.
+        # On a busy machine that took the 5 s for which the requests wait.
     assert all_wait
     assert (refused.status, refused.getheader("Retry-After")) == (204, "1")
     assert [(each.status, each.getheader("Retry-After")) for each in answers] == [(204, None)] * (THREADS - 1)
@@ -221,8 +221,8 @@ def all_threads_but_one_wait(server: Server, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
-def test_a_client_that_has_gone_is_given_nothing(servers: dict[str, Server], name: str) -> None:
-    """granian does not tell before the answer; then the claim is released, and the next client gets the message."""
+def test_a_disconnected_client_gets_no_message(servers: dict[str, Server], name: str) -> None:
+    """granian notices it only at the answer. Then the claim is released, and the next client gets the message."""
     client = Client(servers[name], f"gone-{name}")
     gone = client.open("POST", f"{CLAIMS}?wait={LONG}")
     time.sleep(0.3)
@@ -234,7 +234,7 @@ def test_a_client_that_has_gone_is_given_nothing(servers: dict[str, Server], nam
 
 
 @pytest.mark.parametrize("name", ["gunicorn", "gthread", "uwsgi"])
-def test_a_client_that_has_sent_its_next_request_already_is_there(servers: dict[str, Server], name: str) -> None:
+def test_a_client_that_has_sent_its_next_request_is_still_connected(servers: dict[str, Server], name: str) -> None:
     client = Client(servers[name], f"pipelines-{name}")
     head = "".join(f"{header}: {value}\r\n" for header, value in client.headers().items())
     with socket.create_connection((client.server.host, client.server.port), PATIENCE) as sock:
@@ -248,7 +248,7 @@ def test_a_client_that_has_sent_its_next_request_already_is_there(servers: dict[
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
-def test_a_claim_whose_client_has_its_answer_stays(servers: dict[str, Server], name: str) -> None:
+def test_a_claim_whose_client_got_the_answer_is_kept(servers: dict[str, Server], name: str) -> None:
     client = Client(servers[name], f"served-{name}")
     for number in range(20):
         if number % 2:
@@ -263,7 +263,7 @@ def test_a_claim_whose_client_has_its_answer_stays(servers: dict[str, Server], n
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
-def test_a_claim_whose_client_goes_away_before_the_answer_is_released(servers: dict[str, Server], name: str) -> None:
+def test_a_claim_whose_client_disconnects_before_the_answer_is_released(servers: dict[str, Server], name: str) -> None:
     client = Client(servers[name], f"late-{name}")
     gone = client.open("POST", f"{CLAIMS}?wait={LONG}", {"ttl": 61, "grace": 60})
     client.post(1)
@@ -295,7 +295,7 @@ class Waiting:
             self.answers.append((response.status, document))
 
     def end(self) -> list[tuple[int, Any]]:
-        """All answers; fails if a connection was cut."""
+        """Read all answers. Fails if a connection was closed without one."""
         for thread in self._threads:
             thread.join()
         assert self.errors == []
@@ -303,12 +303,12 @@ class Waiting:
 
 
 def wait_until_held(server: Server, connections: int) -> None:
-    """Until the workers have so many connections, and have read what came on them."""
+    """Wait until the workers have so many connections, and have read the requests on them."""
     port = f":{server.port:04X}"
 
     def count() -> int:
         lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        # Established (01), at the end of the server, and with nothing left to read.
+        # Established (01) at the server's end, and with nothing left to read.
         return sum(
             each[1].endswith(port) and each[3] == "01" and each[4].endswith(":00000000") and each[9] != "0"
             for each in lines
@@ -321,13 +321,13 @@ def wait_until_held(server: Server, connections: int) -> None:
 # -- a neighbour -------------------------------------------------------------------------------------------------------
 
 
-def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: dict[str, Server]) -> None:
-    """Their connections need more open files than the server has been given, so it has raised its limit."""
+def test_waiting_clients_of_one_project_do_not_delay_another_project(servers: dict[str, Server]) -> None:
+    """The connections need more open files than the server's soft limit, so it has raised its limit."""
     server = servers["gunicorn"]
     waiting_project, quiet = Client(server, "waiting"), Client(server, "quiet")
 
     def slowest() -> float:
-        """Seconds that 99 of 100 posts and claims take at most."""
+        """The 99th percentile of the seconds that a post or claim takes."""
         taken = []
         for number in range(100):
             began = time.monotonic()
@@ -339,7 +339,7 @@ def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: d
     alone = slowest()
     waiting = [waiting_project.open("POST", f"/v2/queues/q{n % 50}/claims?wait={LONG}") for n in range(500)]
     try:
-        # One more of that project may not wait, but others may.
+        # One more request of that project may not wait, but requests of others may.
         wait_until(lambda: waiting_project.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") == "1")
         beside = slowest()
         opened = quiet.open("POST", f"{CLAIMS}?wait={LONG}")
@@ -348,7 +348,7 @@ def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: d
     finally:
         for each in waiting:
             each.close()
-    # Long before the end of their time the places of clients that have gone are free.
+    # The slots of disconnected clients are free long before their requests would time out.
     wait_until(
         lambda: waiting_project.ask("POST", f"{CLAIMS}?wait=1")[0].getheader("Retry-After") is None, seconds=LONG / 2
     )
@@ -358,8 +358,8 @@ def test_clients_of_one_project_that_wait_delay_no_request_of_another(servers: d
 # -- the end of the servers of this module -----------------------------------------------------------------------------
 
 
-def test_a_reload_and_the_end_answer_all_that_wait_at_once(servers: dict[str, Server]) -> None:
-    """The last test of this server."""
+def test_a_reload_or_the_end_answers_all_waiting_requests_at_once(servers: dict[str, Server]) -> None:
+    """To be run last on this server."""
     server = servers["gunicorn"]
     client = Client(server, "drained")
     (before,) = children(server.process.pid)
@@ -371,7 +371,7 @@ def test_a_reload_and_the_end_answer_all_that_wait_at_once(servers: dict[str, Se
         assert waiting.end() == [(204, None)] * 200
         assert time.monotonic() - began < LONG, "they were not answered before their time"
         if number == signal.SIGHUP:
-            # The new worker lets others wait.
+            # The new worker admits waiting requests.
             wait_until(lambda: len(now := children(server.process.pid)) == 1 and now != [before])
             opened = client.open("POST", f"{CLAIMS}?wait={LONG}")
             client.post(1)
@@ -380,7 +380,7 @@ def test_a_reload_and_the_end_answer_all_that_wait_at_once(servers: dict[str, Se
 
 
 def test_servers_with_threads_end_in_time(servers: dict[str, Server]) -> None:
-    """The last test of these servers."""
+    """To be run last on these servers."""
     on_each(ends_in_time, servers, ("granian", "uwsgi"))
 
 

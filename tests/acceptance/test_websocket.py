@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The WebSocket server in real processes: what it serves, whom it protects from whom, and how it ends."""
+"""The WebSocket server in real processes: connections, limits that protect clients from each other, and its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODULE = "zaqar.cmd.websocket"
 CLIENT = str(uuid.uuid4())
 
 MOST_SECONDS, MOST_TIMES = 1.0, 20.0
-"""The delay that requests may have beside a bad neighbour: so long on a quiet machine, so many times that alone."""
+"""The delay allowed beside a bad neighbour: seconds on a quiet machine, or so many times the delay alone."""
 
 
 def message(text: Any = "x") -> dict[str, Any]:
@@ -44,7 +44,7 @@ def post(client: WebSocket, queue: str = "q", *bodies: Any) -> int:
 
 
 def ask(server: Server, method: str, path: str, document: Any = None) -> Any:
-    """A request over HTTP, by an administrator; the document of its answer."""
+    """Send a request over HTTP, as an administrator. Returns the document of the answer."""
     headers = {"Client-ID": CLIENT, "X-Project-ID": "admin", "X-Roles": "admin", "Content-Type": "application/json"}
     connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
     try:
@@ -70,7 +70,7 @@ def serving(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all the tests that leave it running, with limits that a test can reach."""
+    """A server for all tests that do not stop it, with limits that a test can reach."""
     config = """
 [cors]
 allowed_origin = https://ui.example
@@ -86,7 +86,7 @@ write_timeout = 1
 
 @contextmanager
 def alone(folder: Path, config: str = "", *, limit: int | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``zaqar-websocket`` itself, and its URL; ``limit`` is the hard limit of its open files."""
+    """Start ``zaqar-websocket`` alone. Yields it and its URL; ``limit`` is the hard limit of open files."""
     file = folder / "zaqar.conf"
     file.write_text(f"[DEFAULT]\nstate_dir = {folder}/state\n{config}")
     command = [sys.executable, "-m", MODULE, "--bind", "127.0.0.1:0", "--config-file", str(file)]
@@ -108,7 +108,7 @@ def alone(folder: Path, config: str = "", *, limit: int | None = None) -> Iterat
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_message_on_its_way_in_each_format(server: Server, name: str) -> None:
+def test_a_message_is_posted_and_pushed_in_each_format(server: Server, name: str) -> None:
     form: Format = FORMATS[name]
     with WebSocket(server.websocket_url, project=name, form=form) as client:
         created = client.request("queue_create", {"queue_name": "q", "metadata": {"colour": "blue"}})
@@ -119,7 +119,7 @@ def test_a_message_on_its_way_in_each_format(server: Server, name: str) -> None:
         claimed = client.request("claim_create", {"queue_name": "q", "ttl": 60, "grace": 60})
         assert claimed.status == 201
         assert [each["body"] for each in claimed.body["messages"]] == [body]
-        # What came by WebSocket is there over HTTP.
+        # The messages that were posted over WebSocket can be read over HTTP.
         assert claimed.body["messages"][0]["claim_id"] == claimed.body["claim_id"]
 
 
@@ -132,7 +132,7 @@ def test_notifications_come_in_the_order_of_the_posts(server: Server) -> None:
                 return [post(other, "q", number) for number in range(30)]
 
         posting = pool.submit(produce)
-        # Replies to requests in between are never mixed up with them.
+        # Notifications are never taken for replies to the requests in between.
         replies = [client.request("queue_get", {"queue_name": "q"}).status for _ in range(50)]
         assert set(replies) == {200}
         assert posting.result() == [201] * 30
@@ -152,7 +152,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         assert seen == list(range(200))
 
 
-def test_a_frame_in_both_kinds_on_one_connection(server: Server) -> None:
+def test_both_formats_can_be_mixed_on_one_connection(server: Server) -> None:
     with WebSocket(server.websocket_url, project="both") as client:
         for form in (*FORMATS.values(), *FORMATS.values()):
             assert client.request("queue_list", form=form).status == 200
@@ -162,21 +162,21 @@ def test_a_frame_in_both_kinds_on_one_connection(server: Server) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://ui.example", "own"])
-def test_pages_that_may_connect(server: Server, origin: str) -> None:
+def test_a_page_of_an_allowed_origin_may_connect(server: Server, origin: str) -> None:
     url = server.websocket_url
     value = url.replace("ws://", "http://") if origin == "own" else origin
     with WebSocket(url, project="page", origin=value) as client:
         assert client.request("queue_list").status == 200
 
 
-def test_a_page_that_may_not_connect(server: Server) -> None:
+def test_a_page_of_another_origin_may_not_connect(server: Server) -> None:
     with pytest.raises(InvalidStatus) as caught:
         WebSocket(server.websocket_url, origin="https://evil.example")
     assert caught.value.response.status_code == 403
     assert json.loads(caught.value.response.body or b"")["description"].startswith("Pages of this origin may not")
 
 
-def test_http_on_the_port(server: Server) -> None:
+def test_an_http_request_to_the_port_is_426(server: Server) -> None:
     host, _, port = server.websocket_url.removeprefix("ws://").partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
     connection.request("GET", "/v2/queues")
@@ -188,7 +188,7 @@ def test_http_on_the_port(server: Server) -> None:
     connection.close()
 
 
-def test_a_project_with_many_connections_leaves_others_alone(server: Server) -> None:
+def test_a_project_with_many_connections_does_not_keep_others_out(server: Server) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(WebSocket(server.websocket_url, project="many")) for _ in range(41)]
         assert [client.request("queue_list").status for client in clients[:40]] == [200] * 40
@@ -208,16 +208,16 @@ def is_served(server: Server, project: str) -> bool:
             return False
 
 
-def test_a_frame_that_is_too_large(server: Server) -> None:
+def test_a_frame_that_is_too_large_is_refused(server: Server) -> None:
     with WebSocket(server.websocket_url, project="large") as client:
         assert post(client, "q", "x" * 290_000) == 201
-        # The reply says which limit it breaks; what cannot be a request at all is not read to its end.
+        # The reply names the limit that the frame exceeds. A frame far beyond the limit is not read to its end.
         assert post(client, "q", "x" * 310_000) == 400
         client.send(client.frame("message_post", {"queue_name": "q", "messages": [message("x" * 400_000)]}))
         assert client.closed()[0] == 1009
 
 
-def test_silent_sockets_and_slow_handshakes_delay_nobody(server: Server) -> None:
+def test_silent_sockets_and_slow_handshakes_do_not_delay_others(server: Server) -> None:
     host, _, port = server.websocket_url.removeprefix("ws://").partition(":")
     with WebSocket(server.websocket_url, project="quick") as client:
         without = percentile([timed(lambda: post(client)) for _ in range(20)])
@@ -244,7 +244,7 @@ def percentile(delays: list[float]) -> float:
 
 
 class Neighbours:
-    """Clients that each post one message after another, as fast as they are answered, until the end."""
+    """Clients that post one message after another until the end, each as soon as the previous one is answered."""
 
     def __init__(self, url: str, projects: list[str], queue: str) -> None:
         self.statuses: list[int] = []
@@ -267,7 +267,7 @@ class Neighbours:
             thread.join(PATIENCE)
 
 
-def test_a_greedy_project_leaves_room_for_a_modest_one(server: Server) -> None:
+def test_a_busy_project_does_not_delay_another(server: Server) -> None:
     with WebSocket(server.websocket_url, project="modest") as client:
         post(client)
         without = percentile([timed(lambda: post(client)) for _ in range(20)])
@@ -285,7 +285,7 @@ pooling = True
 """
 
 
-def test_a_silent_store_leaves_threads_for_the_other(tmp_path: Path) -> None:
+def test_a_silent_store_does_not_take_all_threads(tmp_path: Path) -> None:
     with ExitStack() as stack:
         silent = stack.enter_context(started(REDIS))
         server = stack.enter_context(serving(tmp_path, POOLS))
@@ -307,7 +307,7 @@ def test_a_silent_store_leaves_threads_for_the_other(tmp_path: Path) -> None:
         try:
             with Neighbours(url, projects * 8, "q") as neighbours:
                 delays = []
-                # Nobody waits for long in vain.
+                # No client waits long for a refusal.
                 while len(delays) < 40 or len(neighbours.statuses) <= 40:
                     delays.append(timed(lambda: post(client)))
                     time.sleep(0.1)
@@ -319,7 +319,7 @@ def test_a_silent_store_leaves_threads_for_the_other(tmp_path: Path) -> None:
             REDIS.signal(silent, signal.SIGCONT)
 
 
-def test_a_client_that_reads_nothing_is_closed_and_delays_nobody(server: Server) -> None:
+def test_a_client_that_reads_nothing_is_closed_and_does_not_delay_others(server: Server) -> None:
     with ExitStack() as stack:
         url = server.websocket_url
         client = stack.enter_context(WebSocket(url, project="p"))
@@ -336,7 +336,7 @@ def test_a_client_that_reads_nothing_is_closed_and_delays_nobody(server: Server)
             for number in range(40):
                 assert post(producer, "q", [number, "x" * 250_000]) == 201
                 assert client.push()["body"][0] == number
-        # It is gone, and its subscription with it, though it never closed its socket.
+        # The connection is closed, and its subscription removed, although the client never closed its socket.
         wait_until(lambda: subscribers(client) == 1)
 
 
@@ -354,25 +354,25 @@ def send_post(client: WebSocket) -> None:
 
 
 def assert_ended_in_time(server: Server) -> None:
-    """Under 10 seconds: zaqar-server kills a part that takes longer, and says so."""
+    """It took under 10 seconds: zaqar-server kills a part that takes longer, and says so."""
     assert "did not end" not in server.log.read_text()
 
 
 def test_sigterm_lets_running_actions_finish(tmp_path: Path) -> None:
     with started(REDIS) as backend:
         config = REDIS.write_config(backend, tmp_path / "redis.conf").read_text()
-        # The post waits for the store for as long as this machine may take.
+        # The post may wait for the store for as long as this machine takes.
         config = config.replace(backend.uri, f"{backend.uri}?socket_timeout=60")
         with serving(tmp_path, config) as server, WebSocket(server.websocket_url, project="p") as client:
             idle = WebSocket(server.websocket_url, project="p")
             assert post(client) == 201
             REDIS.signal(backend, signal.SIGSTOP)
             send_post(client)
-            # These are not begun.
+            # These actions are not begun.
             for _ in range(2):
                 client.send(client.frame("message_post", {"queue_name": "q", "messages": [message()]}))
             server.process.send_signal(signal.SIGTERM)
-            # Who asks for nothing is told at once.
+            # A connection without a running action is closed at once.
             assert idle.closed() == (1001, "The server ends.")
             REDIS.signal(backend, signal.SIGCONT)
             assert client.reply().status == 201
@@ -381,7 +381,7 @@ def test_sigterm_lets_running_actions_finish(tmp_path: Path) -> None:
             assert_ended_in_time(server)
 
 
-def test_sigterm_while_a_store_is_silent(tmp_path: Path) -> None:
+def test_sigterm_ends_the_server_in_time_while_a_store_is_silent(tmp_path: Path) -> None:
     with started(REDIS) as backend:
         config = REDIS.write_config(backend, tmp_path / "redis.conf").read_text()
         with serving(tmp_path, config) as server, ExitStack() as stack:
@@ -401,13 +401,13 @@ def test_sigterm_while_a_store_is_silent(tmp_path: Path) -> None:
                 REDIS.signal(backend, signal.SIGCONT)
 
 
-def test_a_server_that_is_killed_comes_back_at_its_port(server: Server) -> None:
+def test_a_killed_server_is_restarted_at_its_port(server: Server) -> None:
     url, pid = server.websocket_url, server.part(MODULE)
     with WebSocket(url, project="killed") as client:
         assert post(client) == 201
         os.kill(pid, signal.SIGKILL)
         assert client.closed()[0] == 1006
-    # The port stays open meanwhile: this waits for the next process.
+    # The port stays open meanwhile: the connection waits for the next process.
     with WebSocket(url, project="killed") as client:
         assert post(client) == 201
     assert server.part(MODULE) != pid
@@ -429,7 +429,7 @@ def test_a_reload_keeps_connections_and_subscriptions(tmp_path: Path) -> None:
         while pushed[-1] != "short":
             pushed.append(client.push()["body"])
         assert set(pushed[:-1]) <= {"x" * 200}
-        # A mistake changes nothing.
+        # A configuration with a mistake changes nothing.
         policy.write_text('"queues:create": "role:')
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "SIGHUP changes nothing" in server.log.read_text())
@@ -446,7 +446,7 @@ def test_a_reload_keeps_connections_and_subscriptions(tmp_path: Path) -> None:
 # -- how it is started -------------------------------------------------------------------------------------------------
 
 
-def test_a_configuration_file_of_a_websocket_server(tmp_path: Path) -> None:
+def test_the_websocket_server_reads_its_configuration_file(tmp_path: Path) -> None:
     file, port = tmp_path / "zaqar.conf", free_port()
     file.write_text(f"[drivers]\ntransport = websocket\n[drivers:transport:websocket]\nport = {port}\n")
     command = [
@@ -471,7 +471,7 @@ def test_a_configuration_file_of_a_websocket_server(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_the_first_thing_to_try_works(server: Server) -> None:
+def test_the_command_in_the_banner_works(server: Server) -> None:
     wait_until(lambda: "Ctrl-C" in server.log.read_text())
     command, frame = re.findall(r"second line in it:\n +(.*)\n +(.*)\n", server.log.read_text())[-1]
     with (
@@ -499,7 +499,7 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
     return shown
 
 
-def test_the_websocket_server_alone(tmp_path: Path) -> None:
+def test_the_websocket_server_runs_alone(tmp_path: Path) -> None:
     with alone(tmp_path) as (process, url):
         with WebSocket(url, project="p") as client:
             assert post(client) == 201
@@ -508,7 +508,7 @@ def test_the_websocket_server_alone(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_its_port_is_taken(tmp_path: Path) -> None:
+def test_a_port_in_use_stops_the_start(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         for module, option in ((MODULE, "--bind"), ("zaqar.cmd.server.main", "--websocket-bind")):
@@ -524,7 +524,7 @@ def test_its_port_is_taken(tmp_path: Path) -> None:
             assert f": Cannot listen on {bind}: Address already in use." in line
 
 
-def test_few_open_files_mean_few_connections(tmp_path: Path) -> None:
+def test_the_limit_of_open_files_limits_connections(tmp_path: Path) -> None:
     with alone(tmp_path, "[drivers:transport:websocket]\nmax_connections = 400\n", limit=300) as (_, url):
         said = (tmp_path / "log").read_text()
         assert "max_connections: 400 need 696 open files, and this process may have 300" in said

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use which action of the WebSocket API: one table, and everybody who might try, behind a real Keystone.
+"""Access to each action of the WebSocket API: one table, and callers of every kind, behind a real Keystone.
 
 As in ``test_access.py`` each reply has to be the one that the tables say, and so has what is stored. The sessions run
 in this process, without a network. No reply may hold a token or a signature.
@@ -166,7 +166,7 @@ class Row(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where the same is over HTTP, in the names of a target."""
+        """The path of the same request over HTTP, with the names of a target."""
         path = ACTIONS[self.action].path.replace("_name}", "}").replace("_id}", "}")
         path = path.replace("{delivery}", "{id}")
         return path.replace("queues/{queue}", "topics/{topic}") if self.kind == "topic" else path
@@ -230,11 +230,11 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
     "flavor_update": {"flavor_name": "{flavor}", "pool_list": ["second"]},
     "flavor_delete": {"flavor_name": "{flavor}"},
 }
-"""What is sent besides the name of the queue or topic, with the names of a target."""
+"""The other members of the body besides the name of the queue or topic, with the names of a target."""
 
 
 def body_of(target: Target, row: Row) -> dict[str, Any]:
-    """A whole and sensible body."""
+    """A complete and valid body."""
     body = {f"{row.kind}_name": "{" + row.kind + "}"} if row.kind else {}
     text = json.dumps({**body, **BODIES.get(row.action, {})})
     for name, value in {**target.names, "folder": str(target.folder)}.items():
@@ -250,7 +250,7 @@ class Reply(NamedTuple):
 
 
 class Connection:
-    """A session, and frames to it as they come from a client. Every other one speaks MessagePack."""
+    """A session and its frames, as a client sends them. Every other session speaks MessagePack."""
 
     _numbers = count()
 
@@ -261,9 +261,9 @@ class Connection:
         self._client = str(uuid.uuid4())
 
     def ask(self, action: str, body: Any = None, headers: Mapping[str, Any] | None = None) -> Reply:
-        """The reply. A header that is None is left out; X-Project-ID is the connection's unless there is one."""
+        """Send a frame and return the reply. A header that is None is left out; X-Project-ID has a default."""
         if action == "stream_credit" and body is not None:
-            # A connection can allow more only for a stream that it has. If this is refused, so is the rest.
+            # A connection can allow more messages only for a stream that it has. If the stream is refused, so is this.
             self.ask("stream_open", body, headers)
         given = {name.lower() for name in headers or {}}
         own = {"Client-ID": self._client, "X-Project-ID": self.project}
@@ -297,19 +297,19 @@ def service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def targets(service: Service) -> dict[Row, Target]:
-    """For those who get nothing done: something to get at for each action."""
+    """For callers that are refused: a target for each action."""
     by_path = {path: service.new_target(path) for path in {row.path for row in SERVED}}
     return {row: by_path[row.path] for row in SERVED}
 
 
 @pytest.fixture(scope="module")
 def callers(keystone: Keystone) -> dict[str, Mapping[str, str]]:
-    """The headers with which each authenticates."""
+    """The headers with which each caller authenticates."""
     return Callers(keystone).headers()
 
 
 def project_of(service: Service, caller: str) -> str | None:
-    """What a caller says in X-Project-ID: the truth."""
+    """The project that a caller names in X-Project-ID: its real project."""
     if CALLED[caller][1] == "foreign":
         return service.keystone.id_of("project", "other")
     has_none = "system" in CALLED[caller][1] or caller in ("unscoped", "of a domain")
@@ -344,13 +344,13 @@ def test_the_table_has_every_action() -> None:
     for action in ACTIONS.values():
         kinds = [kind for kind in ("queue", "topic") if f"{kind}_name" in action.fields]
         found |= {(action.name, kind) for kind in kinds or [""]}
-    # The session carries this one out.
+    # The session itself carries this action out.
     found.add(("authenticate", ""))
     assert {(row.action, row.kind) for row in ROWS} == found
 
 
-def test_every_action_is_a_request_over_http(service: Service) -> None:
-    """Signed URLs and access rules are about that request, so it has to be the one that does the same."""
+def test_every_action_has_a_request_over_http(service: Service) -> None:
+    """Signed URLs and access rules refer to that request, so it must be the one with the same effect."""
     served = {
         (method, template.replace("{delivery_id}", "{id}").replace("_name}", "}").replace("_id}", "}"))
         for template, resource in routes(service.parts).items()
@@ -358,19 +358,19 @@ def test_every_action_is_a_request_over_http(service: Service) -> None:
         if hasattr(resource, f"on_{method.lower()}")
     }
     assert {(row.method, row.path) for row in SERVED} <= served
-    # What is left shows what is served over HTTP.
+    # The remaining operations exist over HTTP only.
     assert served - {(row.method, row.path) for row in SERVED} <= {("HEAD", "/v2/ping")} | DOCUMENTS
 
 
 DOCUMENTS = {("GET", "/"), ("GET", "/v2/openapi.json"), ("GET", "/v2/asyncapi.json")}
 
 
-def test_the_callers_are_those_of_the_table(callers: Mapping[str, object]) -> None:
+def test_the_table_has_every_caller(callers: Mapping[str, object]) -> None:
     assert set(CALLED) == set(callers)
 
 
 @pytest.mark.parametrize("form", [JSON, MSGPACK], ids=lambda form: form.name)
-def test_nothing_before_authentication(service: Service, targets: dict[Row, Target], form: Format) -> None:
+def test_no_action_is_served_before_authentication(service: Service, targets: dict[Row, Target], form: Format) -> None:
     with service.unchanged():
         for project in (service.project, "anything"):
             connection = Connection(service, project, form)
@@ -380,7 +380,7 @@ def test_nothing_before_authentication(service: Service, targets: dict[Row, Targ
 
 
 @pytest.mark.parametrize("caller", CALLED)
-def test_every_action(
+def test_every_action_answers_each_caller_as_the_table_says(
     service: Service, targets: dict[Row, Target], callers: dict[str, Mapping[str, str]], caller: str
 ) -> None:
     connection = connect(service, callers, caller)
@@ -409,11 +409,11 @@ def test_every_action(
 
 
 WRITE = ("no role of ours", "member", "admin")
-"""Of the callers who are served as the project's own, those who are seen to write."""
+"""Of the callers that are served as members of the project, those whose writes are checked too."""
 
 SHOW_THE_TEXT = ("queue_get", "topic_get", "message_list", "message_get", "message_get_many", "claim_create")
 SHOW_THE_TEXT += ("message_delete_many", "subscription_list", "subscription_get")
-"""Actions whose reply shows something that a target has put there."""
+"""Actions whose reply shows a text of the target."""
 
 
 def check(reply: Reply, status: int, caller: str, row: Row) -> None:
@@ -424,10 +424,10 @@ def check(reply: Reply, status: int, caller: str, row: Row) -> None:
 
 
 @pytest.mark.parametrize("name", SPOOFED)
-def test_nobody_becomes_somebody_by_a_header(
+def test_a_header_does_not_change_the_identity_of_a_caller(
     service: Service, targets: dict[Row, Target], callers: dict[str, Mapping[str, str]], name: str
 ) -> None:
-    """In any frame: nothing but X-Auth-Token says who a caller is."""
+    """In every frame, X-Auth-Token alone identifies the caller."""
     ids = {"admin": service.keystone.id_of("user", "admin"), "demo": service.project}
     header = {name: SPOOFED[name].replace("{admin}", ids["admin"]).replace("{demo}", ids["demo"])}
     nobody, elsewhere = Connection(service, service.project), connect(service, callers, "member elsewhere")
@@ -439,7 +439,7 @@ def test_nobody_becomes_somebody_by_a_header(
             assert nobody.ask(row.action, body, header).status == 403, (name, row)
             status = expected("member elsewhere", row)
             if status >= 400 or row.method == "GET":
-                # Others are served, and seen to be served for one's own by the test above.
+                # The test above shows that the other requests are served.
                 reply = elsewhere.ask(row.action, body, header)
                 is_project = name.lower() == "x-project-id"
                 assert reply.status == (status if not is_project else 403), (name, row, reply)
@@ -462,7 +462,9 @@ def strict_service(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize("caller", RANKS[1:])
-def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[str, str]], caller: str) -> None:
+def test_the_strict_policy_refuses_callers_below_the_role_in_the_table(
+    strict_service: Service, callers: dict[str, Mapping[str, str]], caller: str
+) -> None:
     service, connection = strict_service, connect(strict_service, callers, caller)
     refused = [row for row in SERVED if RANKS.index(row.strict) > RANKS.index(caller)]
     assert refused or caller == "admin"
@@ -473,7 +475,7 @@ def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[s
             check(reply, 403, caller, row)
             assert targets[row].text not in reply.text, row
     for row in SERVED:
-        # The role that a rule asks for, and the highest one.
+        # The role that a rule names, and the highest role.
         if caller == "admin" or row.strict == caller:
             reply = connection.ask(row.action, body_of(service.new_target(row.path), row))
             check(reply, row.own, caller, row)
@@ -483,10 +485,10 @@ def test_the_strict_policy(strict_service: Service, callers: dict[str, Mapping[s
 
 
 @pytest.mark.parametrize("value", ["messagecode:anything", "messagecode", "unknown:anything", "", ":", "x" * 5000])
-def test_extra_spec_lets_nobody_in(
+def test_extra_spec_does_not_admit_a_refused_caller(
     service: Service, targets: dict[Row, Target], callers: dict[str, Mapping[str, str]], value: str
 ) -> None:
-    """It is checked in addition: with one that is accepted all is as without it, with another nothing is served."""
+    """The header is an additional check: an accepted value changes nothing, and a refused one refuses every action."""
     is_accepted, header = value.startswith("messagecode"), {"EXTRA-SPEC": value}
     with service.unchanged():
         for caller in ("an unknown token", "reader", "member elsewhere"):
@@ -530,7 +532,7 @@ def share(service: Service, kind: str, name: str, paths: list[str], methods: lis
 
 
 def as_text(made: Mapping[str, Any]) -> dict[str, str]:
-    """The headers as HTTP has them: lists joined by commas."""
+    """The headers in the form of HTTP: lists joined by commas."""
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in made.items()}
 
 
@@ -539,7 +541,7 @@ def opens(row: Row, kind: str, collection: str) -> bool:
 
 
 def check_refused(reply: Reply, row: Row, case: object = "") -> None:
-    """It is the one answer to all signatures that do not count."""
+    """Check that it is the one answer to all signatures that are not valid."""
     assert (reply.status, reply.body["error"]) == (403, "The signature does not open this."), (case, row, reply)
 
 
@@ -549,7 +551,7 @@ def check_refused(reply: Reply, row: Row, case: object = "") -> None:
 def test_a_signature_opens_its_collection_and_nothing_else(
     service: Service, callers: dict[str, Mapping[str, str]], kind: str, collection: str, beside: str, by: str
 ) -> None:
-    """With all methods. Who has authenticated on the connection changes nothing."""
+    """With all methods. It makes no difference who has authenticated on the connection."""
     connection = connect(service, callers, beside)
     everything = "".join(row.path for row in SERVED if row.kind == kind)
     target = service.new_target(everything + "/claims/{queue}/{topic}")
@@ -562,7 +564,7 @@ def test_a_signature_opens_its_collection_and_nothing_else(
                 check_refused(reply, row)
                 assert target.text not in reply.text, row
             else:
-                # Another queue or topic in the body than in the signature.
+                # The body names another queue or topic than the signature.
                 other = {**body_of(target, row), f"{kind}_name": f"n{uuid.uuid4().hex}"}
                 check_refused(connection.ask(row.action, other, headers), row, "another name")
     for row in SERVED:
@@ -572,7 +574,7 @@ def test_a_signature_opens_its_collection_and_nothing_else(
             reply = connection.ask(row.action, body_of(own, row), headers)
             assert reply.status == row.own, (row, reply)
     if beside == "no token":
-        # The signature made nobody of the connection.
+        # After a signed request the connection has no new identity.
         assert connection.ask("queue_list").status == 403
 
 
@@ -605,7 +607,7 @@ ODD_FORGERIES: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize("beside", ["no token", "member", "admin"])
 def test_a_forged_signature_opens_nothing(service: Service, callers: dict[str, Mapping[str, str]], beside: str) -> None:
-    """Beside a valid token either: there are no two ways into one request, of which the easier one counts."""
+    """A valid token beside a forged signature does not help either: the request is judged by the signature only."""
     row = next(row for row in ROWS if (row.action, row.kind) == ("message_post", "queue"))
     target, connection = service.new_target(row.path), connect(service, callers, beside)
     made = share(service, "queue", target.names["queue"], ["messages"], ["POST"], "WebSocket")
@@ -613,21 +615,21 @@ def test_a_forged_signature_opens_nothing(service: Service, callers: dict[str, M
     with service.unchanged():
         for name, change in FORGERIES.items():
             if name == "without URL-Signature" and beside != "no token":
-                continue  # then it is no signed request, and who authenticated counts
-            # Without X-Project-ID there is none: the connection's does not stand in for it.
+                continue  # then it is no signed request, and the caller who authenticated is used
+            # The signature needs X-Project-ID in the frame. The project of the connection does not replace it.
             forged = {**text, **change(text)}
             reply = connection.ask(row.action, body, forged)
             assert reply.status in (400, 403), (name, reply)
         for name, odd in ODD_FORGERIES.items():
             assert connection.ask(row.action, body, {**made, **odd}).status in (400, 403), name
         assert connection.ask(row.action, body, {**made, "URL-Methods": ["POST", "DELETE"]}).status == 403
-        # A comma in a member of a list makes no two of it.
+        # A comma in a member of a list does not make two members.
         assert connection.ask(row.action, body, {**made, "URL-Methods": ["GET,POST"]}).status == 403
     for headers in (made, text):
         assert connection.ask(row.action, body, headers).status == 201
 
 
-def test_a_signature_beside_extra_spec(service: Service) -> None:
+def test_extra_spec_is_checked_beside_a_signature(service: Service) -> None:
     row = next(row for row in ROWS if (row.action, row.kind) == ("message_post", "queue"))
     target, connection = service.new_target(row.path), Connection(service, None)
     made, body = share(service, "queue", target.names["queue"], ["messages"], ["POST"], "HTTP"), body_of(target, row)

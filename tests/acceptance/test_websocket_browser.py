@@ -27,17 +27,17 @@ VIRTUALENVS = (KEYSTONE,)
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 CLIENT = "98e1f4a6-2b9e-11e3-b191-71861300734d"
 ALLOWED = free_port()
-"""Of the page whose origin may connect."""
+"""The port of the page whose origin may connect."""
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
-        """Nobody reads which pages the test has loaded."""
+        """Do not print the requests of the page."""
 
 
 @contextmanager
 def serving(port: int = 0) -> Iterator[str]:
-    """The page on a port of its own; its URL."""
+    """Serve the page on a port of its own. Yields its URL."""
     handler = functools.partial(_Quiet, directory=EXAMPLES)
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -109,7 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_a_page_is_pushed_what_is_posted(browser: Browser, page_url: str, server: Server) -> None:
+def test_a_page_gets_posted_messages_pushed(browser: Browser, page_url: str, server: Server) -> None:
     project = {"X-Project-ID": "demo"}
     page = browser.open(page_url)
     connect(page, server, "demo")
@@ -118,7 +118,7 @@ def test_a_page_is_pushed_what_is_posted(browser: Browser, page_url: str, server
     post(server, project, {"to": "eve"})
     expected: list[Any] = [{"to": "ann"}, {"to": "<b>bob</b>"}, {"to": "eve"}]
     wait_for_bodies(page, expected)
-    # The connection breaks, messages are posted meanwhile, and the page connects again by itself and catches up.
+    # The connection breaks, messages are posted meanwhile, and the page reconnects by itself and catches up.
     page.run("subscriber.pause = 2")
     page.run(NOTE_STATES)
     page.run("subscriber.socket.close()")
@@ -137,7 +137,7 @@ def test_a_page_of_another_origin_is_refused(browser: Browser, server: Server) -
         assert shown(page) == []
 
 
-def test_the_program_of_the_readme_prints_what_is_posted(server: Server) -> None:
+def test_the_program_of_the_readme_prints_posted_messages(server: Server) -> None:
     program = (EXAMPLES / "subscribe.py").read_text()
     assert program.count("ws://127.0.0.1:9000") == 1
     program = program.replace("ws://127.0.0.1:9000", server.websocket_url)

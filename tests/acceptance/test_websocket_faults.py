@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Notifications to WebSocket connections while processes are killed: in order, complete, and gone with the connection.
 
-One of two WebSocket processes is among those that are killed. The tests of one store share a run: the leases of dead
+One of two WebSocket processes is among the killed processes. The tests of one store share a run: the leases of dead
 processes end while those of the next store are made.
 """
 
@@ -25,12 +25,12 @@ SIZE = FULL if os.environ.get("ZAQAR_PUSHES") == "full" else SMALL
 """The full size is that of the promise: 2,000 messages and 100 connections. It takes minutes for each store."""
 
 GONE_SECONDS = 30.0
-"""How long the subscriptions of a killed process may stay."""
+"""The time limit for the removal of the subscriptions of a killed process."""
 
 Runs = Callable[[Backend | None], Run]
 
 pytestmark = pytest.mark.timeout(1500)
-# Not "backend": tests with that parameter run in one process for each backend, and the runs would share no time.
+# Not "backend": tests with that parameter run in one process for each backend, so their runs could not overlap.
 each_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name if store else "sqlite")
 
 
@@ -49,11 +49,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 
 @each_store
-def test_whatever_is_killed_an_open_connection_gets_each_message_in_order(runs: Runs, store: Backend | None) -> None:
+def test_an_open_connection_gets_each_message_in_order_while_other_processes_are_killed(
+    runs: Runs, store: Backend | None
+) -> None:
     run = runs(store)
     first, *others = run.staying.connections
     order = list(first.numbers)
-    # A post whose answer was lost is posted again, so a number may come twice; the first time it has its place.
+    # A post whose answer was lost is repeated, so a number may come twice. Its first occurrence counts.
     assert list(dict.fromkeys(first.numbers.values())) == list(range(SIZE.messages))
     acknowledged = set(run.poster.ids)
     assert [id_ for id_ in order if id_ in acknowledged] == run.poster.ids
@@ -61,14 +63,14 @@ def test_whatever_is_killed_an_open_connection_gets_each_message_in_order(runs: 
     assert run.staying.closed == []
     assert len(run.staying.connections) == SIZE.staying
     assert set(run.kills) == {"API", "WebSocket", "notifier"}
-    # It may have been started again a moment ago, and not handle signals yet.
+    # The process may have been restarted a moment ago, and not handle signals yet.
     assert run.statuses["notifier"] in (0, -signal.SIGTERM)
     assert run.statuses["websocket"] == 0
     report(run)
 
 
 @each_store
-def test_a_connection_of_a_process_that_is_killed_has_no_gap_until_then(runs: Runs, store: Backend | None) -> None:
+def test_a_connection_of_a_killed_process_has_no_gap_before_the_kill(runs: Runs, store: Backend | None) -> None:
     run = runs(store)
     order = run.staying.connections[0].numbers
     assert len(run.returning.closed) >= SIZE.returning
@@ -90,7 +92,7 @@ def check_since_subscribed(connection: Connection, order: dict[str, int]) -> Non
 
 
 @each_store
-def test_subscriptions_and_deliveries_of_dead_connections_are_gone(runs: Runs, store: Backend | None) -> None:
+def test_subscriptions_and_deliveries_of_dead_connections_are_removed(runs: Runs, store: Backend | None) -> None:
     run = runs(store)
     watch = run.watch
     assert watch.dead
@@ -102,7 +104,7 @@ def test_subscriptions_and_deliveries_of_dead_connections_are_gone(runs: Runs, s
         # While notifiers are killed as well, none may live long enough.
         since = last if each.died == last else run.last_kill
         assert each.died + each.dropped - since < GONE_SECONDS + watch.slow
-    # Of connections of which the test does not know that they were subscribed, too.
+    # Includes connections of which the test does not know that they subscribed.
     wait_until(lambda: list((watch.listed() or {}).values()) == [run.sink.url])
     report(run)
     assert run.server.terminate() == 0
@@ -110,7 +112,7 @@ def test_subscriptions_and_deliveries_of_dead_connections_are_gone(runs: Runs, s
     assert watch.undelivered() == ([], [])
     left = watch.stored()
     print(f"deliveries of {len(left)} dead take space that nobody can reach")
-    # They were stored at the moment at which the others were dropped. The store looks once more.
+    # These were stored while the others were dropped. The sweep removes them with its second look.
     assert not left or watch.stored(later=2 * DROPPED_LIFETIME) == []
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes that no honest client sends, over raw sockets, against a running ``zaqar-websocket``.
 
-Each is answered with an error frame, a close code or an HTTP status below 500, and never by hanging; nothing of it is
+Each input is answered with an error frame, a close code or an HTTP status below 500, and never by hanging; it is never
 stored. All the time a neighbour on a connection of its own makes requests, which are all served, while some clients
 hold handshakes open that they never finish.
 """
@@ -108,7 +108,7 @@ def websocket_process(folder: Path, lines: str) -> Iterator[WebSocketProcess]:
 
 
 class Neighbour(threading.Thread):
-    """A client that posts and takes messages all the time, and finds out whether it is always served."""
+    """A client that posts and takes messages all the time, and records whether it is always served."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -131,7 +131,7 @@ class Neighbour(threading.Thread):
                 self.served += 1
 
     def wait_for_service(self, times: int = 1) -> None:
-        """Return once it has been served so many times more from now on."""
+        """Return after it has been served so many more times."""
         wanted = self.served + times + 1
         wait_until(lambda: self.failures or self.served >= wanted, every=0.005)
         assert self.failures == []
@@ -143,7 +143,7 @@ class Neighbour(threading.Thread):
 
 
 class SlowHandshake(threading.Thread):
-    """A client that sends its handshake byte by byte. ``seconds`` is how long it was let."""
+    """A client that sends its handshake byte by byte. ``seconds`` is how long the server tolerated it."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(daemon=True)
@@ -163,7 +163,7 @@ class SlowHandshake(threading.Thread):
 
 @dataclass
 class Target:
-    """A running server under attack. ``stalled`` have sent nothing, or half of a handshake, and no more.
+    """A running server under attack. ``stalled`` are connections that have sent nothing, or half of a handshake.
 
     ``notifications`` is where notifiers on other hosts reach it.
     """
@@ -192,7 +192,7 @@ def text(action: str, project: str, body: Any = None) -> bytes:
 
 
 def reply_to(connection: RawConnection) -> tuple[int, Any]:
-    """The status and the body of the next frame, which has to be a reply."""
+    """The status and the body of the next frame, which must be a reply."""
     (answer,) = connection.frames(1)
     assert answer.opcode in (TEXT, BINARY), answer
     document = json.loads(answer.payload) if answer.opcode == TEXT else msgpack.unpackb(answer.payload)
@@ -201,7 +201,7 @@ def reply_to(connection: RawConnection) -> tuple[int, Any]:
 
 
 def queues(connection: RawConnection, project: str) -> list[str]:
-    """What the project has stored, asked on the same connection, which has to be usable still."""
+    """The queues of the project, requested on the same connection, which must still be usable."""
     connection.send(frame(text("queue_list", project)))
     status, body = reply_to(connection)
     assert status == 200, body
@@ -229,13 +229,13 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         neighbour.end()
         assert neighbour.failures == []
         log = process.log.read_text()
-        # Clients that send nonsense do not fill it.
+        # Clients that send nonsense do not fill the log.
         assert not any(word in log for word in ("Traceback", " ERROR ", " WARNING ")), log[-20_000:]
 
 
 @pytest.fixture
 def project(target: Target) -> Iterator[str]:
-    """A project of its own. Afterwards the neighbour is served, and nothing is stored."""
+    """A project for one test. After the test the neighbour must be served, and nothing may be stored."""
     project = uuid.uuid4().hex
     yield project
     target.neighbour.wait_for_service()
@@ -271,7 +271,7 @@ BAD_TEXTS: dict[str, bytes] = {
     "headers that are a list": b'{"action":"queue_list","headers":[]}',
     "the same key twice": b'{"action":"queue_list","action":"queue_list"}',
 }
-# In the metadata of a queue, so that it would be stored.
+# The value is in the metadata of a queue, so it would be stored.
 BAD_VALUES: dict[str, str] = {
     "not a number": "NaN",
     "infinity": "-Infinity",
@@ -291,7 +291,7 @@ BAD_VALUES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("case", BAD_TEXTS)
-def test_texts_that_are_no_requests(target: Target, project: str, case: str) -> None:
+def test_a_text_that_is_no_request_is_400(target: Target, project: str, case: str) -> None:
     with target.open() as connection:
         connection.send(frame(BAD_TEXTS[case]))
         status, body = reply_to(connection)
@@ -301,7 +301,7 @@ def test_texts_that_are_no_requests(target: Target, project: str, case: str) -> 
 
 
 @pytest.mark.parametrize("case", BAD_VALUES)
-def test_values_that_no_json_has(target: Target, project: str, case: str) -> None:
+def test_an_invalid_json_value_is_400(target: Target, project: str, case: str) -> None:
     whole = text("queue_create", project, {"queue_name": "q", "metadata": {"k": "HERE"}})
     with target.open() as connection:
         connection.send(frame(whole.replace(b'"HERE"', BAD_VALUES[case].encode())))
@@ -355,7 +355,7 @@ BAD_MESSAGES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", BAD_PACKED)
-def test_values_that_messagepack_has_and_json_has_not(target: Target, project: str, case: str) -> None:
+def test_a_messagepack_value_that_json_cannot_have_is_400(target: Target, project: str, case: str) -> None:
     with target.open() as connection:
         connection.send(frame(packed(project, BAD_PACKED[case]), BINARY))
         status, body = reply_to(connection)
@@ -365,7 +365,7 @@ def test_values_that_messagepack_has_and_json_has_not(target: Target, project: s
 
 
 @pytest.mark.parametrize("case", BAD_MESSAGES)
-def test_binary_messages_that_are_no_requests(target: Target, project: str, case: str) -> None:
+def test_a_binary_message_that_is_no_request_is_400(target: Target, project: str, case: str) -> None:
     with target.open() as connection:
         connection.send(frame(BAD_MESSAGES[case], BINARY))
         assert reply_to(connection)[0] == 400
@@ -416,16 +416,16 @@ BAD_FRAMES: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FRAMES)
-def test_frames_that_break_the_protocol(target: Target, project: str, case: str) -> None:
+def test_a_frame_that_violates_the_protocol_closes_the_connection(target: Target, project: str, case: str) -> None:
     raw, codes = BAD_FRAMES[case]
     create = frame(text("queue_create", project, {"queue_name": "q"}))
     with target.open() as connection:
-        # What comes behind is not read.
+        # The frame behind it is not read.
         connection.send(raw, create)
         assert connection.close_code() in codes
 
 
-def test_compressed_frames_without_an_agreement(target: Target, project: str) -> None:
+def test_a_compressed_frame_without_an_agreement_closes_the_connection(target: Target, project: str) -> None:
     compressed = zlib.compressobj(wbits=-15)
     body = compressed.compress(text("queue_create", project, {"queue_name": "q"})) + compressed.flush(zlib.Z_SYNC_FLUSH)
     for offer in (b"permessage-deflate", b"permessage-deflate; client_max_window_bits", b"x-unknown", b";;,=,"):
@@ -438,7 +438,7 @@ def test_compressed_frames_without_an_agreement(target: Target, project: str) ->
             assert connection.close_code() == 1002
 
 
-def test_what_follows_a_close_frame_is_not_read(target: Target, project: str) -> None:
+def test_frames_after_a_close_frame_are_not_read(target: Target, project: str) -> None:
     with target.open() as connection:
         connection.send(
             frame(b"\x03\xe8", CLOSE), frame(text("queue_create", project, {"queue_name": "q"})), frame(b"", PING)
@@ -447,7 +447,9 @@ def test_what_follows_a_close_frame_is_not_read(target: Target, project: str) ->
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, 6, 20, -1])
-def test_half_a_frame_and_gone(target: Target, project: str, cut: int) -> None:
+def test_a_client_that_disconnects_in_the_middle_of_a_frame_stores_nothing(
+    target: Target, project: str, cut: int
+) -> None:
     create = frame(text("queue_create", project, {"queue_name": "q"}))
     with target.open() as connection:
         connection.send(create[:cut])
@@ -460,8 +462,8 @@ def test_half_a_frame_and_gone(target: Target, project: str, cut: int) -> None:
 # -- what is unusual but right ---------------------------------------------------------------------------------------
 
 
-def test_a_request_in_tiny_fragments_with_pings_in_between(target: Target, project: str) -> None:
-    """Also inside a character of several bytes."""
+def test_a_request_in_tiny_fragments_with_pings_in_between_is_read(target: Target, project: str) -> None:
+    """Frames are cut inside a character of several bytes, too."""
     sent = json.dumps(fields("queue_list", project, {"marker": "ä€😀"}), ensure_ascii=False).encode()
     pieces = [sent[start : start + 1] for start in range(len(sent))]
     with target.open() as connection:
@@ -473,21 +475,21 @@ def test_a_request_in_tiny_fragments_with_pings_in_between(target: Target, proje
                 assert connection.frames(1) == [(PONG, b"%d" % number)]
         connection.send(frame(pieces[-1], CONTINUATION))
         status, body = reply_to(connection)
-        # It came whole: the service says which field is wrong.
+        # The message arrived whole: the error names the field that is wrong.
         assert (status, body["error"].partition(":")[0]) == (400, "marker")
         assert queues(connection, project) == []
 
 
-def test_a_message_of_the_largest_size(target: Target, project: str) -> None:
-    """Spaces count as well."""
+def test_a_message_of_the_largest_size_is_accepted(target: Target, project: str) -> None:
+    """Spaces count towards the size."""
     request = text("queue_list", project)
     with target.open() as connection:
         connection.send(frame(request + b" " * (LARGEST_FRAME - len(request))))
         assert reply_to(connection) == (200, {"queues": []})
 
 
-def test_frames_behind_the_handshake_in_one_packet(target: Target, project: str) -> None:
-    """A client may send them before it has the answer, if it risks that they are lost."""
+def test_frames_in_one_packet_with_the_handshake_are_read(target: Target, project: str) -> None:
+    """A client may send frames before it has the answer to its handshake, at its own risk."""
     with target.connect() as connection:
         connection.send(handshake() + frame(text("queue_list", project)) * 2)
         assert connection.head().startswith(b"HTTP/1.1 101 ")
@@ -556,21 +558,21 @@ HALF_HANDSHAKES = {"a frame", "TLS"}
 
 
 @pytest.mark.parametrize("case", BAD_HANDSHAKES)
-def test_handshakes_that_are_none(target: Target, project: str, case: str) -> None:
+def test_a_malformed_handshake_is_refused(target: Target, project: str, case: str) -> None:
     with target.connect() as connection:
         connection.send(BAD_HANDSHAKES[case])
         if not connection.has_answer(seconds=0.2):
-            # It waits for the rest, until the handshake has taken too long.
+            # The server waits for the rest until the handshake has taken too long.
             with contextlib.suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_WR)
         answer = connection.read()
-    # Only to half a request there is no answer. 505 is for other versions of HTTP.
+    # Only half a request may get no answer. 505 is for other versions of HTTP.
     assert answer or case in HALF_HANDSHAKES
     assert not answer or int(answer.split(b" ", 2)[1]) in (*range(400, 500), 505), answer[:200]
 
 
 @pytest.mark.parametrize("path", [b"/", b"/v2", b"/any/path?token=x", b"*", b"http://localhost/"])
-def test_any_path_is_fine(target: Target, project: str, path: bytes) -> None:
+def test_a_handshake_may_name_any_path(target: Target, project: str, path: bytes) -> None:
     with target.connect() as connection:
         connection.send(handshake(target=path))
         assert connection.head().startswith(b"HTTP/1.1 101 ")
@@ -592,32 +594,32 @@ NO_NOTIFIERS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", NO_NOTIFIERS)
-def test_who_has_no_key_hands_in_no_notification(target: Target, project: str, case: str) -> None:
+def test_a_client_without_the_key_cannot_hand_in_notifications(target: Target, project: str, case: str) -> None:
     with RawConnection(target.notifications) as connection:
         connection.send(NO_NOTIFIERS[case])
-        # At most the server's own proof, which is another one each time.
+        # At most the server's own proof, which is different each time.
         assert len(connection.read()) <= push_protocol.NONCE_BYTES + push_protocol.PROOF_BYTES
 
 
-def test_the_proof_of_the_server_is_none_of_a_notifier(target: Target, project: str) -> None:
+def test_the_proof_of_the_server_is_not_valid_as_a_proof_of_a_notifier(target: Target, project: str) -> None:
     size = push_protocol.NONCE_BYTES + push_protocol.PROOF_BYTES
     with RawConnection(target.notifications) as connection, RawConnection(target.notifications) as other:
         connection.send(HELLO)
         proof = connection.read(size)[push_protocol.NONCE_BYTES :]
         connection.send(proof)
         assert connection.read() == b""
-        # Nor is that which another connection was given for the same nonce.
+        # Nor is the proof valid that another connection got for the same nonce.
         other.send(HELLO)
         other.read(size)
         other.send(proof)
         assert other.read() == b""
 
 
-def test_strangers_at_the_port_of_notifiers_are_few(target: Target, project: str) -> None:
+def test_unauthenticated_connections_at_the_port_of_notifiers_are_limited(target: Target, project: str) -> None:
     before = target.process.open_files()
     with ExitStack() as stack:
         strangers = [stack.enter_context(RawConnection(target.notifications)) for _ in range(300)]
-        # Those that came first make room for the others, which have some seconds to prove themselves.
+        # The oldest are closed to make room for the others, which have some seconds to prove themselves.
         for connection in strangers[:200]:
             assert connection.read() == b""
         assert target.process.open_files() < before + 150
@@ -626,7 +628,7 @@ def test_strangers_at_the_port_of_notifiers_are_few(target: Target, project: str
 # -- many, and slow ----------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_sends_pings_only_and_reads_nothing(target: Target, project: str) -> None:
+def test_a_client_that_sends_only_pings_and_reads_nothing_is_closed(target: Target, project: str) -> None:
     before = target.process.resident_bytes()
     with target.open() as connection:
         connection.sock.settimeout(0.2)
@@ -640,7 +642,7 @@ def test_a_client_that_sends_pings_only_and_reads_nothing(target: Target, projec
 
 
 def test_a_client_that_never_reads_is_closed(target: Target, project: str) -> None:
-    """It asks for large replies; once they fill the buffers of the system it is read from no more, and then closed."""
+    """It requests large replies. When the system's buffers are full, the server stops reading, and then closes it."""
     body = "x" * 200_000
     before = target.process.resident_bytes()
     with target.open() as connection, target.open() as other:
@@ -649,7 +651,7 @@ def test_a_client_that_never_reads_is_closed(target: Target, project: str) -> No
         listing = frame(text("message_list", project, {"queue_name": "q", "echo": True}))
         connection.sock.settimeout(0.2)
         with contextlib.suppress(ConnectionError):
-            # What is sent ends when the server does not read, and fails when it has closed.
+            # The client's send blocks when the server stops reading, and fails after it has closed.
             end = time.monotonic() + HANG_SECONDS
             while time.monotonic() < end:
                 with contextlib.suppress(TimeoutError):
@@ -662,7 +664,7 @@ def test_a_client_that_never_reads_is_closed(target: Target, project: str) -> No
 
 
 FLOODS = {
-    # 94 MiB, of which strangers may have a quarter of a third of 384 MiB, and 16 KiB each.
+    # 94 MiB, of which unauthenticated clients may have a quarter of a third of 384 MiB, and 16 KiB each.
     "large messages in part": (300, frame(b" " * LARGEST_FRAME)[:-1], 64 * MEBIBYTE),
     "messages in tiny fragments": (100, frame(b"{", fin=False) + frame(b" ", CONTINUATION, fin=False) * 4_000, 0),
     "tiny messages": (100, frame(b"5") * 20_000, 0),
@@ -671,7 +673,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("case", FLOODS)
-def test_floods_of_many_connections(target: Target, case: str) -> None:
+def test_floods_of_many_connections_use_bounded_memory(target: Target, case: str) -> None:
     count, data, most = FLOODS[case]
     before = target.process.resident_bytes()
     with ExitStack() as stack:
@@ -687,13 +689,13 @@ def test_floods_of_many_connections(target: Target, case: str) -> None:
         assert target.process.resident_bytes() - before < max(most, 20 * MEBIBYTE)
 
 
-def test_thousands_of_idle_connections(target: Target, project: str) -> None:
+def test_thousands_of_idle_connections_use_bounded_memory(target: Target, project: str) -> None:
     before = target.process.resident_bytes()
     with ExitStack() as stack:
         idle: list[RawConnection] = []
         for number in range(IDLE):
             idle.append(stack.enter_context(target.connect()))
-            # A hundred are connected at a time that have sent nothing yet.
+            # At any time a hundred connections have sent nothing yet.
             if number >= 100:
                 idle[number - 100].send(handshake())
         for connection in idle[-100:]:
@@ -704,12 +706,12 @@ def test_thousands_of_idle_connections(target: Target, project: str) -> None:
         assert target.process.resident_bytes() - before < IDLE * 50_000
         assert queues(idle[0], project) == queues(idle[-1], project) == []
         assert not any(connection.is_closed() for connection in idle)
-    # They went without a word, and their places are free.
+    # The clients disconnected without a close frame, and their slots are free.
     wait_until(lambda: target.process.open_files() < IDLE // 2)
 
 
-def test_handshakes_without_end_are_let_go(target: Target) -> None:
-    """To be run last: they began before all other tests."""
+def test_handshakes_that_never_end_are_closed(target: Target) -> None:
+    """To be run last: these handshakes began before all other tests."""
     target.slow.join(HANG_SECONDS)
     assert target.slow.seconds is not None, "a handshake may take as long as the client likes"
     for connection in target.stalled:

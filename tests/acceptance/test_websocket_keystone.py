@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``zaqar-websocket`` with a real Keystone: who gets in, for how long, and what is seen while Keystone is away."""
+"""``zaqar-websocket`` with a real Keystone: who is admitted, for how long, and requests while Keystone is away."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ authentication_timeout = 60
 """
 
 STALLS = (2.0, 10.0, 50.0)
-"""For tests of a time that has to be longer than this machine stands still: the shortest one is tried first."""
+"""Lengths of a time-out that has to be longer than this machine may stand still. The shortest one is tried first."""
 
 
 class Service:
-    """The process, and connections to it. ``secrets`` are all that was sent to it and that it must not show."""
+    """The process, and connections to it. ``secrets`` are all texts that were sent to it and that no log may show."""
 
     def __init__(self, keystone: Keystone, server: Server, folder: Path) -> None:
         self.keystone = keystone
@@ -91,7 +91,7 @@ class Service:
         return self.server.log.read_text()
 
     def set_authentication_timeout(self, seconds: float) -> None:
-        """Of the connections that are opened from now on."""
+        """Set the time-out for connections that are opened from now on."""
         config, seen = self.folder / "zaqar.conf", self.log().count(READ_AGAIN)
         config.write_text(
             re.sub(r"authentication_timeout = .*", f"authentication_timeout = {seconds}", config.read_text())
@@ -136,7 +136,7 @@ def serving(keystone: Keystone, folder: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """With a Keystone of this module, which hurts it."""
+    """A service with a Keystone for this module, which kills it."""
     keystone = servers.own(Keystone)
     try:
         with serving(keystone, tmp_path_factory.mktemp("service")) as service:
@@ -166,11 +166,11 @@ RECORDED: list[tuple[str, str, Mapping[str, Any], Any, int, Any, Mapping[str, An
     ("post", "message_post", OWN, POST, 201, {"message_ids": [str]}, OWN),
     ("delete", "queue_delete", OWN, {"queue_name": "wk"}, 204, "Queue wk removed.", OWN),
 ]  # fmt: skip
-"""What OpenStack Zaqar answered: headers and body that were sent; status, body and the headers in ``request``."""
+"""Recorded from OpenStack Zaqar: headers and body that were sent; status, body and the headers in ``request``."""
 
 
 def shape(value: Any, like: Any) -> Any:
-    """``value`` with each text replaced by ``str`` where ``like`` says so."""
+    """``value`` with each text replaced by ``str`` if ``like`` has ``str`` there."""
     if isinstance(like, dict) and isinstance(value, dict):
         return {name: shape(each, like.get(name)) for name, each in value.items()}
     if isinstance(like, list) and isinstance(value, list):
@@ -179,7 +179,7 @@ def shape(value: Any, like: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", [JSON, MSGPACK], ids=lambda form: form.name)
-def test_recorded_frames(service: Service, form: Format) -> None:
+def test_recorded_frames_have_the_recorded_replies(service: Service, form: Format) -> None:
     token = service.token()
 
     def real(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_recorded_frames(service: Service, form: Format) -> None:
 
 
 @pytest.mark.parametrize("form", [JSON, MSGPACK], ids=lambda form: form.name)
-def test_nothing_is_served_before(service: Service, form: Format) -> None:
+def test_no_action_is_served_before_authentication(service: Service, form: Format) -> None:
     with service.connect(form) as client:
         for action in ACTIONS.values():
             if action.name != "authenticate":
@@ -205,14 +205,14 @@ def test_nothing_is_served_before(service: Service, form: Format) -> None:
 @pytest.mark.parametrize(
     "token", [5, None, [], {}, True, "", "  ", "x\ny", "\u0416", pytest.param("x" * 60_000, id="long"), UNKNOWN]
 )
-def test_no_token_of_another_kind(service: Service, token: Any) -> None:
+def test_an_invalid_token_does_not_authenticate(service: Service, token: Any) -> None:
     with service.connect() as client:
         reply = client.request("authenticate", headers={"X-Auth-Token": token})
         assert reply.status in (400, 401), reply
         assert client.request("queue_list").status == 403
 
 
-def test_headers_claim_nothing(service: Service) -> None:
+def test_headers_do_not_change_the_identity_of_a_caller(service: Service) -> None:
     member, other = service.token(), service.keystone.id_of("project", "other")
     claims = {"X-Roles": "admin", "X-User-Id": "admin", "X-Is-Admin-Project": "True", "X-Service-Roles": "admin"}
     with service.login(member) as client:
@@ -232,7 +232,7 @@ def test_headers_claim_nothing(service: Service) -> None:
         assert client.request("queue_list").status == 403
 
 
-def test_tokens_without_a_project(service: Service) -> None:
+def test_a_token_without_a_project_is_refused_except_for_the_system(service: Service) -> None:
     with service.connect() as client:
         for scope in ({"unscoped": True}, {"domain": "Default"}):
             user = "member" if "unscoped" in scope else "admin"
@@ -244,7 +244,7 @@ def test_tokens_without_a_project(service: Service) -> None:
         assert client.request("queue_list").status == 403
 
 
-def test_a_trust_and_application_credentials(service: Service) -> None:
+def test_tokens_of_a_trust_and_of_application_credentials_authenticate(service: Service) -> None:
     keystone = service.keystone
     with service.login(service.token("zaqar", trust=keystone.trust())) as client:
         assert client.request("queue_create", {"queue_name": "of-a-trust"}).status == 201
@@ -287,7 +287,7 @@ def test_a_trust_and_application_credentials(service: Service) -> None:
 
 
 def aged(service: Service, token: str, *, left: float) -> str:
-    """The same token as if it ended in so many seconds."""
+    """The same token as if it expired in so many seconds."""
     older = remade(service.keystone, token, age=TOKEN_SECONDS - left)
     service.secrets.add(older)
     return older
@@ -301,7 +301,7 @@ def test_another_token_replaces_the_first(service: Service) -> None:
         assert client.request("queue_create", {"queue_name": "first"}).status == 201
         assert client.request("subscription_create", {"queue_name": "first", "ttl": 600}).status == 201
         assert client.request("check_node_health").status == 403
-        # A bad one, and one of another project than the frame says, leave the session as it is.
+        # An invalid token, and a token for another project than the frame names, leave the session as it is.
         assert client.authenticate(UNKNOWN).status == 401
         assert client.authenticate(service.token(user, "other")).status == 403
         assert client.request("authenticate").status == 400
@@ -310,7 +310,7 @@ def test_another_token_replaces_the_first(service: Service) -> None:
         assert "first" not in str(client.request("queue_list").body)
         assert client.request("check_node_health").status == 200
         with service.login(service.token(user)) as same:
-            # The first project's messages are no longer for this connection. Its subscriptions are removed in batches.
+            # This connection gets no more messages of the first project. Its subscriptions are removed in batches.
             wait_until(lambda: same.request("subscription_list", {"queue_name": "first"}).body["subscriptions"] == [])
         assert client.request("queue_list", headers={"X-Project-ID": service.project}).status == 403
 
@@ -326,7 +326,7 @@ def test_a_connection_is_closed_when_its_token_expires(service: Service) -> None
                 for client, token in zip(clients, tokens, strict=True):
                     statuses.append(client.authenticate(aged(service, token, left=left)).status)
                 statuses.append(second.authenticate(newer).status)
-                # An attempt that fails prolongs nothing.
+                # A failed attempt does not extend the time.
                 statuses.append(third.authenticate(UNKNOWN).status)
             if time.time() > ends - ROUNDED_SECONDS:
                 continue
@@ -339,7 +339,7 @@ def test_a_connection_is_closed_when_its_token_expires(service: Service) -> None
     pytest.fail("this machine stood still for too long")
 
 
-def test_what_becomes_of_a_token_becomes_of_its_connection(service: Service) -> None:
+def test_a_connection_loses_the_rights_that_its_token_loses(service: Service) -> None:
     keystone, revoked = service.keystone, service.token()
     disabled, promoted = keystone.new_user("demo"), keystone.new_user("demo")
     with (
@@ -372,7 +372,7 @@ def usual_timeout(service: Service) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_timeout")
-def test_who_does_not_authenticate_is_disconnected(service: Service) -> None:
+def test_a_client_that_does_not_authenticate_is_disconnected(service: Service) -> None:
     signed, token = signed_headers(service, "guests", methods=["GET"]), service.token()
     forged = {**signed, "URL-Signature": "0" * 64}
     listed = {"queue_name": "guests"}
@@ -393,7 +393,7 @@ def test_who_does_not_authenticate_is_disconnected(service: Service) -> None:
             assert statuses == [200, 200, 403, 401, 403]
             for client in (silent, refused, forger):
                 assert client.closed(seconds=stall + SECONDS)[0] == NOT_AUTHENTICATED
-            # Their time was over earlier.
+            # The time-out of these two for authentication would have ended earlier.
             assert guest.request("message_list", listed, signed).status == 200
             assert member.request("queue_list").status == 200
             return
@@ -404,7 +404,7 @@ def test_who_does_not_authenticate_is_disconnected(service: Service) -> None:
 
 
 def signed_headers(service: Service, queue: str, **wanted: Any) -> dict[str, Any]:
-    """What a member got from ``queue_share``."""
+    """The headers that a member got from ``queue_share``."""
     with service.login(service.token()) as member:
         shared = member.request("queue_share", {"queue_name": queue, **wanted})
     assert shared.status == 200, shared
@@ -414,8 +414,8 @@ def signed_headers(service: Service, queue: str, **wanted: Any) -> dict[str, Any
 
 
 @pytest.mark.parametrize("form", [JSON, MSGPACK], ids=lambda form: form.name)
-def test_a_guest_with_signed_headers(service: Service, form: Format) -> None:
-    """Without an account, beside frames that are not signed, and with lists or text."""
+def test_signed_headers_work_without_authentication(service: Service, form: Format) -> None:
+    """Without an account, mixed with frames that are not signed, and with lists or text."""
     signed = signed_headers(service, "guests", methods=["GET", "POST"])
     text = {name: ",".join(value) if isinstance(value, list) else value for name, value in signed.items()}
     posted = {"queue_name": "guests", "messages": [{"body": 1, "ttl": 60}]}
@@ -444,7 +444,7 @@ def test_a_guest_with_signed_headers(service: Service, form: Format) -> None:
         assert guest.request("authenticate", headers={**signed, "X-Auth-Token": UNKNOWN}).status in (401, 403)
     other = service.keystone.id_of("project", "other")
     with service.login(service.token("admin"), form) as administrator:
-        # Who is let in by a signature is nobody, whoever has authenticated.
+        # A signature gives no identity, even on a connection that has authenticated.
         assert administrator.request("check_node_health", headers=signed).status == 403
         assert (
             administrator.request("message_list", {"queue_name": "guests"}, {**signed, "X-Project-ID": other}).status
@@ -452,8 +452,8 @@ def test_a_guest_with_signed_headers(service: Service, form: Format) -> None:
         )
 
 
-def test_a_guest_subscribes_the_connection(service: Service) -> None:
-    """With the signed subscriptions of the queue; a webhook with a trust needs more than that."""
+def test_signed_headers_can_subscribe_the_connection(service: Service) -> None:
+    """With signed paths to the subscriptions of the queue. A subscription with a trust is refused."""
     text = signed_headers(service, "events", paths=["subscriptions"], methods=["GET", "POST", "DELETE"])
     with service.connect(project="") as guest:
         made = guest.request("subscription_create", {"queue_name": "events", "ttl": 600}, text)
@@ -465,8 +465,8 @@ def test_a_guest_subscribes_the_connection(service: Service) -> None:
         assert guest.request("subscription_create", {"queue_name": "other", "ttl": 600}, text).status == 403
 
 
-def test_the_key_is_replaced(service: Service) -> None:
-    """Signatures of the old one are valid for as long as it is named, on connections that are open already, too."""
+def test_signatures_of_a_replaced_key_are_valid_while_it_is_configured(service: Service) -> None:
+    """Signatures of the old key are valid while it is configured, on open connections too."""
     old, body = signed_headers(service, "guests"), {"queue_name": "guests"}
     config = service.folder / "zaqar.conf"
     before = config.read_text()
@@ -487,7 +487,7 @@ def test_the_key_is_replaced(service: Service) -> None:
 # -- the policy --------------------------------------------------------------------------------------------------------
 
 
-def test_a_policy_by_roles_is_read_anew(service: Service) -> None:
+def test_a_changed_policy_is_read_at_a_reload(service: Service) -> None:
     policy, post = service.folder / "policy.yaml", {"queue_name": "ruled", "messages": [{"body": 1, "ttl": 60}]}
     reader = service.login(service.token("reader"))
     member = service.login(service.token("member"))
@@ -516,11 +516,11 @@ def test_a_policy_by_roles_is_read_anew(service: Service) -> None:
 
 KNOWN, NEW, BETWEEN = "known", "new", "between"
 SILENT_SECONDS = 3.5
-"""Longer than it takes until a question counts as not answered."""
+"""Longer than the time-out of a question to Keystone."""
 
 
 MOST_SECONDS, MOST_TIMES = 1.0, 4.0
-"""What a request may take while Keystone is away: so long on a quiet machine, so many times as long as before."""
+"""The time limit of a request while Keystone is away: seconds on a quiet machine, or so many times the time before."""
 
 
 class Seen(NamedTuple):
@@ -534,7 +534,7 @@ class Seen(NamedTuple):
 
 
 class Load:
-    """Connections that have authenticated, beside callers who try with tokens that nobody knows, until it is closed."""
+    """Connections that have authenticated, beside callers that try unknown tokens, until it is closed."""
 
     def __init__(self, service: Service, token: str, *, known: int, new: int) -> None:
         self._service = service
@@ -580,29 +580,29 @@ class Load:
         self.seen.append(Seen(kind, phase, phase if phase == self.phase else BETWEEN, reply.status, seconds))
 
     def during(self, phase: str, seconds: float, *, until: int) -> None:
-        """Go on for so long, and until somebody new got this status."""
+        """Go on for so many seconds, and until a new caller got this status."""
         self.phase = phase
         time.sleep(seconds)
         wait_until(lambda: until in self.statuses(NEW, phase))
         self.phase = BETWEEN
 
     def statuses(self, kind: str, phase: str) -> Counter[int]:
-        """Those of requests that began and ended while this went on."""
+        """The statuses of requests that began and ended in this phase."""
         return Counter(seen.status for seen in list(self.seen) if (seen.kind, seen.phase) == (kind, phase))
 
     def median(self, phase: str) -> float:
-        """Of the seconds that requests of connections took that had authenticated and that began meanwhile."""
+        """The median seconds of requests on authenticated connections that began in this phase."""
         return statistics.median(seen.seconds for seen in self.seen if (seen.kind, seen.began) == (KNOWN, phase))
 
 
 def test_keystone_is_killed_paused_and_started_under_load(service: Service) -> None:
     """More callers wait for a silent Keystone than there are threads that may ask it."""
     keystone, token = service.keystone, service.token()
-    # A token that was not let in while Keystone was away is as new as before.
+    # A token that was refused while Keystone was away is as unknown as before.
     returned, awake = service.token("reader"), service.token("reader")
 
     def gets_in(token: str) -> bool:
-        # On a connection of its own: one that does not authenticate in time is closed.
+        # On a new connection, because one that does not authenticate in time is closed.
         with service.connect() as client:
             return client.authenticate(token).status == 200
 
@@ -627,5 +627,5 @@ def test_keystone_is_killed_paused_and_started_under_load(service: Service) -> N
     for (_, kind), statuses in report.items():
         assert set(statuses) <= ({200} if kind == KNOWN else {401, 503}), report
     for phase in ("dead", "silent"):
-        # Nobody who has authenticated waits for those who try to.
+        # Authenticated connections do not wait for callers that try to authenticate.
         assert load.median(phase) < max(MOST_SECONDS, MOST_TIMES * load.median("healthy")), report

@@ -66,7 +66,7 @@ write_timeout = 1
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """On SQLite. The test of all faults is on every store, and so are those of the subscriptions (tests/api)."""
+    """On SQLite only. The test of faults runs on every store, and so do the tests of subscriptions in tests/api."""
     folder = tmp_path_factory.mktemp("pushes")
     with configured(None, folder) as config:
         with config.open("a") as file:
@@ -83,7 +83,7 @@ def until(condition: Callable[[], object], complaint: str) -> None:
 
 
 @pytest.mark.parametrize("form", [JSON, MSGPACK], ids=lambda form: form.name)
-def test_what_is_posted_over_http_is_pushed_in_the_format_of_the_subscription(service: Service, form: Any) -> None:
+def test_messages_posted_over_http_are_pushed_in_the_format_of_the_subscription(service: Service, form: Any) -> None:
     queue = f"formats-{form.name}"
     with service.connect(form=form) as socket:
         assert socket.request("subscription_create", {"queue_name": queue, "ttl": 600}).status == 201
@@ -97,7 +97,7 @@ def test_what_is_posted_over_http_is_pushed_in_the_format_of_the_subscription(se
         }
 
 
-def test_a_filter_and_many_messages_keep_their_order(service: Service) -> None:
+def test_many_messages_with_a_filter_are_pushed_in_order(service: Service) -> None:
     with service.connect() as all_, service.connect() as some:
         assert all_.request("subscription_create", {"queue_name": "order"}).status == 201
         chosen = list(range(0, 60, 3))
@@ -147,12 +147,12 @@ def test_an_encrypted_queue_is_pushed_in_plain_text(service: Service) -> None:
         assert socket.push()["body"] == {"n": 7}
 
 
-def test_a_reader_that_is_too_slow_is_closed_and_holds_up_no_other_one(service: Service) -> None:
+def test_a_reader_that_is_too_slow_is_closed_and_delays_no_other(service: Service) -> None:
     text = "x" * 240_000
     with service.connect() as quick, service.connect() as slow:
         for socket in (quick, slow):
             assert socket.request("subscription_create", {"queue_name": "slow"}).status == 201
-        # It reads nothing from now on: the library pauses when some frames are unread.
+        # From now on the client reads nothing: the library pauses when some frames are unread.
         count = 60
         received = []
         for number in range(count):
@@ -160,5 +160,5 @@ def test_a_reader_that_is_too_slow_is_closed_and_holds_up_no_other_one(service: 
             received.append(quick.push()["body"][0])
         assert received == list(range(count))
         until(lambda: len(service.subscriptions("slow")) == 1, "the slow reader is still subscribed")
-        # 1006 if the close frame could not be sent, as it reads nothing.
+        # The code is 1006 if the close frame could not be sent, because the client reads nothing.
         assert slow.closed()[0] in (1006, 1013)

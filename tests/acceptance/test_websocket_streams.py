@@ -16,7 +16,7 @@ from tests.acceptance.test_websocket import MODULE, ask, serving
 from tests.websocket import WebSocket
 
 PROJECT = "admin"
-"""That of requests over HTTP in these tests."""
+"""The project of requests over HTTP in these tests."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def follow(client: WebSocket, queue: str = "q", **fields: Any) -> str:
     return position
 
 
-def test_a_claim_and_a_stream_see_what_is_posted_over_http(server: Server) -> None:
+def test_a_claim_and_a_stream_get_messages_posted_over_http(server: Server) -> None:
     with (
         WebSocket(server.websocket_url, project=PROJECT) as claimer,
         WebSocket(server.websocket_url, project=PROJECT) as reader,
@@ -91,14 +91,14 @@ def test_a_reader_resumes_after_a_kill_a_reload_and_a_restart(server: Server, fo
         claimer.send(claimer.frame("claim_create", {"queue_name": "none", "wait": 20}))
         follow(client, marker=marker)
         go_on(client, 4)
-        # A reload changes nothing for it.
+        # A reload does not affect this connection.
         (folder / "zaqar.conf").write_text("[transport]\nmax_messages_post_size = 1000\n")
         server.process.send_signal(signal.SIGHUP)
         large = {"queue_name": "other", "messages": [{"body": "x" * 2000, "ttl": 300}]}
         wait_until(lambda: client.request("message_post", large).status == 400)
         send(5)
         marker = go_on(client, 5)
-        # The end of the process is told.
+        # The close code says that the process ends.
         os.kill(server.part(MODULE), signal.SIGTERM)
         bye = client.push()
         assert (bye["event"], bye["data"], bye["id"]) == ("bye", {"reason": "drain"}, marker)

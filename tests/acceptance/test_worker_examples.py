@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workers of the guide do what it says."""
+"""The workers in the guide work as it says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def commands(url: str, project: str) -> dict[str, list[str]]:
-    """How each worker is started, by the queue on which it works."""
+    """The command that starts each worker, by the queue on which it works."""
     for program in ("curl", "jq"):
         find(program, package=program)
     return {
@@ -44,7 +44,7 @@ def test_workers_of_the_guide_wait_for_messages_and_delete_them(tmp_path: Path) 
                 for queue in ("python", "shell"):
                     message = {"body": {"number": number}, "ttl": 300, "delay": number % 2}
                     assert client.ask("POST", f"/v2/queues/{queue}/messages", {"messages": [message]})
-                    # The next one is posted while it waits.
+                    # The next message is posted while the worker waits.
                     output = tmp_path / queue
                     wait_until(lambda output=output, number=number: len(output.read_text().splitlines()) > number)  # type: ignore[misc]
             for queue in ("python", "shell"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that produces or works until SIGTERM, and notes what it asks for and what it is told. It may be killed.
+"""A producer or worker that runs until SIGTERM and records its requests and answers. ``test_waiting_live`` kills it.
 
 ``python waiting_client.py produce|work HOST PORT PROJECT QUEUE NUMBER PACE FILE``
 
@@ -22,7 +22,7 @@ from typing import Any
 
 TTL = 300
 DELAY = 1
-"""Of some messages, in seconds."""
+"""The delay of some messages, in seconds."""
 
 ANSWER_SECONDS = 30.0
 
@@ -35,7 +35,7 @@ def end(*_: object) -> None:
 
 
 class Caller:
-    """Makes requests over one connection, and another one after that is lost."""
+    """Makes requests over one connection. If that is lost, it opens another one."""
 
     def __init__(self, host: str, port: int, project: str, file: str) -> None:
         self._host, self._port = host, port
@@ -44,13 +44,13 @@ class Caller:
         self._connection: http.client.HTTPConnection | None = None
 
     def note(self, kind: str, **values: Any) -> float:
-        """Write it down, and return the time that was noted."""
+        """Write an entry. Returns its time."""
         now = time.monotonic()
         os.write(self._file, json.dumps({"kind": kind, "at": now, **values}).encode() + b"\n")
         return now
 
     def ask(self, method: str, path: str, document: Any = None) -> Any:
-        """The answer, {} if it has no body, and None if there was none or a 503."""
+        """The answer, {} if it has no body, and None for a 503 or if there was no answer."""
         if self._connection is None:
             self._connection = http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_SECONDS)
         try:
@@ -72,7 +72,7 @@ class Caller:
 
 def produce(caller: Caller, queue: str, number: int, pace: float) -> None:
     """Post one to three messages at a time, with a pause of up to twice ``pace`` seconds."""
-    # A producer that follows one that was killed goes on with other bodies.
+    # A producer that replaces a killed one posts other bodies.
     run = time.monotonic_ns()
     for count in itertools.count():
         if _is_ending:

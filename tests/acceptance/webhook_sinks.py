@@ -69,7 +69,7 @@ class Sink:
 
 
 class Sinks:
-    """Several of them, served by one thread, each on a port of its own, for as long as the context lasts."""
+    """Several sinks, each on a port of its own, served by one thread while the context lasts."""
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks

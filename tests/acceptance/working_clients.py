@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that work while the service is being killed, and a recorder of what the service answered to them.
+"""Clients that work while the service is being killed, and a recorder of the answers that they get.
 
 An answer is a promise. If none came (a broken connection, a 503), the operation may or may not have happened. Times
 are of the monotonic clock of this process: a claim is certainly live from the moment its answer was here until the
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 20.0
 
 @dataclass
 class Lease:
-    """A message under a claim, for as long as that is certain."""
+    """A message under a claim, for the time in which the claim is certainly live."""
 
     message_id: str
     body: str
@@ -45,7 +45,7 @@ class Recorder:
     maybe_posted: list[tuple[str, list[str]]] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
     deleted: list[tuple[str, float]] = field(default_factory=list)
-    """Message id, and when it was known to be gone."""
+    """Message id, and when its deletion was known."""
     maybe_deleted: list[str] = field(default_factory=list)
     popped: list[tuple[str, str]] = field(default_factory=list)
     """Message id and body."""
@@ -56,7 +56,7 @@ class Recorder:
 
 
 class Client:
-    """One HTTP client; None is the answer that did not come."""
+    """One HTTP client. Its answers are None if none came."""
 
     def __init__(self, server: Server, project: str, recorder: Recorder) -> None:
         self._server = server
@@ -116,7 +116,7 @@ class WorkingClients:
             thread.start()
 
     def stop(self) -> None:
-        """End the reader last: it has to read all that the others wrote."""
+        """Stop the clients. The reader stops last, because it has to read all that the others wrote."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
@@ -124,7 +124,7 @@ class WorkingClients:
         self._reader.join()
 
     def all_messages(self, queue: str) -> Iterator[dict[str, Any]]:
-        """All messages of a queue, claimed ones too."""
+        """All messages of a queue, including claimed ones."""
         client = self.client()
         path = f"/v2/queues/{queue}/messages?echo=true&include_claimed=true&limit=20"
         while True:
@@ -167,7 +167,7 @@ class WorkingClients:
             messages = answer[1]["messages"]
             leases = [Lease(message["id"], message["body"], asked, begun) for message in messages]
             self.recorder.leases.extend(leases)
-            # One is left for after the release.
+            # One message is left for the time after the release.
             for lease, message in list(zip(leases, messages, strict=True))[1:]:
                 self._delete(client, lease, message["href"])
             leases[0].over = time.monotonic()

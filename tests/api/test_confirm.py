@@ -178,7 +178,7 @@ def test_a_wrong_value_in_signed_headers_is_404(api: Api, changes: dict[str, str
     assert not confirmed(api, id_)
 
 
-def test_a_signature_made_for_another_purpose_confirms_nothing(api: Api) -> None:
+def test_a_signature_with_another_key_method_time_or_path_confirms_nothing(api: Api) -> None:
     id_ = subscribe(api)
     path = path_of(id_)
     past = signed_urls.format_time(api.clock.now)
@@ -283,7 +283,7 @@ def test_a_signature_stays_valid_after_other_changes_of_the_subscription(api: Ap
     assert confirmed(api, id_)
 
 
-def test_an_old_signature_cannot_undo_an_unsubscription(api: Api) -> None:
+def test_a_signature_from_before_an_unsubscription_cannot_undo_it(api: Api) -> None:
     id_ = subscribe(api)
     first = signed(api, path_of(id_))
     assert put_signed(api, id_, first) == 204
@@ -302,7 +302,7 @@ def test_an_old_signature_cannot_undo_an_unsubscription(api: Api) -> None:
     assert confirmed(api, id_)
 
 
-def test_the_signature_of_the_last_request_can_undo_an_unsubscription(api: Api) -> None:
+def test_a_signature_sent_after_an_unsubscription_can_undo_it(api: Api) -> None:
     id_ = subscribe(api)
     api.put(path_of(id_), {"confirmed": False})
     assert put_signed(api, id_, signed(api, path_of(id_))) == 204
@@ -452,7 +452,7 @@ def test_the_page_loads_nothing_from_other_places(api: Api) -> None:
     assert re.findall(r"(?:src|href|action)\s*=|url\(|@import|<script", page) == []
 
 
-def test_the_page_needs_no_headers_of_the_api(api: Api) -> None:
+def test_the_documents_of_the_api_do_not_list_the_page(api: Api) -> None:
     assert "/confirm" not in api.get("/v2/openapi.json").json["paths"]
     assert '"/confirm' not in json.dumps(api.get("/v2/").json)
     assert_error(api.put("/confirm", {}), 405)

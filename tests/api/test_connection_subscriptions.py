@@ -334,7 +334,7 @@ def test_only_the_subscriptions_of_the_dead_node_are_removed(api: Api) -> None:
     assert ended[0] not in {each.subscription_id for each in taken}
 
 
-def test_the_subscriptions_of_a_dead_node_are_removed_before_their_deliveries(
+def test_the_subscriptions_of_a_dead_node_are_removed_before_their_queues_are_tidied_up(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The removal has steps. If it is interrupted, the next one starts again, and nothing more is delivered."""
@@ -375,7 +375,7 @@ def test_the_number_of_subscriptions_of_a_connection_is_bounded(
     assert not process.is_noted()
 
 
-def test_has_undelivered_before_asks_the_store_of_the_queue(process: Process) -> None:
+def test_has_undelivered_before_gives_the_answer_of_the_store(process: Process) -> None:
     connection = process.connect()
     id_ = process.subscribe(connection)
     (store,) = process.api.parts.stores()

@@ -205,7 +205,7 @@ def test_another_project_or_subscription_cannot_see_or_resend_a_delivery(
     assert log(api, notifier)["counts"] == {"waiting": 0, "dead": 1}
 
 
-def test_an_expired_marker_begins_at_the_newest_delivery(api: Api, notifier: Notifier) -> None:
+def test_an_unknown_marker_begins_at_the_newest_delivery(api: Api, notifier: Notifier) -> None:
     ids = api.send("q", "a")
     notifier.expand()
     assert [each["id"] for each in log(api, notifier, "?marker=" + "0" * 36)["deliveries"]] == ids

@@ -91,7 +91,7 @@ def test_a_flavor_may_name_one_pool_in_the_field_of_openstack_zaqar(whole: Deplo
 
 
 @pytest.mark.parametrize("name", ["pool_list", "flavor_list"])
-def test_a_list_may_be_requested_with_a_name_as_in_openstack_zaqar(whole: Deployments, name: str) -> None:
+def test_the_list_actions_ignore_a_name_that_clients_of_openstack_zaqar_send(whole: Deployments, name: str) -> None:
     world = whole[TRANSPORTS[1]]
     rows = [Row(name, body, "GET", "", headers=BOSS) for body in ({}, {name.replace("list", "name"): "x"})]
     answers = [over_websocket(world, row, BOSS, packs=False) for row in rows]

@@ -276,7 +276,7 @@ def test_a_claim_skips_unreadable_messages_and_loses_none(api: Api) -> None:
     assert [message["body"] for message in api.claim("q", limit=5)[1]] == [f"lost {number}" for number in range(5)]
 
 
-def test_a_claim_of_both_hides_the_unreadable_messages(api: Api) -> None:
+def test_a_claim_of_readable_and_unreadable_messages_hides_the_unreadable_ones(api: Api) -> None:
     set_keys(api, OTHER)
     (lost,) = api.send("q", "lost")
     set_keys(api, KEY)

@@ -186,7 +186,7 @@ def test_the_headers_of_a_signed_stream_say_nothing_about_the_caller(api: Stream
         assert reader.bodies(1) == [1]
 
 
-def test_without_a_client_id_no_message_is_hidden_as_an_echo(api: StreamingApi) -> None:
+def test_without_a_client_id_echo_cannot_be_switched_off(api: StreamingApi) -> None:
     reader = ask(api, grant(api), query="echo=false")
     assert reader.status == 400
     assert json.loads(reader.content)["description"].startswith("echo: ")
@@ -259,6 +259,6 @@ def test_a_policy_that_forbids_the_listing_forbids_the_stream(
         opened(reader)
 
 
-def test_the_repr_of_a_signed_admission_shows_no_secret() -> None:
+def test_the_repr_of_the_access_of_a_stream_names_no_token() -> None:
     access = stream_access.StreamAccess(lambda: 0.0, ends=None, validate=None, every=0.0)
     assert "token" not in repr(access)

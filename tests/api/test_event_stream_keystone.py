@@ -133,7 +133,7 @@ def test_a_signature_in_the_query_needs_no_token(api: AuthenticatedApi, keystone
     assert Reader(api.application, f"{MESSAGES}?{urlencode(values | {'project': 'other'})}", {}).status == 404
 
 
-def test_the_repr_of_an_admission_by_token_does_not_show_the_token(api: AuthenticatedApi, keystone: Keystone) -> None:
+def test_the_repr_of_the_access_of_a_stream_does_not_show_its_token(api: AuthenticatedApi, keystone: Keystone) -> None:
     token = keystone.token("member", "demo")
     with follow(api, token) as reader:
         access: Any = reader._body._access

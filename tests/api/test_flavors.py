@@ -136,6 +136,6 @@ def test_capabilities_that_clients_send_are_ignored(admin: Admin) -> None:
     assert admin.request("PUT", "flavors/gold", {"pool_list": ["one"], "capabilities": {}}).status_code == 201
 
 
-def test_requests_for_an_absent_flavor(admin: Admin) -> None:
+def test_an_absent_flavor_is_404_and_a_bad_name_is_400(admin: Admin) -> None:
     assert_error(admin.request("PATCH", "flavors/absent", {"pool_list": ["x"]}), 404)
     assert_error(admin.request("PUT", "flavors/a%20b", {"pool_list": ["x"]}), 400, "flavor_name")

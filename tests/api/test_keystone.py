@@ -143,7 +143,7 @@ def seen_callers(api: AuthenticatedApi, monkeypatch: pytest.MonkeyPatch) -> list
 @pytest.mark.parametrize(
     "scope", [{"unscoped": True}, {"domain": "Default"}, {"system": True}], ids=lambda s: next(iter(s))
 )
-def test_a_token_without_a_project_is_refused_except_for_pools(
+def test_a_token_without_a_project_is_refused_on_the_paths_of_a_project(
     api: AuthenticatedApi, keystone: Keystone, scope: dict[str, Any]
 ) -> None:
     token = keystone.token("admin", **scope)
@@ -466,7 +466,7 @@ def test_a_signature_needs_no_token(
     ids=lambda changed: "-".join(next(iter(changed.items())))[:24],
 )
 @pytest.mark.parametrize("who", ["nobody", "admin"])
-def test_a_request_with_a_signature_is_refused_where_signatures_are_not_accepted(
+def test_a_signature_that_does_not_open_a_path_is_404_even_beside_a_token(
     make_api: Callable[..., AuthenticatedApi],
     keystone: Keystone,
     tokens: dict[str, str],

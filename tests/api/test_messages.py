@@ -144,7 +144,7 @@ def test_a_page_link_shows_no_message_before_its_delay_is_over(api: Api) -> None
     assert [message["body"] for message in api.get(following).json["messages"]] == ["later"]
 
 
-def test_the_links_of_a_queue_with_a_default_delay_repeat_the_request(api: Api) -> None:
+def test_the_links_of_a_queue_with_a_default_delay_add_no_parameter_about_delays(api: Api) -> None:
     api.put("/v2/queues/q", {"_default_message_delay": 30})
     api.send("q", 1)
     page = api.get("/v2/queues/q/messages?echo=true&include_delayed=true").json

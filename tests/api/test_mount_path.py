@@ -184,7 +184,7 @@ def test_a_signature_opens_the_path_below_the_mount_path(below: Api) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["nonsense", "//evil.example", "/a b", "/\u00fc", "http://evil.example/"])
-def test_a_prefix_that_is_no_path_is_ignored(make_api: Callable[..., Api], prefix: str) -> None:
+def test_a_forwarded_prefix_that_is_no_path_is_refused(make_api: Callable[..., Api], prefix: str) -> None:
     api = make_api(oslo_middleware__enable_proxy_headers_parsing=True)
     result = api.put("/v2/queues/q", {}, headers={"X-Forwarded-Prefix": prefix})
     assert_error(result, 400, "X-Forwarded-Prefix")

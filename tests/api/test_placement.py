@@ -142,7 +142,9 @@ def test_a_queue_of_a_flavor_without_pools_is_503(admin: Admin) -> None:
     assert_error(admin.api.put("/v2/queues/q"), 503)
 
 
-def test_the_virtual_pool_takes_queues_that_no_pool_takes(make_api: Callable[..., Api], tmp_path: Path) -> None:
+def test_with_the_virtual_pool_queues_without_a_pool_use_the_default_store(
+    make_api: Callable[..., Api], tmp_path: Path
+) -> None:
     api = make_api(pooling=True, **{"pooling:catalog__enable_virtual_pool": True})
     admin = Admin(api, tmp_path)
     api.send("old", 1)

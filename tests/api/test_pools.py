@@ -133,7 +133,7 @@ def test_the_configured_page_size_limits_a_page(make_api: Callable[..., Api]) ->
     assert_error(api.get("/v2/flavors?limit=5", headers=ADMIN), 400, "limit")
 
 
-def test_requests_for_an_absent_pool(admin: Admin) -> None:
+def test_an_absent_pool_is_404_except_for_a_delete(admin: Admin) -> None:
     assert_error(admin.request("GET", "pools/absent"), 404, "absent")
     assert_error(admin.request("PATCH", "pools/absent", {"weight": 1}), 404, "absent")
     assert admin.request("DELETE", "pools/absent").status_code == 204

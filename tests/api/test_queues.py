@@ -409,7 +409,7 @@ def test_stats_count_messages_and_show_the_oldest_and_newest(api: Api) -> None:
     assert api.counts("q") == (3, 2, 5)
 
 
-def test_purge_removes_all_messages_and_claims(api: Api) -> None:
+def test_a_purge_of_messages_removes_messages_and_claims(api: Api) -> None:
     assert api.post("/v2/queues/q/purge").status_code == 204
     assert api.get("/v2/queues").json["queues"] == []
     api.send("q", 1, 2)

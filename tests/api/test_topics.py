@@ -36,7 +36,7 @@ def test_a_topic_is_created_shown_replaced_and_deleted(api: Api) -> None:
     assert api.get("/v2/topics").json["topics"] == []
 
 
-def test_a_topic_is_created_by_the_first_post(api: Api) -> None:
+def test_an_absent_topic_is_shown_with_defaults_like_an_absent_queue(api: Api) -> None:
     assert api.get("/v2/topics/t").json == {
         "_max_messages_post_size": 262144,
         "_default_message_ttl": 3600,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must stay small: the path of a request, files, functions, and who may import whom."""
+"""Limits that keep the code small: the path of a request, files, functions, and imports between parts."""

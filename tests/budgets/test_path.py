@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path of a warm request: how many calls of our own it takes, how deep, and what it asks of the store."""
+"""The path of a warm request: the number and nesting of our own calls, and the calls of the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_CALLS_OF_A_TOKEN = 8
 
 
 class CallPath:
-    """Counts calls of functions of the project, and how deep they nest, while it is entered."""
+    """Counts calls of functions of the project, and how deep they nest, inside its context."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -72,16 +72,16 @@ def path_of_a_warm_post(api: Api, **headers: str) -> CallPath:
         with CallPath() as path:
             post()
         paths.append(path)
-    # Once a second a post also looks whether a client waits.
+    # Once a second a post also looks whether a client waits, so the shortest path counts.
     return min(paths, key=lambda path: len(path.calls))
 
 
-def test_post(api: Api) -> None:
+def test_a_warm_post_makes_few_nested_calls(api: Api) -> None:
     path = path_of_a_warm_post(api)
     trace = "\n".join(path.calls)
     assert len(path.calls) <= MOST_CALLS, trace
     assert path.deepest <= MOST_NESTED, trace
-    # The test itself can fail: the path is seen at all.
+    # Without the resource in the trace, the count would show nothing.
     assert any("MessagesResource.on_post" in call for call in path.calls)
 
 
@@ -97,8 +97,10 @@ project_name = service
 """
 
 
-def test_a_token_that_is_remembered(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is asked about it, and few calls are made."""
+def test_a_cached_token_costs_few_calls_and_no_question_to_keystone(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No question to Keystone, and few calls."""
     (tmp_path / "zaqar.conf").write_text(KEYSTONE)
     monkeypatch.setenv("ZAQAR_CONFIG_FILE", str(tmp_path / "zaqar.conf"))
     driver = DRIVERS["sqlite"]
@@ -116,7 +118,7 @@ def test_a_token_that_is_remembered(api: Api, tmp_path: Path, monkeypatch: pytes
     trace = "\n".join(path.calls)
     assert not any("AuthToken" in call or "Validations" in call for call in path.calls), trace
     assert any("TokenValidator.validate" in call for call in path.calls), trace
-    # A hash of the token, a look into the cache, and the headers that are dropped.
+    # The token is hashed and looked up in the cache, and the headers with an identity are removed.
     assert len(path.calls) <= len(path_of_a_warm_post(api).calls) + MOST_CALLS_OF_A_TOKEN, trace
     assert path.deepest <= MOST_NESTED, trace
 
@@ -124,8 +126,8 @@ def test_a_token_that_is_remembered(api: Api, tmp_path: Path, monkeypatch: pytes
 MOST_CALLS_OF_A_SIGNATURE = 6
 
 
-def test_a_signed_post(tmp_path: Path) -> None:
-    """A signature that was verified before costs a look into a cache, and at the path and the method."""
+def test_a_signature_that_was_verified_before_costs_few_calls(tmp_path: Path) -> None:
+    """It costs a look into a cache, and a check of the path and the method."""
     driver = DRIVERS["sqlite"]
     api = Api(
         driver, driver.prepare(tmp_path), clock=FakeClock(), signed_url__secret_key="k" * 32, state_dir=str(tmp_path)
@@ -150,7 +152,7 @@ MOST_CALLS_OF_A_FRAME = 76
 MOST_NESTED_OF_A_FRAME = 8
 
 
-def test_a_post_over_websocket(api: Api) -> None:
+def test_a_warm_post_over_websocket_makes_few_nested_calls(api: Api) -> None:
     """A frame is decoded once; the service gets the value, and does not decode it again."""
     session = Sessions().open(api.parts, "c" * 32)
     headers = {"Client-ID": ALICE, "X-Project-ID": "p"}
@@ -163,7 +165,7 @@ def test_a_post_over_websocket(api: Api) -> None:
         with CallPath() as path:
             session.answer(session.read(frame))
         paths.append(path)
-    # The garbage of other tests may be collected meanwhile, which calls functions of ours as well.
+    # Meanwhile the garbage of other tests may be collected, which also calls functions of the project.
     path = min(paths, key=lambda each: len(each.calls))
     trace = "\n".join(path.calls)
     assert len(path.calls) <= MOST_CALLS_OF_A_FRAME, trace

@@ -11,7 +11,7 @@ NOW = functions_now()
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-def test_a_promise_has_tests(promise: str) -> None:
+def test_each_promise_has_tests(promise: str) -> None:
     assert PROMISES[promise]
     for module in PROMISES[promise]:
         assert NOW.get(module), f"{module} has no tests"

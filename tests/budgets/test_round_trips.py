@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a warm operation goes to PostgreSQL and back."""
+"""The number of round trips to PostgreSQL in each warm operation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def orders(address: str) -> Iterator[QueueClient]:
 
 
 def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -> int:
-    """Each wait for an answer is a round trip."""
+    """Count the round trips of an operation: each wait for an answer is one."""
     from zaqar.storage.sqlalchemy.postgresql.connection import PostgresqlConnection
 
     trips = 0
@@ -52,7 +52,7 @@ def trips_of(monkeypatch: pytest.MonkeyPatch, operation: Callable[[], object]) -
 
 
 @pytest.mark.parametrize("messages", [30, 1000])
-def test_a_warm_operation_takes_few(
+def test_a_warm_operation_takes_few_round_trips(
     orders: QueueClient, address: str, monkeypatch: pytest.MonkeyPatch, messages: int
 ) -> None:
     numbers = orders.post(*["x"] * messages)
@@ -77,7 +77,7 @@ def test_a_warm_operation_takes_few(
         "positions": lambda: orders.store.queues.positions(uids=[orders.queue.uid, heard.queue.uid], now=orders.now),
         "find queues": lambda: management.queue_records.find(names=[QueueName("shop", "queue", "orders")]),
     }
-    # The first time a statement is prepared, and a post now and then tidies up.
+    # At the first execution a statement is prepared, and some posts also tidy up.
     for operation in operations.values():
         operation()
     orders.post(*["x"] * 64)
@@ -87,7 +87,7 @@ def test_a_warm_operation_takes_few(
     management.close()
 
 
-def test_notifiers_take_few_at_any_number_of_subscriptions(
+def test_a_take_of_deliveries_takes_few_round_trips_at_any_number_of_subscriptions(
     orders: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notifier = NotifierClient(orders.store, orders.clock)

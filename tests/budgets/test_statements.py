@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a warm request asks of SQL: never for the row of its queue, and the same few statements at any size."""
+"""The SQL of a warm request: no query for the row of its queue, and the same few statements at any size."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def reads_queue_row(statement: str) -> bool:
     return re.search(r"\bqueues\b", statement) is not None
 
 
-def test_the_first_request_reads_the_row(traced: Traced) -> None:
+def test_the_first_request_reads_the_row_of_the_queue(traced: Traced) -> None:
     assert any(map(reads_queue_row, traced.statements_of(lambda: traced.api.send("q", 1))))
 
 
 @pytest.mark.parametrize("messages", [10, 1000])
-def test_warm_requests_read_no_queue_row(traced: Traced, messages: int) -> None:
+def test_warm_requests_do_not_read_the_row_of_the_queue(traced: Traced, messages: int) -> None:
     api = traced.api
     ids = [id_ for start in range(0, messages, 10) for id_ in api.send("q", *range(start, start + 10))]
     claim_id, _ = api.claim("q", limit=5)

@@ -17,8 +17,8 @@ MOST_LINES_OF_A_FUNCTION = 50
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if "versions" not in path.parts)
 
-# What each part of the tree may import from the project, besides what lies in the same part. The first entry that is
-# a prefix of the module counts.
+# The parts of the project from which each part may import, besides its own modules. The first entry that is a prefix of
+# the module applies.
 FOUNDATION = {"zaqar", "zaqar.bounded_cache", "zaqar.uris", "zaqar.model", "zaqar.errors", "zaqar.clock"}
 FOUNDATION |= {"zaqar.context", "zaqar.limits"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.stages", "zaqar.schemas", "zaqar.waiting"}
     | {"zaqar.access.signed_urls", "zaqar.encryption"}
-    # A subscription is checked when it is made, by the same policy as each connect, and gets its secret.
+    # A subscription is checked when it is made, by the policy that also checks each connect, and gets its secret.
     | {"zaqar.notification.webhook_targets", "zaqar.notification.webhook_signatures"},
     "zaqar.notification.webhook_targets": {"zaqar.daemon_threads", "zaqar.errors"},
     "zaqar.notification.webhook_signatures": set(),
@@ -109,7 +109,7 @@ def belongs(module: str, part: str) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_import_rule(path: Path) -> None:
+def test_a_module_imports_only_from_the_parts_that_it_may_use(path: Path) -> None:
     module = module_of(path)
     part = next((part for part in MAY_IMPORT if belongs(module, part)), None)
     if part is None:
@@ -117,7 +117,7 @@ def test_import_rule(path: Path) -> None:
         assert module in ("zaqar", "zaqar.app", "zaqar.wsgi") or belongs(module, "zaqar.cmd")
         return
     allowed = MAY_IMPORT[part]
-    # Two drivers are two parts, though they lie in one folder.
+    # Each driver is a part of its own, though all lie in one folder.
     own = ".".join(module.split(".")[:3]) if part == "zaqar.storage" else part
     for imported in imports_of(path):
         assert belongs(imported, own) or any(
@@ -125,7 +125,7 @@ def test_import_rule(path: Path) -> None:
         ), f"{module} must not import {imported}"
 
 
-def test_no_import_cycles() -> None:
+def test_there_are_no_import_cycles() -> None:
     """Every module can be read after those that it imports."""
     imports = {module_of(path): imports_at_start(path) for path in FILES}
     while ready := [module for module, needed in imports.items() if not needed & imports.keys()]:
@@ -134,8 +134,8 @@ def test_no_import_cycles() -> None:
     assert not imports, "in cycles, or after one"
 
 
-def test_benchmarks_are_apart() -> None:
-    """The service works without the benchmarks. That they import nothing of it, test_import_rule shows."""
+def test_the_service_does_not_import_the_benchmarks() -> None:
+    """The service works without the benchmarks. The test of imports shows that they import nothing of the service."""
     for path in FILES:
         module = module_of(path)
         if not belongs(module, "zaqar.benchmarks"):
@@ -143,7 +143,7 @@ def test_benchmarks_are_apart() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_sizes(path: Path) -> None:
+def test_files_and_functions_are_short(path: Path) -> None:
     source = path.read_text()
     assert source.count("\n") <= MOST_LINES_OF_A_FILE
     for node in ast.walk(ast.parse(source)):
@@ -153,12 +153,12 @@ def test_sizes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_no_catch_all_module(path: Path) -> None:
+def test_no_module_has_a_catch_all_name(path: Path) -> None:
     assert path.stem.removesuffix("s") not in {"util", "helper", "manager", "handler", "common"}
 
 
 def test_responders_are_short() -> None:
-    """A responder translates and nothing more: at most six statements, no try."""
+    """A responder only translates: few statements, and no try."""
     for path in (ROOT / "transport" / "wsgi").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("on_"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often the stores are asked while clients wait, at any number of them, and while nobody waits."""
+"""The number of calls of the stores while clients wait, for any number of clients, and while no client waits."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Counted:
         self.process.claim()
         self.registry = self.parts.hub.registry
         self.poller = StorePoller(store_ref, self.registry, self.parts.clock, lost=lambda: None)
-        # The test looks at the store itself, and not a thread meanwhile.
+        # The test runs the periodic look itself, so that no thread does it meanwhile.
         monkeypatch.setattr(self.parts.hub, "_watch", lambda _: None)
-        # On a busy machine a thousand readers may take longer than a result is kept.
+        # On a busy machine a thousand readers may take longer than a result is cached.
         monkeypatch.setattr(shared_reads, "KEEP_SECONDS", 3600.0)
         self.ready: deque[Waiter] = deque()
         self.located = Located(self.uid, store_ref)
@@ -69,7 +69,7 @@ class Counted:
         return waiter
 
     def look(self) -> None:
-        """What the thread of the store does once a second."""
+        """Do the work that the thread of the store does once a second."""
         self.poller._next_full = float("-inf")
         self.poller.step()
 
@@ -81,8 +81,8 @@ def counted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     made.parts.close()
 
 
-def test_takers(counted: Counted) -> None:
-    """A post is claimed once, a second claim finds nothing more, and no other taker tries."""
+def test_a_post_is_claimed_once_for_any_number_of_waiting_takers(counted: Counted) -> None:
+    """A post leads to one claim, and to a second claim that finds nothing more. No other taker tries."""
     served = []
 
     def attempts() -> None:
@@ -109,8 +109,8 @@ def test_takers(counted: Counted) -> None:
     assert served == waiters[:3]
 
 
-def test_readers_of_a_stream(counted: Counted) -> None:
-    """All of them get the message of a post by one read."""
+def test_one_read_serves_any_number_of_streams(counted: Counted) -> None:
+    """One read serves all streams with the message of a post."""
     streams = {}
     for _ in range(WAITING):
         waiter = counted.join(Kind.READER)
@@ -141,7 +141,7 @@ def test_readers_of_a_stream(counted: Counted) -> None:
         assert sorted(counted.calls) == ["messages.list_after", "messages.post", "queues.positions"]
 
 
-def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
+def test_the_periodic_look_is_one_call_for_all_queues(counted: Counted) -> None:
     for number in range(50):
         address = ADDRESS._replace(name=f"q{number}")
         known = counted.parts.queues.ensure(address)
@@ -151,7 +151,7 @@ def test_a_look_is_one_call_for_all_queues(counted: Counted) -> None:
     assert counted.calls == ["queues.positions"]
 
 
-def test_nobody_waits(counted: Counted) -> None:
+def test_without_waiting_clients_no_additional_call_is_made(counted: Counted) -> None:
     counted.calls.clear()
     counted.process.post("x")
     claim_id, _ = counted.process.claim()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plug-ins of other authors, as far as the service can tell: installed beside it, each with its entry points."""
+"""Installs plug-ins beside the service, as distributions of other authors with entry points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EntryPoints = Mapping[str, Mapping[str, str]]
 
 
 def install(folder: Path, entry_points: EntryPoints, sources: Mapping[str, str], *, name: str = "acme") -> Path:
-    """Lay a distribution out in a folder as ``pip install --target`` does; the folder, for ``PYTHONPATH``."""
+    """Write a distribution into a folder as ``pip install --target`` does. Returns the folder, for ``PYTHONPATH``."""
     folder.mkdir(exist_ok=True)
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
@@ -32,9 +32,9 @@ def install(folder: Path, entry_points: EntryPoints, sources: Mapping[str, str],
 
 
 def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this process see what is installed in the folder."""
+    """Let this process find the distributions in the folder."""
     monkeypatch.syspath_prepend(str(folder))
-    # What stevedore remembers of this process and of others is of another path.
+    # Clear the caches of stevedore, in memory and on disk, which belong to another path.
     monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
     monkeypatch.setattr(stevedore_cache._c, "_disable_caching", True)
     for file in folder.glob("*.py"):
@@ -42,6 +42,6 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def environment_with(folder: Path) -> dict[str, str]:
-    """The environment of a process that sees what is installed in the folder."""
+    """The environment of a process that finds the distributions in the folder."""
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(paths)}

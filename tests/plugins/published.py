@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages in the shape that OpenStack Zaqar has, written without knowledge of this service."""
+"""Stages with the interface of OpenStack Zaqar, written without knowledge of this service."""
 
 import itertools
 import uuid
@@ -14,7 +14,7 @@ MADE = []
 
 
 class Recorder:
-    """Has every method of every controller, writes each call down and changes nothing."""
+    """Has every method of every controller. Records each call and changes nothing."""
 
     def __init__(self, *args, **kwargs):
         MADE.append((args, kwargs))
@@ -46,7 +46,7 @@ class TakesNothing:
 
 
 class Undeletable:
-    """The queue whose name is ``ledger`` cannot be deleted; all others can."""
+    """Refuses to delete the queue whose name is ``ledger``, and deletes all others."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -59,7 +59,7 @@ class Undeletable:
 
 
 class Mutator:
-    """Changes in place what it is handed."""
+    """Changes its arguments in place."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -89,7 +89,7 @@ class SubscriptionMutator:
 
 
 class Ender:
-    """Answers everything itself."""
+    """Answers every call itself."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -175,7 +175,7 @@ class SubscriptionEnder:
 
 
 class Raiser:
-    """Everything fails, each time with another exception."""
+    """Fails at every call, each time with another exception."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -215,7 +215,7 @@ def make_recorder(**kwargs):
 
 
 class Reader:
-    """Posts only to queues of the owner, and says how many subscribers there are."""
+    """Posts only to queues of the owner, and prints how many subscribers there are."""
 
     def __init__(self, queue_controller, subscription_controller, **kwargs):
         self.queues = queue_controller
@@ -235,7 +235,7 @@ class Reader:
 
 
 class Hostile:
-    """Each method returns what the tests put here."""
+    """Each method returns the value that a test sets here."""
 
     answer = None
 

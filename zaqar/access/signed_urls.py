@@ -201,6 +201,7 @@ class SignedUrls:
 
     @property
     def can_sign(self) -> bool:
+        """Whether there is a current key."""
         return bool(self._key)
 
     def sign(self, *, project: str, paths: Iterable[str], methods: Iterable[str], expires: str) -> str:

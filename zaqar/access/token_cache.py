@@ -26,6 +26,7 @@ Key = bytes
 
 
 def key_of(token: str) -> Key:
+    """Return the key of a token in the cache: its SHA-256."""
     return sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -46,6 +47,7 @@ class TokenCache:
         return entry[2]
 
     def was_rejected(self, key: Key) -> bool:
+        """Whether the token is cached as rejected."""
         entry = self._rejected.get(key)
         return entry is not None and entry[0] <= self._clock() < entry[1]
 

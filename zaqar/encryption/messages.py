@@ -168,6 +168,7 @@ class UnreadableLog:
         self._logged: dict[tuple[str, str], float] = {}
 
     def note(self, message_id: str, queue_uid: str, exc: Unreadable) -> None:
+        """Log that a message cannot be decrypted, unless its queue and key were logged a moment ago."""
         now, about = self._monotonic(), (queue_uid, exc.key_id)
         if now < self._logged.get(about, float("-inf")) + _LOG_SECONDS:
             return

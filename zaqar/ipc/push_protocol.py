@@ -90,6 +90,8 @@ class Status(enum.IntEnum):
 
 
 class Answered(msgspec.Struct, array_like=True, frozen=True):
+    """The answer to the notification with the same ``call``."""
+
     call: int
     status: Status
 
@@ -100,6 +102,7 @@ _answers = msgspec.msgpack.Decoder(list[Answered])
 
 
 def encode(items: Sequence[Push] | Sequence[Answered]) -> bytes:
+    """Encode a payload."""
     return _encoder.encode(items)
 
 
@@ -195,6 +198,7 @@ class NotifierPeer(Peer):
     """The side that opens the stream; it sends :meth:`hello` first."""
 
     def hello(self) -> bytes:
+        """Return the first bytes to send."""
         return MAGIC + self._nonce
 
     def _shake_hands(self) -> bytes:

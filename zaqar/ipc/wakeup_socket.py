@@ -106,6 +106,7 @@ class WakeupSocket:
                 self._socket.recv(1)
 
     def close(self) -> None:
+        """Close and remove the socket."""
         self._socket.close()
         self._path.unlink(missing_ok=True)
 

@@ -31,6 +31,7 @@ class PolicyFiles(NamedTuple):
 
 
 def refuse(complaint: str) -> StartupError:
+    """Make the StartupError for policy files, with the complaint on one line."""
     return StartupError(f"[oslo_policy] policy_file: {' '.join(complaint.split())}")
 
 

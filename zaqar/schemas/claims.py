@@ -41,6 +41,7 @@ def _seconds(document: dict[str, Any], field: str, low: int, high: int) -> int |
 
 
 def terms_schema(limits: Limits) -> JsonSchema:
+    """Return the JSON schema of TTL and grace in a request."""
     ttl = {"type": "integer", "minimum": MIN_CLAIM_TTL, "maximum": limits.max_claim_ttl}
     grace = {"type": "integer", "minimum": MIN_CLAIM_GRACE, "maximum": limits.max_claim_grace}
     return {

@@ -62,6 +62,7 @@ def check_id(text: str, *, field: str) -> None:
 
 
 def check_range(value: int, low: int, high: int, *, field: str, unit: str = "") -> None:
+    """Raise InvalidInput unless the value is from ``low`` to ``high``."""
     if not low <= value <= high:
         raise InvalidInput(field, f"must be from {low} to {high}{unit}, not {value}")
 
@@ -76,6 +77,7 @@ def parse_integer(text: str, low: int, high: int, *, field: str) -> int:
 
 
 def parse_boolean(text: str, *, field: str) -> bool:
+    """Parse a query parameter as a boolean. Raises InvalidInput."""
     folded = text.lower()
     if folded in ("true", "1", "yes", "on", "t", "y"):
         return True

@@ -24,6 +24,8 @@ class WireDraft(msgspec.Struct):
 
 
 class WirePost(msgspec.Struct):
+    """The body of a post."""
+
     messages: list[WireDraft]
 
 
@@ -36,7 +38,7 @@ _TYPES = {"int": "integer", "object": "object", "array": "array"}
 
 
 def parse_post(raw: bytes) -> list[WireDraft]:
-    """Parse a post and check the types of its fields. Raises InvalidInput, about the wrong field.
+    """Parse a post and check the types of its fields. Raises InvalidInput, about the invalid field.
 
     It takes two passes: the strict decoder checks that the whole document is valid JSON, then msgspec checks the types
     and returns each body as a slice. docs/decisions/0003 has the measured times.
@@ -112,6 +114,7 @@ def check_ids(ids: Sequence[object], *, most: int, field: str) -> list[str]:
 
 
 def post_schema(limits: Limits) -> JsonSchema:
+    """Return the JSON schema of a post."""
     ttl = {"type": "integer", "minimum": MIN_MESSAGE_TTL, "maximum": limits.max_message_ttl}
     delay = {"type": "integer", "minimum": 0, "maximum": limits.max_message_delay}
     message = {

@@ -63,6 +63,7 @@ def parse_patch(raw: bytes) -> dict[str, Any]:
 
 
 def apply_patch(changes: dict[str, Any], pool: Pool) -> Pool:
+    """Return the pool with the changes of :func:`parse_patch`. Raises InvalidInput."""
     return _pool(changes, pool)
 
 

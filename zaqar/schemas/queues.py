@@ -190,9 +190,11 @@ class QueueFilter(NamedTuple):
         return bool(self.values)
 
     def keeps_name(self, name: str) -> bool:
+        """Whether the name of a queue matches."""
         return self.search is None or self.search(name) is not None
 
     def keeps(self, queue: Queue) -> bool:
+        """Whether the name and the metadata of a queue match."""
         return self.keeps_name(queue.name) and all(
             _spells(text, queue.metadata.get(key)) for key, text in self.values.items()
         )

@@ -63,7 +63,7 @@ _VALIDATORS = {True: Validator(schema()), False: Validator(schema(kind=TOPIC))}
 
 
 def parse(raw: bytes, *, kind: str) -> Wanted:
-    """Parse a request body. Raises InvalidInput, about the wrong field, also for an empty body. ``{}`` is allowed."""
+    """Parse a request body. Raises InvalidInput, about the invalid field, also for an empty body. ``{}`` is allowed."""
     if not raw:
         raise InvalidInput("body", "is empty; '{}' asks for a URL that lists messages for a day")
     document = strict_json.decode(raw)

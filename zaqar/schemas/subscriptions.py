@@ -184,6 +184,7 @@ def check_end(ttl: int | None, now: float) -> None:
 
 
 def is_subscription_id(text: str) -> bool:
+    """Whether the text has the form of the id of a subscription."""
     return _ID.fullmatch(text) is not None
 
 

@@ -14,6 +14,8 @@ TRIES = 16
 
 
 class CatalogChanges:
+    """Changes the catalog atomically."""
+
     def __init__(self, management: ManagementStore, placement: Placement) -> None:
         self._management = management
         self._placement = placement

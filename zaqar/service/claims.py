@@ -38,6 +38,8 @@ class Claimed(NamedTuple):
 
 
 class Claims:
+    """The operations on claims. Threads may share it."""
+
     def __init__(self, *, queues: Queues, limits: Limits, clock: Clock, bodies: Bodies, hub: Hub) -> None:
         self._queues = queues
         self._hub = hub
@@ -114,7 +116,7 @@ class Claims:
     def _move_exhausted(
         self, address: QueueName, resolved: ResolvedQueue, limit: int, now: float
     ) -> DeadLetters | None:
-        """Return the rule for exhausted messages that the claim has to apply; None if there is no dead letter queue.
+        """Return the rule that the claim has to apply to exhausted messages; None if there is no dead letter queue.
 
         If the dead letter queue is on the same store, the claim moves exhausted messages itself, in its transaction. If
         it is on another store, this call moves them before the claim. If that store does not answer, the messages stay,
@@ -138,6 +140,8 @@ class Claims:
         except StoreUnavailable:
             _log.debug("The store of the dead letter queue '%s' does not answer.", dead_letters.name)
             return passed_over
+        # Messages that were set aside for another store come first: the claim moves exhausted messages itself only if
+        # none of them is left.
         in_one_store = target.store_ref is resolved.store_ref
         if in_one_store and self._is_handover_finished(resolved, target):
             return DeadLetters(target.queue, rules.max_claim_count, ttl)
@@ -167,7 +171,6 @@ class Claims:
         """
         return not self._queues.spread or self._finished_handovers.get(resolved.queue.uid) == _pair(resolved, target)
 
-    # The key has the generation of the queue, because a change of its rules may start a hand-over again.
     def _note_handover(self, resolved: ResolvedQueue, target: ResolvedQueue, is_finished: bool) -> None:
         if is_finished:
             if len(self._finished_handovers) >= _MOST_FINISHED:
@@ -226,4 +229,5 @@ def _no_claim(address: QueueName) -> NotFound:
 
 
 def _pair(resolved: ResolvedQueue, target: ResolvedQueue) -> tuple[int, str]:
+    # With the generation, because a change of the rules of the queue may start a hand-over again.
     return resolved.queue.generation, target.queue.uid

@@ -28,6 +28,8 @@ class DeliveryPage:
 
 
 class Deliveries:
+    """The operations on the delivery log of a subscription. Threads may share it."""
+
     def __init__(
         self, *, subscriptions: Subscriptions, placement: Placement, clock: Clock, wake_notifiers: Callable[[], None]
     ) -> None:

@@ -24,6 +24,8 @@ class Flavor:
 
 
 class Flavors:
+    """The operations on flavors. Threads may share it."""
+
     def __init__(self, *, management: ManagementStore, changes: CatalogChanges, drivers: PoolDrivers) -> None:
         self._management = management
         self._changes = changes

@@ -156,6 +156,8 @@ class _StoreCheck:
 
 
 class Health:
+    """Checks the stores and Keystone. Threads may share it."""
+
     def __init__(
         self,
         *,

@@ -31,6 +31,8 @@ removal, another client could lease the messages meanwhile, and both would retur
 
 
 class Leases:
+    """Takes and renews leases for pops and claims. Threads may share it."""
+
     def __init__(self, *, queues: Queues, bodies: Bodies, clock: Clock) -> None:
         self._queues = queues
         self._bodies = bodies

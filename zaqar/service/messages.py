@@ -57,6 +57,8 @@ class _Listing(NamedTuple):
 
 
 class Messages:
+    """The operations on messages. Threads may share it."""
+
     def __init__(
         self, *, queues: Queues, limits: Limits, clock: Clock, stages: Sequence[Stage], bodies: Bodies, hub: Hub
     ) -> None:

@@ -25,6 +25,8 @@ MOST_POOLS = 1000
 
 
 class Pools:
+    """The operations on pools. Threads may share it."""
+
     def __init__(self, *, management: ManagementStore, changes: CatalogChanges, drivers: PoolDrivers) -> None:
         self._management = management
         self._changes = changes

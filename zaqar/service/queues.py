@@ -34,6 +34,8 @@ _DROPPED_AT_ONCE = 500
 
 
 class Queues:
+    """The operations on queues, and the look-up of the queue of an operation. Threads may share it."""
+
     def __init__(
         self,
         *,

@@ -35,6 +35,7 @@ class Reencrypted:
 
     @property
     def is_complete(self) -> bool:
+        """Whether no stored body needs an old key any more."""
         return not (self.changed or self.unreadable or self.waiting)
 
 

@@ -33,6 +33,8 @@ class Shared(NamedTuple):
 
 
 class Shares:
+    """Makes pre-signed URLs. Threads may share it."""
+
     def __init__(self, urls: SignedUrls, *, clock: Clock, max_expiry: int | None) -> None:
         """``max_expiry``: the longest time in seconds for which a URL may be valid; None for no limit."""
         self._urls = urls

@@ -64,6 +64,8 @@ class TrustMaker(Protocol):
 
 
 class SubscriptionTrusts:
+    """Decides which trust a subscription uses, and keeps the records of trusts. Threads may share it."""
+
     def __init__(self, maker: TrustMaker | None, store: TrustStore, clock: Clock) -> None:
         """``maker``: None in a service that uses no trusts."""
         self._maker = maker

@@ -68,6 +68,8 @@ class Created(NamedTuple):
 
 
 class Subscriptions:
+    """The operations on subscriptions. Threads may share it."""
+
     def __init__(
         self,
         *,

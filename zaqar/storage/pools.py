@@ -55,7 +55,7 @@ class PoolDrivers(Protocol):
     """Checks and opens the stores of pools. :mod:`zaqar.storage.registry` implements it."""
 
     def check(self, pool: Pool) -> None:
-        """Raise InvalidInput, about the wrong field, if no installed driver can serve such a pool."""
+        """Raise InvalidInput, about the invalid field, if no installed driver can serve such a pool."""
 
     def open(self, pool: Pool) -> MessageStore:
         """Open the store of the pool. Raises StartupError or StoreUnavailable if it cannot be opened."""
@@ -115,6 +115,7 @@ class LazyStore:
         return self._monotonic() < self._failed_until
 
     def note_failure(self) -> None:
+        """Count the store as failed for FAILURE_SECONDS."""
         self._failed_until = self._monotonic() + FAILURE_SECONDS
 
     def close(self) -> None:
@@ -207,6 +208,7 @@ class Placement:
         """Read the pools and flavors again at the next use. Called after this worker has changed them."""
 
     def close(self) -> None:
+        """Close all stores."""
         self._store_ref.store.close()
 
 

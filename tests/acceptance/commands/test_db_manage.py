@@ -45,7 +45,7 @@ def tables(path: Path) -> set[str]:
         engine.dispose()
 
 
-def test_up_and_down(manage: Manage, path: Path) -> None:
+def test_a_database_is_upgraded_and_downgraded(manage: Manage, path: Path) -> None:
     assert manage("current") == (0, f"{path}: none\n", "")
     status, said, _ = manage("check_migration")
     assert (status, said) == (1, f"{path}: no schema, but {HEAD} is needed: run zaqar-sql-db-manage upgrade\n")
@@ -58,7 +58,7 @@ def test_up_and_down(manage: Manage, path: Path) -> None:
     assert "messages" not in tables(path)
 
 
-def test_what_it_upgraded_the_service_takes(manage: Manage, path: Path) -> None:
+def test_the_service_accepts_an_upgraded_database(manage: Manage, path: Path) -> None:
     manage("upgrade")
     database = Database.open(f"sqlite:///{path}", embedded=False)
     database.prepare()
@@ -71,7 +71,7 @@ def test_a_stamp_changes_only_the_revision(manage: Manage, path: Path) -> None:
     assert tables(path) == {"alembic_version"}
 
 
-def test_what_is_known_of_the_revisions(run: Manage) -> None:
+def test_history_and_branches_list_the_revisions(run: Manage) -> None:
     status, said, _ = run("history")
     assert status == 0
     assert "<base> -> 0001" in said and f"-> {HEAD} (head)" in said
@@ -96,7 +96,7 @@ def test_an_unknown_revision_is_an_error(manage: Manage, path: Path, arguments: 
         ("mysql://localhost/zaqar", "not 'mysql'"),
     ],
 )
-def test_a_database_that_cannot_be_managed(run: Manage, uri: str, sentence: str) -> None:
+def test_a_database_that_cannot_be_managed_is_an_error(run: Manage, uri: str, sentence: str) -> None:
     status, said, error = run("--uri", uri, "current")
     assert (status, said) == (1, "")
     assert error.startswith("zaqar-sql-db-manage: ")
@@ -130,7 +130,7 @@ def test_a_new_revision_is_written_from_the_tables(
 # -- with a configuration ---------------------------------------------------------------------------------------------
 
 
-def test_each_database_of_the_configuration_once(run: Manage, tmp_path: Path) -> None:
+def test_each_configured_database_is_upgraded_once(run: Manage, tmp_path: Path) -> None:
     one, two = tmp_path / "one.db", tmp_path / "two.db"
     file = tmp_path / "zaqar.conf"
     groups = [
@@ -144,20 +144,20 @@ def test_each_database_of_the_configuration_once(run: Manage, tmp_path: Path) ->
     assert run("--config-file", str(file), "check_migration")[0] == 0
 
 
-def test_the_embedded_database_without_a_configuration(
+def test_without_a_configuration_the_embedded_database_is_used(
     run: Manage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path / "state"))
     assert run("upgrade") == (0, f"{tmp_path}/state/zaqar.db: {HEAD} (head)\n", "")
 
 
-def test_a_configuration_that_cannot_be_read(run: Manage, tmp_path: Path) -> None:
+def test_an_unreadable_configuration_is_an_error(run: Manage, tmp_path: Path) -> None:
     status, _, error = run("--config-file", str(tmp_path / "missing.conf"), "current")
     assert status == 1
     assert "missing.conf" in error
 
 
-def test_a_configuration_without_sql(run: Manage, tmp_path: Path) -> None:
+def test_a_configuration_without_an_sql_store_is_an_error(run: Manage, tmp_path: Path) -> None:
     file = tmp_path / "zaqar.conf"
     file.write_text("[drivers]\nmanagement_store = redis\nmessage_store = redis\n")
     assert run("--config-file", str(file), "current")[0] == 1

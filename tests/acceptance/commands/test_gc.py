@@ -30,7 +30,7 @@ QUEUE = Queue(uid="0" * 24, project="p", name="q")
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """The command sets handlers of the process, which here is that of the tests."""
+    """The command sets signal handlers of the test process. Restore them afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -49,7 +49,7 @@ def fill(store: MessageStore, count: int, now: float) -> None:
 
 
 class Store(MemoryMessageStore):
-    """A store of which each sweep removes ``each``, or as many as it may; one that is ``silent`` has no answer."""
+    """A store whose sweep removes ``each`` rows, or as many as allowed. It blocks while ``silent`` is clear."""
 
     def __init__(self, each: int | None = 0) -> None:
         super().__init__()
@@ -98,14 +98,14 @@ def test_a_sweep_goes_on_until_the_store_is_clean(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("most", "seconds", "sweeps"), [(3 * gc.BATCH, 60, 3), (1, 60, 1), (10**9, 0, 1)])
-def test_a_sweep_leaves_a_busy_store_after_its_share(most: int, seconds: float, sweeps: int) -> None:
+def test_a_sweep_of_a_busy_store_ends_after_its_share(most: int, seconds: float, sweeps: int) -> None:
     store = Store(each=None)
     removed, is_clean = gc.sweep(store, clock=FakeClock(), pause=lambda: None, most=most, seconds=seconds)
     assert (removed, is_clean, store.sweeps) == (sweeps * gc.BATCH, False, sweeps)
 
 
 @pytest.mark.parametrize("each", [1, 17, gc.BATCH - 1])
-def test_a_store_in_which_something_ends_all_the_time_is_left_too(each: int) -> None:
+def test_a_sweep_ends_when_the_store_removes_less_than_a_batch(each: int) -> None:
     store = Store(each=each)
     assert gc.sweep(store, clock=FakeClock(), pause=lambda: None, seconds=60) == (each, True)
     assert store.sweeps == 1
@@ -121,7 +121,7 @@ def test_a_busy_store_does_not_keep_the_sweeper_from_the_others() -> None:
     assert sweeper.sweep_round() is True
 
 
-def test_a_silent_store_does_not_hold_up_the_others() -> None:
+def test_a_silent_store_does_not_delay_the_others() -> None:
     silent, busy, quiet = Store(), Store(each=None), Store()
     sweeper = make_sweeper(silent, busy, quiet)
     silent.silent.clear()
@@ -131,7 +131,7 @@ def test_a_silent_store_does_not_hold_up_the_others() -> None:
     before = busy.sweeps
     for _ in range(3):
         assert sweeper.sweep_round() is False
-    # It is waited for in one round, and asked once.
+    # Only the first round waits for the silent store. Later rounds do not ask it again.
     assert time.monotonic() - began - first < 3 * first
     assert silent.sweeps == 1
     assert quiet.sweeps == 4
@@ -150,7 +150,7 @@ def test_a_silent_store_does_not_hold_up_the_others() -> None:
 def test_stores_that_are_away_are_named_at_the_end_of_a_round(caplog: pytest.LogCaptureFixture) -> None:
     busy = Store(each=None)
     sweeper = make_sweeper(Away(), busy, Away())
-    # The driver itself logs when an outage begins and when it ends.
+    # The driver itself logs the beginning and the end of an outage.
     with caplog.at_level(logging.DEBUG):
         assert sweeper.sweep_round() is False
     assert [name for name in ("p0", "p1", "p2") if f"'{name}' is away" in caplog.text] == ["p0", "p2"]
@@ -159,7 +159,7 @@ def test_stores_that_are_away_are_named_at_the_end_of_a_round(caplog: pytest.Log
         sweeper.sweep_round()
 
 
-def test_many_subscriptions_that_are_over_do_not_keep_the_sweeper_from_the_messages() -> None:
+def test_many_expired_subscriptions_do_not_keep_the_sweeper_from_the_messages() -> None:
     store = Store()
     sweeper = make_sweeper(store, tidied=(10_000, False))
     for rounds in (1, 2):
@@ -176,7 +176,7 @@ def test_a_fault_is_not_hidden() -> None:
         make_sweeper(Faulty()).sweep_round()
 
 
-def test_once(state_dir: Path) -> None:
+def test_the_command_sweeps_once_by_default(state_dir: Path) -> None:
     parts = app.build(conf.load())
     (store,) = parts.stores()
     fill(store, 5, now=1000.0)
@@ -188,7 +188,7 @@ def test_once(state_dir: Path) -> None:
     assert left == 0
 
 
-def test_subscriptions_that_are_over(state_dir: Path) -> None:
+def test_the_command_removes_expired_subscriptions(state_dir: Path) -> None:
     parts = app.build(conf.load(), clock=lambda: 1000.0)
     body = b'{"subscriber":"mailto:a@example.org","ttl":60}'
     address = QueueName("p", "queue", "q")
@@ -206,7 +206,7 @@ def test_subscriptions_that_are_over(state_dir: Path) -> None:
     assert left == 0
 
 
-def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_every_the_command_sweeps_until_a_signal(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept = []
 
     def sleep(seconds: float) -> None:
@@ -215,7 +215,7 @@ def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.Monke
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("time.sleep", sleep)
-    # Its handler must not end the process of the tests.
+    # Without the fixture the handler would end the process of the tests.
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "60"])
@@ -223,7 +223,7 @@ def test_every_goes_on_until_a_signal(state_dir: Path, monkeypatch: pytest.Monke
 
 
 class Away(MemoryMessageStore):
-    """A message store that is away; the management store is not."""
+    """A message store that is unavailable, beside a management store that works."""
 
     def sweep(self, *, now: float, limit: int) -> int:
         raise StoreUnavailable
@@ -240,13 +240,13 @@ def away(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("away")
-def test_once_with_a_store_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_sweep_fails_if_a_store_is_away(capsys: pytest.CaptureFixture[str]) -> None:
     assert gc.main([]) == 1
     assert capsys.readouterr().err.startswith("zaqar-gc: A store does not answer: ")
 
 
 @pytest.mark.usefixtures("away")
-def test_every_waits_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_every_the_command_goes_on_while_a_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     slept = []
 
     def sleep(seconds: float) -> None:
@@ -255,14 +255,14 @@ def test_every_waits_for_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("time.sleep", sleep)
-    # Its handler must not end the process of the tests.
+    # Without the fixture the handler would end the process of the tests.
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "5"])
     assert slept == [5, 5, 5]
 
 
-def test_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_configuration_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gc.main(["--config-file", str(tmp_path / "absent.conf")]) == 1
     assert "absent.conf" in capsys.readouterr().err
 
@@ -276,7 +276,9 @@ def configure(folder: Path, *lines: str) -> list[str]:
     return ["--config-file", str(path)]
 
 
-def test_reencrypt_renews_and_tells_what_is_left(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reencrypt_rewrites_bodies_and_reports_how_many_are_left(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old, new, lost = ("hex:" + digit * 64 for digit in "123")
     address = QueueName("p", "queue", "q")
 
@@ -295,7 +297,7 @@ def test_reencrypt_renews_and_tells_what_is_left(state_dir: Path, capsys: pytest
     assert "The configured message store: 2 bodies were encrypted again." in told
     newest = encryption_keys.load(conf.load(rotated)).ids[0]
     assert f"Every encrypted body has the key {newest}." in told
-    # The old key can go.
+    # The old key can be removed.
     parts = app.build(conf.load(configure(state_dir, f"message_encryption_key = {new}")))
     assert [message.body for message in parts.messages.prepare_pop(address, limit=10).answer_now().messages] == [
         b"1",

@@ -38,7 +38,7 @@ def run(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where an operator works, beside a service that is configured in ``etc``."""
+    """An operator's working directory, beside a service that is configured in ``etc``."""
     (tmp_path / "etc" / "policy.d").mkdir(parents=True)
     (tmp_path / "etc" / "zaqar.conf").write_text("[oslo_policy]\npolicy_file = mine.yaml\n")
     (tmp_path / "etc" / "mine.yaml").write_text('"queues:get": ""\n"queues:create": "role:member"\n')
@@ -49,12 +49,12 @@ OURS = ("--namespace", "zaqar")
 CONFIGURED = (*OURS, "--config-file", "etc/zaqar.conf")
 
 
-def test_sample_generator(folder: Path) -> None:
+def test_the_sample_generator_writes_the_sample_in_etc(folder: Path) -> None:
     run(folder, "sample-generator", *OURS, "--output-file", "policy.yaml.sample")
     assert (folder / "policy.yaml.sample").read_text() == (ROOT / "etc" / "policy.yaml.sample").read_text()
 
 
-def test_policy_generator(folder: Path) -> None:
+def test_the_policy_generator_writes_defaults_and_overrides(folder: Path) -> None:
     (folder / "etc" / "policy.d" / "more.yaml").write_text('"queues:create": "role:boss"\n"topics:get": "!"\n')
     run(folder, "policy-generator", *CONFIGURED, "--output-file", "all.yaml")
     assert yaml.safe_load((folder / "all.yaml").read_text()) == {
@@ -69,11 +69,11 @@ def test_the_configuration_of_the_service_is_found(folder: Path) -> None:
     assert yaml.safe_load(done.stdout) == {**DEFAULTS, "queues:create": "role:member"}
 
 
-def test_list_redundant(folder: Path) -> None:
+def test_list_redundant_prints_the_rules_that_equal_their_defaults(folder: Path) -> None:
     assert run(folder, "list-redundant", *CONFIGURED).stdout == '"queues:get": ""\n'
 
 
-def test_validator(folder: Path) -> None:
+def test_the_validator_reports_unknown_and_invalid_rules(folder: Path) -> None:
     assert run(folder, "validator", *CONFIGURED).stdout == ""
     mine = folder / "etc" / "mine.yaml"
     mine.write_text('"queue:get": "role:x"\n"queues:get": "role:x or"\n"topics:get": "rule:nowhere"\n')
@@ -86,7 +86,7 @@ def test_validator(folder: Path) -> None:
     assert said == 'Configured policy file "mine.yaml" not found\n'
 
 
-def test_checker(folder: Path) -> None:
+def test_the_checker_shows_the_decision_for_a_token(folder: Path) -> None:
     (folder / "etc" / "mine.yaml").write_text(
         '"messages:create": "role:member and \'q1\':%(queue_name)s"\n"queues:delete": "rule:admin_or_owner"\n'
     )
@@ -109,7 +109,7 @@ def test_checker(folder: Path) -> None:
         assert one == f"{word}: messages:create\n"
 
 
-def test_policies_of_old_are_converted_and_kept_up(folder: Path) -> None:
+def test_an_old_policy_file_is_converted_to_yaml_and_upgraded(folder: Path) -> None:
     (folder / "policy.json").write_text('{"queues:create": "role:member", "topics:get": ""}')
     paths = ("--policy-file", "policy.json", "--output-file", "policy.yaml")
     run(folder, "convert-json-to-yaml", *OURS, *paths)

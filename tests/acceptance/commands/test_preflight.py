@@ -23,17 +23,19 @@ def configure(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
 
 
 def reload(monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
-    """What the supervisor runs at SIGHUP."""
+    """Run the check that the supervisor runs at SIGHUP."""
     monkeypatch.setenv("ZAQAR_POLICY_SNAPSHOT", str(folder / "policy.json"))
     return preflight.main()
 
 
-def test_what_is_stored_survives(state_dir: Path) -> None:
+def test_the_default_store_survives_a_power_cut(state_dir: Path) -> None:
     assert preflight.survey_stores() == {"survives": "process crash and power cut"}
     assert (state_dir / "zaqar.db").exists()
 
 
-def test_less_survives_with_less_care(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_relaxed_synchronous_the_store_survives_a_process_crash_only(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure(monkeypatch, state_dir, "[drivers:message_store:sqlalchemy]\nsynchronous = NORMAL\n")
     assert preflight.survey_stores() == {"survives": "process crash"}
 
@@ -47,13 +49,15 @@ def test_less_survives_with_less_care(state_dir: Path, monkeypatch: pytest.Monke
         ("[drivers:message_store:sqlalchemy]\nuri = sqlite:////nosuch/folder/x.db\n", "/nosuch/folder"),
     ],
 )
-def test_what_stops_the_start(state_dir: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str) -> None:
+def test_a_bad_configuration_stops_the_start(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+) -> None:
     configure(monkeypatch, state_dir, text)
     with pytest.raises(StartupError, match=complaint):
         preflight.survey_stores()
 
 
-def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_process_that_dies_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_survey", lambda snapshot: os._exit(3))
     with pytest.raises(StartupError, match="has ended with status 3, without an answer"):
         preflight.survey_stores()
@@ -71,7 +75,7 @@ def test_a_trial_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[transport]\nmax_message_ttl = 60\n", "{}", "[transport] default_message_ttl"),
     ],
 )
-def test_what_stops_a_reload(
+def test_a_bad_configuration_or_policy_stops_a_reload(
     state_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

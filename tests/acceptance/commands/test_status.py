@@ -26,7 +26,7 @@ def run(folder: Path, text: str = "") -> tuple[int, dict[str, Result]]:
     return status.main(["upgrade", "check", *arguments]), found
 
 
-def test_all_is_well(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_checks_succeed_on_a_good_configuration(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = run(state_dir)
     assert code == 0
     assert found == dict.fromkeys(["Configuration", "Policy", "Message encryption", "Stores", "Access"], Result.SUCCESS)
@@ -46,7 +46,7 @@ def test_all_is_well(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ("[drivers:transport:websocket]\nbind = 0.0.0.0\n", "Access", Result.WARNING),
     ],
 )
-def test_what_is_wrong_is_found(state_dir: Path, text: str, check: str, result: Result) -> None:
+def test_each_fault_is_found_by_its_check(state_dir: Path, text: str, check: str, result: Result) -> None:
     code, found = run(state_dir, text)
     assert code == result
     assert {name for name, its in found.items() if its is not Result.SUCCESS} == {check}
@@ -66,28 +66,30 @@ project_name = service
 """
 
 
-def test_a_keystone_that_does_not_answer(state_dir: Path) -> None:
+def test_a_keystone_that_does_not_answer_is_a_warning(state_dir: Path) -> None:
     code, found = run(state_dir, KEYSTONE.format(port=free_port()))
     assert (code, found["Access"]) == (1, Result.WARNING)
 
 
-def test_options_of_keystone_that_cannot_be_used(state_dir: Path) -> None:
+def test_invalid_options_of_keystone_fail_the_check_of_access(state_dir: Path) -> None:
     code, found = run(state_dir, "[DEFAULT]\nauth_strategy = keystone\n[keystone_authtoken]\nauth_type = nosuch\n")
     assert (code, found["Access"]) == (2, Result.FAILURE)
 
 
-def test_a_broken_policy_file(state_dir: Path) -> None:
+def test_a_broken_policy_file_fails_the_check_of_the_policy(state_dir: Path) -> None:
     (state_dir / "policy.yaml").write_text("- 1\n")
     code, found = run(state_dir)
     assert (code, found["Policy"]) == (2, Result.FAILURE)
 
 
-def test_a_schema_that_an_operator_has_to_upgrade(state_dir: Path) -> None:
+def test_a_schema_that_has_to_be_upgraded_fails_the_check_of_stores(state_dir: Path) -> None:
     code, found = run(state_dir, f"[drivers:message_store:sqlalchemy]\nuri = sqlite:///{state_dir}/own.db\n")
     assert (code, found["Stores"]) == (2, Result.FAILURE)
 
 
-def test_a_store_that_does_not_answer(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_fails_the_check_of_stores(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ping(self: object) -> None:
         raise StoreUnavailable
 
@@ -101,7 +103,7 @@ def test_long_details_are_wrapped() -> None:
     assert table.count("word") == 60
 
 
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         status.main(["upgrade"])
     assert "usage: zaqar-status" in capsys.readouterr().err
@@ -118,7 +120,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
         ("message_encryption_algorithms = RSA", Result.FAILURE, "'RSA' is not available"),
     ],
 )
-def test_keys_of_message_encryption(tmp_path: Path, line: str, result: Result, said: str) -> None:
+def test_the_check_of_message_encryption_judges_the_keys(tmp_path: Path, line: str, result: Result, said: str) -> None:
     path = tmp_path / "zaqar.conf"
     path.write_text(f"[DEFAULT]\nstate_dir = {tmp_path}/state\n[transport]\n{line}\n")
     (finding,) = [each for each in status.check_all(["--config-file", str(path)]) if each.check == "Message encryption"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real child processes, of a few lines of Python each, that report what happens to them in a file."""
+"""The supervisor with real child processes: a few lines of Python each, which log the signals they get in a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DIE = "import sys; sys.exit(7)"
 
 
 class Journal:
-    """What the children wrote, and the parts that write there."""
+    """The entries that the children wrote, and the parts that write there."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -52,7 +52,7 @@ class Journal:
         return [what for what, _ in self.entries()]
 
     async def wait_for(self, *words: str) -> list[int]:
-        """The pids behind the entries, once there are exactly these."""
+        """Wait until the entries are exactly these words. Returns the pids of the entries."""
         deadline = time.monotonic() + PATIENCE
         while self.words() != list(words):
             assert time.monotonic() < deadline, self.words()
@@ -79,7 +79,7 @@ def is_alive(pid: int) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """Whether it is there and not only waiting to be reaped."""
+    """Whether the process runs, and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def run(
     started: Callable[..., object] = nothing,
     check: tuple[str, ...] = (),
 ) -> None:
-    """Supervise the parts while the script goes on, which ends with a signal to this process."""
+    """Supervise the parts while the script runs, which ends with a signal to this process."""
 
     async def both() -> None:
         await asyncio.gather(Supervisor(parts, env=os.environ, check=check).run(started), script())  # type: ignore[arg-type]
@@ -132,7 +132,7 @@ def test_a_part_that_is_killed_is_started_again(journal: Journal, capfd: pytest.
     assert "The part has ended with signal SIGKILL; it is started again" in capfd.readouterr().err
 
 
-def test_a_part_that_somebody_keeps_killing_is_started_each_time(journal: Journal) -> None:
+def test_a_part_that_is_killed_repeatedly_is_restarted_each_time(journal: Journal) -> None:
     async def script() -> None:
         for lives in range(1, 8):
             pids = await journal.wait_for(*["started"] * lives)
@@ -166,7 +166,7 @@ def test_a_part_that_keeps_dying_ends_them_all(journal: Journal) -> None:
     assert journal.words() == ["started", "SIGTERM"]
 
 
-def test_reload_of_a_part_that_does_it_by_itself(journal: Journal) -> None:
+def test_a_part_that_can_reload_gets_the_signal(journal: Journal) -> None:
     async def script() -> None:
         await journal.wait_for("started")
         send(signal.SIGHUP)
@@ -177,7 +177,9 @@ def test_reload_of_a_part_that_does_it_by_itself(journal: Journal) -> None:
     run(journal.part(reload=signal.SIGHUP), script=script)
 
 
-def test_reload_of_a_part_by_a_new_process(journal: Journal, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_part_that_cannot_reload_is_replaced_by_a_new_process(
+    journal: Journal, capfd: pytest.CaptureFixture[str]
+) -> None:
     async def script() -> None:
         await journal.wait_for("started")
         send(signal.SIGHUP)
@@ -202,13 +204,13 @@ def test_a_crash_after_a_reload_is_a_crash(
         pids = await journal.wait_for("started", "SIGHUP", "started")
         os.kill(pids[-1], signal.SIGUSR1)
 
-    # It reloads by itself, so the reload is no reason to end.
+    # The part reloads without a new process, so the supervisor does not end it.
     with pytest.raises(StartupError, match="The part keeps ending, at last with signal SIGUSR1"):
         run(journal.part(reload=signal.SIGHUP), script=script)
     assert "The part has ended with signal SIGUSR1; it is started again" in capfd.readouterr().err
 
 
-def test_a_part_that_does_not_end_for_a_reload_is_killed(
+def test_a_part_that_does_not_end_at_a_reload_is_killed(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(supervisor, "DRAIN_SECONDS", 0.3)
@@ -224,7 +226,7 @@ def test_a_part_that_does_not_end_for_a_reload_is_killed(
     assert "The part did not end within 0.3 s; it is killed." in capfd.readouterr().err
 
 
-def test_a_part_that_is_started_while_the_end_begins_is_told(
+def test_a_part_that_is_starting_when_the_end_begins_gets_sigterm(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     start = asyncio.create_subprocess_exec
@@ -263,7 +265,7 @@ def test_a_reload_that_would_fail_is_refused(
     run(journal.part(reload=signal.SIGHUP), script=script, check=check)
 
 
-def test_a_reload_that_is_asked_for_during_a_check_comes_after_it(journal: Journal, tmp_path: Path) -> None:
+def test_a_reload_requested_during_a_check_follows_the_check(journal: Journal, tmp_path: Path) -> None:
     checks = tmp_path / "checks"
     source = f"import time; open({str(checks)!r}, 'a').write('x'); time.sleep(0.5)"
 
@@ -312,7 +314,7 @@ asyncio.run(Supervisor([{journal.part()!r}], env=os.environ).run(nothing))
     asyncio.run(script())
 
 
-def test_what_the_announcement_raises_ends_them_all(journal: Journal) -> None:
+def test_an_error_of_the_announcement_ends_all_parts(journal: Journal) -> None:
     async def fail() -> None:
         await journal.wait_for("started")
         raise StartupError("no answer")
@@ -322,7 +324,7 @@ def test_what_the_announcement_raises_ends_them_all(journal: Journal) -> None:
     assert journal.words() == ["started", "SIGTERM"]
 
 
-def test_parts_end_after_what_is_to_stop_first(journal: Journal) -> None:
+def test_parts_end_after_the_function_that_has_to_run_first(journal: Journal) -> None:
     seen = []
 
     async def script() -> None:

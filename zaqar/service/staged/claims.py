@@ -17,6 +17,8 @@ from zaqar.stages.pipeline import Changed, Pipeline
 
 
 class StagedClaims(Claims):
+    """See :class:`Claims` for the methods."""
+
     def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
         """``parts`` are the parameters of :class:`Claims`."""
         super().__init__(**parts)

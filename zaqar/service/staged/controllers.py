@@ -24,9 +24,11 @@ class QueueController:
     _queues: Queues
 
     def bind(self, queues: Queues) -> None:
+        """Set the part of the service that answers."""
         self._queues = queues
 
     def address_of(self, name: str, project: str | None) -> QueueName:
+        """Return the full name of the queue, or of the topic if there is no such queue."""
         queue = QueueName(project or "", QUEUE, name)
         return queue if self._queues.row(queue) is not None else queue._replace(kind=TOPIC)
 
@@ -37,6 +39,7 @@ class QueueController:
     get_metadata = get
 
     def exists(self, name: str, project: str | None = None) -> bool:
+        """Whether there is a queue or topic with this name."""
         return self._queues.row(self.address_of(name, project)) is not None
 
 
@@ -49,6 +52,7 @@ class SubscriptionController:
         self._queues = queues
 
     def bind(self, subscriptions: Subscriptions) -> None:
+        """Set the part of the service that answers."""
         self._subscriptions = subscriptions
 
     def list(self, queue: str, project: str | None = None, marker: str | None = None, limit: int = 10) -> Iterator[Any]:

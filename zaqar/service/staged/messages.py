@@ -26,6 +26,8 @@ from zaqar.stages.pipeline import Changed, Pipeline
 
 
 class StagedMessages(Messages):
+    """See :class:`Messages` for the methods."""
+
     def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
         """``parts`` are the parameters of :class:`Messages`."""
         super().__init__(**parts)

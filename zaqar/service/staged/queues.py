@@ -40,6 +40,8 @@ class _UpdateEnded(ZaqarError):
 
 
 class StagedQueues(Queues):
+    """See :class:`Queues` for the methods."""
+
     def __init__(self, *, pipelines: Mapping[str, Pipeline], **parts: Any) -> None:
         """``pipelines`` are by kind; ``parts`` are the parameters of :class:`Queues`."""
         super().__init__(**parts)

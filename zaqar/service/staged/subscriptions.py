@@ -27,6 +27,8 @@ from zaqar.stages.pipeline import Changed, Pipeline
 
 
 class StagedSubscriptions(Subscriptions):
+    """See :class:`Subscriptions` for the methods."""
+
     def __init__(self, *, pipeline: Pipeline, **parts: Any) -> None:
         """``parts`` are the parameters of :class:`Subscriptions`."""
         super().__init__(**parts)

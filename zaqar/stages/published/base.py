@@ -87,6 +87,7 @@ def text_of(value: object) -> str:
 
 
 def object_of(value: object) -> dict[str, Any]:
+    """Return a dict with JSON values. Raises BadResult for any other value."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise BadResult(f"an object of type '{type(value).__name__}' instead of a dict")
     made = dict(value)
@@ -97,6 +98,7 @@ def object_of(value: object) -> dict[str, Any]:
 
 
 def integer_of(value: object, name: str) -> int:
+    """Return an integer from 0 to 2**53 - 1. Raises BadResult, about ``name``, for any other value."""
     if type(value) is not int or not 0 <= value < 2**53:
         raise BadResult(f"'{name}' is not an integer from 0")
     return value
@@ -162,4 +164,5 @@ def message_of(value: object, now: float, client_id: str) -> Message:
 
 
 def messages_of(values: Iterable[object], now: float, client_id: str) -> list[Message]:
+    """Make messages from the dicts of a plug-in. Raises BadResult."""
     return [message_of(value, now, client_id) for value in values]

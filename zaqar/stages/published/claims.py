@@ -25,6 +25,8 @@ Q = TypeVar("Q", CreateClaim, RenewClaim)
 
 
 class PublishedClaimStage(PublishedStage):
+    """Wraps a plug-in with methods for claims."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_create_claim": ("create",),
         "before_get_claim": ("get",),

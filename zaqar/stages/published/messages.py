@@ -31,6 +31,8 @@ from zaqar.stages.published.base import (
 
 
 class PublishedMessageStage(PublishedStage):
+    """Wraps a plug-in with methods for messages."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_post": ("post",),
         "before_list_messages": ("list",),

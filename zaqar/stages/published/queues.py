@@ -31,6 +31,8 @@ from zaqar.stages.published.base import (
 
 
 class PublishedQueueStage(PublishedStage):
+    """Wraps a plug-in with methods for queues."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_create_queue": ("create",),
         "before_get_queue": ("get", "get_metadata"),

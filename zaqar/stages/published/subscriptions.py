@@ -24,6 +24,8 @@ _FIELDS = ("subscriber", "ttl", "options")
 
 
 class PublishedSubscriptionStage(PublishedStage):
+    """Wraps a plug-in with methods for subscriptions."""
+
     methods: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "before_create_subscription": ("create",),
         "before_get_subscription": ("get",),

@@ -138,7 +138,7 @@ def test_every_refused_signature_gets_the_same_sentence(parts: Parts, changed: d
     sent = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": PROJECT}
     sent |= {name.replace("_", "-"): value for name, value in signed(**changed).items()}
     if changed.get("X-Project-ID", "") is None:
-        # Another spelling of the header does not help: the signature covers this project.
+        # The same project in another header does not help: the signature is about X-Project-ID.
         sent["X-Tenant-ID"] = PROJECT
     reply = client.send({**headers, "headers": sent})
     assert reply["headers"] == {"status": 403}
