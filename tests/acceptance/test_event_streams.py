@@ -23,7 +23,7 @@ from tests.acceptance.test_websocket_browser import CLIENT, EXAMPLES, NOTE_STATE
 from tests.event_streams import Parser, ServerEvent
 from tests.servers import free_port
 from zaqar.access.signed_urls import format_time, sign
-from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
+from zaqar.transport.wsgi.event_streams import HEARTBEAT_SECONDS
 
 KEY = "a-key-for-signatures-of-the-tests-only"
 PROJECT = {"X-Project-ID": "demo"}
@@ -171,7 +171,7 @@ def test_a_page_gets_a_new_url_when_the_old_one_has_expired(browser: Browser, se
 
 def test_a_stream_of_a_disconnected_client_is_released_before_the_next_message(server: Server) -> None:
     # A heartbeat would notice it too, but later. On a busy machine the test tries again.
-    assert any(seconds_until_released(server) < BEAT_SECONDS / 2 for _ in range(3))
+    assert any(seconds_until_released(server) < HEARTBEAT_SECONDS / 2 for _ in range(3))
 
 
 def seconds_until_released(server: Server) -> float:

@@ -27,13 +27,13 @@ from tests.acceptance.event_loop_thread import EventLoopThread
 from tests.acceptance.nginx import SHUTDOWN_SECONDS, Nginx, password_of
 from tests.acceptance.server import Server, start, wait_until
 from tests.acceptance.stream_readers import Event, events_of
-from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
+from zaqar.transport.wsgi.event_streams import HEARTBEAT_SECONDS
 
 WAIT = 2
 """Replaces the 20 seconds that a request may wait."""
 
 READ_SECONDS = WAIT * 3
-STREAM_SECONDS = int(BEAT_SECONDS) + 5
+STREAM_SECONDS = int(HEARTBEAT_SECONDS) + 5
 CHANGES = {
     "proxy_read_timeout 60s": f"proxy_read_timeout {READ_SECONDS}s",
     "_timeout 75s": f"_timeout {STREAM_SECONDS}s",

@@ -77,7 +77,7 @@ def api(make_api: Callable[..., StreamingApi]) -> StreamingApi:
 @pytest.fixture
 def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat comes at once if there is nothing else to send."""
-    monkeypatch.setattr(event_streams, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(event_streams, "HEARTBEAT_SECONDS", 0.01)
 
 
 def opened(reader: Reader) -> str:
@@ -146,11 +146,11 @@ def test_heartbeats_are_sent_on_an_idle_connection(api: StreamingApi, quick_hear
         api.send("q", 1)
         while not (piece := reader.piece()).startswith(b"id: "):
             assert piece == b": beat\n\n"
-    assert event_streams.BEAT_SECONDS < 1
+    assert event_streams.HEARTBEAT_SECONDS < 1
 
 
 def test_heartbeats_are_fifteen_seconds_apart() -> None:
-    assert event_streams.BEAT_SECONDS == 15
+    assert event_streams.HEARTBEAT_SECONDS == 15
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_a_stream_waits_no_longer_than_a_delay(api: StreamingApi) -> None:
         timer.start()
         began = time.monotonic()
         assert reader.bodies(1) == ["late"]
-        assert time.monotonic() - began < event_streams.BEAT_SECONDS / 2
+        assert time.monotonic() - began < event_streams.HEARTBEAT_SECONDS / 2
         timer.join()
 
 
@@ -520,7 +520,7 @@ def test_a_disconnected_client_is_noticed_before_a_write(
         if is_posted:
             api.send("q", 2)
         else:
-            monkeypatch.setattr(event_streams, "BEAT_SECONDS", 0.0)
+            monkeypatch.setattr(event_streams, "HEARTBEAT_SECONDS", 0.0)
             reader._body._beat_at = 0.0
         assert reader.piece() == b""
 

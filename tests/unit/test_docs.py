@@ -24,7 +24,7 @@ from zaqar.notification import webhook_signatures
 from zaqar.schemas.filters import compile_filter
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
 from zaqar.transport.wsgi.app import make_app
-from zaqar.transport.wsgi.event_streams import BEAT_SECONDS
+from zaqar.transport.wsgi.event_streams import HEARTBEAT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
@@ -256,7 +256,7 @@ def test_the_sample_proxy_waits_longer_than_the_service() -> None:
     assert list(seconds) == ["= /websocket"]
     assert len(waits) == 2
     (most,) = [option.type.max for option in transport.TRANSPORT if option.name == "max_wait"]
-    assert all(int(each) >= 2 * max(most, BEAT_SECONDS) for each in waits)
+    assert all(int(each) >= 2 * max(most, HEARTBEAT_SECONDS) for each in waits)
 
 
 CONTRIBUTOR = sorted((ROOT / "docs" / "contributor").glob("*.rst"))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from zaqar.benchmarks.wire import Answer, Connection
+from zaqar.benchmarks.http_client import Answer, Connection
 
 MICROSECONDS = 1e6
 

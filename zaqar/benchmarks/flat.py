@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zaqar.benchmarks.figures import Figures, middle, ratio
-from zaqar.benchmarks.spelling import MESSAGE_TTL, Draft, make_body
-from zaqar.benchmarks.subject import Scene, Subject
+from zaqar.benchmarks.request_encoder import MESSAGE_TTL, Draft, make_body
+from zaqar.benchmarks.subject import Subject, Trial
 
 SHORTEST_TTL = 60
 LONGEST_DELAY = 900
@@ -28,7 +28,7 @@ STATES = ("expired", "claimed", "ready", "delayed")
 """In the order in which they are made: first messages that have to expire, last delays that must not run out."""
 
 Report = Callable[[str], None]
-Pair = tuple[Scene, Scene]
+Pair = tuple[Trial, Trial]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +79,24 @@ def measure(
         sleep(remaining)
     steps = [step for state, rounds in pairs.items() for step in _measure_state(state, rounds, extent.count, report)]
     for rounds in pairs.values():
-        for scene in {scene for pair in rounds for scene in pair}:
-            scene.drop()
+        for trial in {trial for pair in rounds for trial in pair}:
+            trial.drop()
     return steps
 
 
 def _pairs(subject: Subject, state: str, extent: Extent, project: str, token: str | None) -> list[Pair]:
-    """For each round, the scene with few and the scene with many messages."""
+    """For each round, the trial with few and the trial with many messages."""
 
     def pair() -> Pair:
-        return Scene(subject, project, token), Scene(subject, project, token)
+        return Trial(subject, project, token), Trial(subject, project, token)
 
     return [pair() for _ in range(extent.rounds)] if state == "expired" else [pair()] * extent.rounds
 
 
-def fill(scene: Scene, state: str, size: int, body_bytes: int) -> None:
-    """Put ``size`` messages of a state into the queue of a scene. For ``expired`` they expire a minute later."""
+def fill(trial: Trial, state: str, size: int, body_bytes: int) -> None:
+    """Put ``size`` messages of a state into the queue of a trial. For ``expired`` they expire a minute later."""
     # Some servers use the delay of a message only if the queue has a default delay.
-    scene.prepare([scene.author.create(scene.queue, {"_default_message_delay": 1} if state == "delayed" else {})])
+    trial.prepare([trial.author.create(trial.queue, {"_default_message_delay": 1} if state == "delayed" else {})])
     draft: Draft = {
         "body": make_body(body_bytes),
         "ttl": SHORTEST_TTL if state == "expired" else MESSAGE_TTL,
@@ -104,12 +104,12 @@ def fill(scene: Scene, state: str, size: int, body_bytes: int) -> None:
     }
     each = max(1, _POST_BYTES // (body_bytes + 100))
     full, rest = divmod(size, each)
-    scene.prepare([scene.author.post(scene.queue, [draft] * each)] * full)
+    trial.prepare([trial.author.post(trial.queue, [draft] * each)] * full)
     if rest:
-        scene.prepare([scene.author.post(scene.queue, [draft] * rest)])
+        trial.prepare([trial.author.post(trial.queue, [draft] * rest)])
     if state == "claimed":
-        claim = scene.reader.claim(scene.queue, limit=_CLAIM_LIMIT, ttl=LONGEST_CLAIM)
-        scene.prepare([claim] * -(-size // _CLAIM_LIMIT))
+        claim = trial.reader.claim(trial.queue, limit=_CLAIM_LIMIT, ttl=LONGEST_CLAIM)
+        trial.prepare([claim] * -(-size // _CLAIM_LIMIT))
 
 
 def _measure_state(state: str, rounds: Sequence[Pair], count: int, report: Report) -> list[Step]:
@@ -118,8 +118,8 @@ def _measure_state(state: str, rounds: Sequence[Pair], count: int, report: Repor
     for number, pair in enumerate(rounds):
         for name, prepare, status in OPERATIONS:
             sides = list(zip(pair, collected[name], strict=True))
-            for scene, side in sides if number % 2 == 0 else reversed(sides):
-                side.append(scene.measure(prepare(scene, count), {status}))
+            for trial, side in sides if number % 2 == 0 else reversed(sides):
+                side.append(trial.measure(prepare(trial, count), {status}))
     return [_step(state, name, few, many) for name, (few, many) in collected.items()]
 
 
@@ -134,21 +134,21 @@ def _step(state: str, operation: str, few: Sequence[Figures], many: Sequence[Fig
     )
 
 
-def _post(scene: Scene, count: int) -> list[bytes]:
+def _post(trial: Trial, count: int) -> list[bytes]:
     draft = {"body": make_body(), "ttl": MESSAGE_TTL, "delay": 0}
-    return [scene.author.post(scene.queue, [draft])] * count
+    return [trial.author.post(trial.queue, [draft])] * count
 
 
-def _page(scene: Scene, count: int) -> list[bytes]:
-    return [scene.reader.page(scene.queue, limit=10)] * count
+def _page(trial: Trial, count: int) -> list[bytes]:
+    return [trial.reader.page(trial.queue, limit=10)] * count
 
 
-def _claim(scene: Scene, count: int) -> list[bytes]:
-    return [scene.reader.claim(scene.queue, limit=1)] * count
+def _claim(trial: Trial, count: int) -> list[bytes]:
+    return [trial.reader.claim(trial.queue, limit=1)] * count
 
 
-def _delete(scene: Scene, _count: int) -> list[bytes]:
-    return [scene.reader.delete(href) for claim in scene.hrefs(scene.answers, 1) for href in claim]
+def _delete(trial: Trial, _count: int) -> list[bytes]:
+    return [trial.reader.delete(href) for claim in trial.hrefs(trial.answers, 1) for href in claim]
 
 
 OPERATIONS = (

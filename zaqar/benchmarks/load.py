@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
 
 from zaqar.benchmarks.figures import MICROSECONDS, Figures, Tally, figures
-from zaqar.benchmarks.spelling import Draft, Spelling, hrefs, next_page
+from zaqar.benchmarks.http_client import Connection
+from zaqar.benchmarks.request_encoder import Draft, RequestEncoder, hrefs, next_page
 from zaqar.benchmarks.subject import Reading, Subject
-from zaqar.benchmarks.wire import Connection
 
 _PAUSE = 0.01
 """Seconds that a worker rests if it has nothing to do, or after an error."""
@@ -79,7 +79,7 @@ class Worker:
     plan: Plan
     number: int
     deadline: float
-    spelling: Spelling
+    encoder: RequestEncoder
     connection: Connection
     work: Work
 
@@ -88,7 +88,7 @@ def _produce(worker: Worker) -> None:
     plan, tally = worker.plan, worker.work.tally("producer POST 1")
     rounds = max(len(plan.queues), len(plan.drafts))
     requests = [
-        worker.spelling.post(plan.queues[number % len(plan.queues)], [plan.drafts[number % len(plan.drafts)]])
+        worker.encoder.post(plan.queues[number % len(plan.queues)], [plan.drafts[number % len(plan.drafts)]])
         for number in range(worker.number, worker.number + rounds)
     ]
     while True:
@@ -108,7 +108,7 @@ def _consume(worker: Worker) -> None:
     while time.monotonic() < worker.deadline:
         queue = plan.queues[turn % len(plan.queues)]
         turn += 1
-        request = worker.spelling.claim(queue, limit=plan.claim_limit)
+        request = worker.encoder.claim(queue, limit=plan.claim_limit)
         answer = claiming.exchange(worker.connection, request, {201, 204})
         if answer is None or answer.status == 204:
             work.messages["empty claims"] += answer is not None
@@ -119,9 +119,9 @@ def _consume(worker: Worker) -> None:
 
 def _delete(worker: Worker, queue: str, claimed: Sequence[str]) -> None:
     if len(claimed) == 1:
-        operation, request = "consumer delete 1", worker.spelling.delete(claimed[0])
+        operation, request = "consumer delete 1", worker.encoder.delete(claimed[0])
     else:
-        operation, request = "consumer bulk delete", worker.spelling.delete_claimed(queue, claimed)
+        operation, request = "consumer bulk delete", worker.encoder.delete_claimed(queue, claimed)
     if worker.work.tally(operation).exchange(worker.connection, request, {204}) is not None:
         worker.work.messages["deleted"] += len(claimed)
 
@@ -134,7 +134,7 @@ def _observe(worker: Worker) -> None:
         if path is None:
             queue = plan.queues[turn % len(plan.queues)]
             path, turn = f"/v2/queues/{queue}/messages?limit=10", turn + 1
-        answer = tally.exchange(worker.connection, worker.spelling.get(path), {200})
+        answer = tally.exchange(worker.connection, worker.encoder.get(path), {200})
         path = None if answer is None else next_page(answer)
         if answer is not None and path is not None:
             work.messages["observed"] += len(hrefs(answer))
@@ -210,7 +210,7 @@ def _work(plan: Plan, role: str, crew: Crew, index: int, barrier: Barrier, pipe:
 
 
 def _life(plan: Plan, role: str, number: int, deadline: float, work: Work) -> None:
-    spelling = Spelling(plan.subject.endpoint, plan.project, plan.token)
+    encoder = RequestEncoder(plan.subject.endpoint, plan.project, plan.token)
     connection = Connection(plan.subject.endpoint)
-    ROLES[role](Worker(plan, number, deadline, spelling, connection, work))
+    ROLES[role](Worker(plan, number, deadline, encoder, connection, work))
     connection.close()

@@ -25,9 +25,9 @@ from typing import Any
 
 from zaqar.benchmarks import flat, load, report, rows
 from zaqar.benchmarks.figures import Figures
-from zaqar.benchmarks.spelling import MESSAGE_TTL, Draft, Spelling, make_body, make_name
+from zaqar.benchmarks.http_client import Connection, Endpoint
+from zaqar.benchmarks.request_encoder import MESSAGE_TTL, Draft, RequestEncoder, make_body, make_name
 from zaqar.benchmarks.subject import DEFAULT_URL, Subject
-from zaqar.benchmarks.wire import Connection, Endpoint
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -208,9 +208,9 @@ def _run_load(options: argparse.Namespace) -> int:
     if not options.noverbose:
         _progress(f"{options.time:g} s of load on {subject.name}, {len(plan.queues)} queues")
     outcome = load.run(plan)
-    spelling, connection = Spelling(subject.endpoint, options.project, options.token), Connection(subject.endpoint)
+    encoder, connection = RequestEncoder(subject.endpoint, options.project, options.token), Connection(subject.endpoint)
     for queue in made_up:
-        connection.exchange(spelling.drop(queue))
+        connection.exchange(encoder.drop(queue))
     connection.close()
     _print(options, asdict(outcome), report.load_lines(outcome))
     return _status(outcome.operations.values())

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 
 from zaqar.benchmarks.figures import Figures, middle, ratio
-from zaqar.benchmarks.spelling import Draft, next_page
-from zaqar.benchmarks.subject import Scene, Subject
+from zaqar.benchmarks.request_encoder import Draft, next_page
+from zaqar.benchmarks.subject import Subject, Trial
 
 _BATCH = 10
 
-Prepare = Callable[[Scene, Sequence[Draft], int], list[bytes]]
-"""Makes the requests of a row. Its arguments are the scene, the messages to post, and the number of requests."""
+Prepare = Callable[[Trial, Sequence[Draft], int], list[bytes]]
+"""Makes the requests of a row. Its arguments are the trial, the messages to post, and the number of requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,49 +40,49 @@ def _drafts(drafts: Sequence[Draft], count: int, offset: int = 0) -> list[Draft]
 
 
 def _post(each: int) -> Prepare:
-    def prepare(scene: Scene, drafts: Sequence[Draft], count: int) -> list[bytes]:
-        return [scene.author.post(scene.queue, _drafts(drafts, each, number * each)) for number in range(count)]
+    def prepare(trial: Trial, drafts: Sequence[Draft], count: int) -> list[bytes]:
+        return [trial.author.post(trial.queue, _drafts(drafts, each, number * each)) for number in range(count)]
 
     return prepare
 
 
-def _list(scene: Scene, _drafts: Sequence[Draft], count: int) -> list[bytes]:
+def _list(trial: Trial, _drafts: Sequence[Draft], count: int) -> list[bytes]:
     """The pages of the queue from its start, at most 20 different ones."""
-    pages = [scene.reader.page(scene.queue, limit=_BATCH)]
-    while len(pages) < 20 and not scene.subject.plain:
-        following = next_page(scene.prepare(pages[-1:])[0])
+    pages = [trial.reader.page(trial.queue, limit=_BATCH)]
+    while len(pages) < 20 and not trial.subject.plain:
+        following = next_page(trial.prepare(pages[-1:])[0])
         if following is None:
             # A page without a ``next`` link is empty. Leave it out, because the row measures full pages.
             pages.pop()
             break
-        pages.append(scene.reader.get(following))
+        pages.append(trial.reader.get(following))
     return list(islice(cycle(pages), count))
 
 
-def _get(scene: Scene, _drafts: Sequence[Draft], count: int) -> list[bytes]:
-    (found,) = scene.hrefs(scene.prepare([scene.reader.page(scene.queue, limit=_BATCH)]), _BATCH)
-    return [scene.reader.get(href) for href in islice(cycle(found), count)]
+def _get(trial: Trial, _drafts: Sequence[Draft], count: int) -> list[bytes]:
+    (found,) = trial.hrefs(trial.prepare([trial.reader.page(trial.queue, limit=_BATCH)]), _BATCH)
+    return [trial.reader.get(href) for href in islice(cycle(found), count)]
 
 
 def _claim(each: int) -> Prepare:
-    def prepare(scene: Scene, _drafts: Sequence[Draft], count: int) -> list[bytes]:
-        return [scene.reader.claim(scene.queue, limit=each)] * count
+    def prepare(trial: Trial, _drafts: Sequence[Draft], count: int) -> list[bytes]:
+        return [trial.reader.claim(trial.queue, limit=each)] * count
 
     return prepare
 
 
-def _delete_claimed(scene: Scene, _drafts: Sequence[Draft], _count: int) -> list[bytes]:
-    return [scene.reader.delete(href) for claim in scene.hrefs(scene.answers, 1) for href in claim]
+def _delete_claimed(trial: Trial, _drafts: Sequence[Draft], _count: int) -> list[bytes]:
+    return [trial.reader.delete(href) for claim in trial.hrefs(trial.answers, 1) for href in claim]
 
 
-def _bulk_delete(scene: Scene, _drafts: Sequence[Draft], _count: int) -> list[bytes]:
-    return [scene.reader.delete_claimed(scene.queue, claim) for claim in scene.hrefs(scene.answers, _BATCH) if claim]
+def _bulk_delete(trial: Trial, _drafts: Sequence[Draft], _count: int) -> list[bytes]:
+    return [trial.reader.delete_claimed(trial.queue, claim) for claim in trial.hrefs(trial.answers, _BATCH) if claim]
 
 
-def _delete_free(scene: Scene, drafts: Sequence[Draft], count: int) -> list[bytes]:
-    posts = [scene.author.post(scene.queue, _drafts(drafts, _BATCH))] * -(-count // _BATCH)
-    posted = scene.resources(scene.prepare(posts), _BATCH)
-    return [scene.reader.delete(href) for href in posted[:count]]
+def _delete_free(trial: Trial, drafts: Sequence[Draft], count: int) -> list[bytes]:
+    posts = [trial.author.post(trial.queue, _drafts(drafts, _BATCH))] * -(-count // _BATCH)
+    posted = trial.resources(trial.prepare(posts), _BATCH)
+    return [trial.reader.delete(href) for href in posted[:count]]
 
 
 ROWS = (
@@ -110,16 +110,16 @@ def measure(
     """Measure each row ``rounds`` times with ``count`` requests. Every other round takes the subjects in reverse."""
     collected: dict[str, list[list[Figures]]] = {row.name: [[] for _ in subjects] for row in ROWS}
     for number in range(rounds):
-        scenes = [Scene(subject, project, token) for subject in subjects]
-        for scene in scenes:
-            scene.prepare([scene.author.post(scene.queue, _drafts(drafts, 1))])
-        turns = list(enumerate(scenes))
+        trials = [Trial(subject, project, token) for subject in subjects]
+        for trial in trials:
+            trial.prepare([trial.author.post(trial.queue, _drafts(drafts, 1))])
+        turns = list(enumerate(trials))
         for row in ROWS:
-            for index, scene in turns if number % 2 == 0 else reversed(turns):
-                figures = scene.measure(row.prepare(scene, drafts, count), row.good)
+            for index, trial in turns if number % 2 == 0 else reversed(turns):
+                figures = trial.measure(row.prepare(trial, drafts, count), row.good)
                 collected[row.name][index].append(figures)
-        for scene in scenes:
-            scene.drop()
+        for trial in trials:
+            trial.drop()
     return [_measured(name, sides) for name, sides in collected.items()]
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from zaqar.benchmarks import cpu
 from zaqar.benchmarks.figures import Figures, Tally, figures
-from zaqar.benchmarks.spelling import Spelling, hrefs, make_name, resources
-from zaqar.benchmarks.wire import Answer, Connection, Endpoint
+from zaqar.benchmarks.http_client import Answer, Connection, Endpoint
+from zaqar.benchmarks.request_encoder import RequestEncoder, hrefs, make_name, resources
 
 DEFAULT_URL = "http://127.0.0.1:8888"
 
@@ -50,7 +50,7 @@ def _spent(before: cpu.Usage | None, after: cpu.Usage | None) -> float | None:
     return None if before is None or after is None else cpu.spent(before, after)
 
 
-class Scene:
+class Trial:
     """A queue on one server that nothing else uses, with the answers of the batch that was measured last.
 
     It has two clients, because a listing leaves out messages that its own caller posted.
@@ -58,8 +58,8 @@ class Scene:
 
     def __init__(self, subject: Subject, project: str, token: str | None = None) -> None:
         self.subject = subject
-        self.author = Spelling(subject.endpoint, project, token)
-        self.reader = Spelling(subject.endpoint, project, token)
+        self.author = RequestEncoder(subject.endpoint, project, token)
+        self.reader = RequestEncoder(subject.endpoint, project, token)
         self.queue = make_name()
         self.answers: list[Answer] = []
 

@@ -138,13 +138,13 @@ class _Process:
         self._arguments = arguments
         self._stop = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
-        self._hung_up_again = False
+        self._is_reload_wanted = False
 
     async def run(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        loop.add_signal_handler(signal.SIGHUP, self._handle_sighup)
         conf = self.parts.conf
         sessions = Sessions(end_subscriptions=self._end_subscriptions)
         server = self._server = WebSocketServer(
@@ -185,14 +185,14 @@ class _Process:
         _log.info("%s: the server answers the requests that it has read, then it ends.", signal.Signals(number).name)
         self._stop.set()
 
-    def _hung_up(self) -> None:
-        self._hung_up_again = True
+    def _handle_sighup(self) -> None:
+        self._is_reload_wanted = True
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.create_task(self._reload())
 
     async def _reload(self) -> None:
-        while self._hung_up_again:
-            self._hung_up_again = False
+        while self._is_reload_wanted:
+            self._is_reload_wanted = False
             try:
                 parts = await daemon_threads.run(self._make_parts, name="reload")
             except StartupError as exc:

@@ -41,7 +41,7 @@ POLICY_SNAPSHOT_NAME = "policy.json"
 _OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME)
 """Names of files and folders of the service. A directory with one of them counts as a state directory."""
 
-_said: set[str] = set()
+_logged_warnings: set[str] = set()
 """Warnings that this process has logged. A process reads the configuration several times."""
 
 
@@ -93,8 +93,8 @@ def set_up_log(conf: cfg.ConfigOpts) -> None:
 
 
 def _warn(warning: str) -> None:
-    if warning not in _said:
-        _said.add(warning)
+    if warning not in _logged_warnings:
+        _logged_warnings.add(warning)
         logging.getLogger(__name__).warning("%s", warning)
 
 

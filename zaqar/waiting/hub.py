@@ -43,7 +43,7 @@ _HOST, _NAMES, _CHANNEL = "host", "names", "channel"
 
 
 class Hub:
-    """Knows all waiters of a process. Any thread may use it; its own threads run only while somebody waits."""
+    """Knows all waiters of a process. Any thread may use it. Its own threads run only while clients wait."""
 
     def __init__(
         self, *, folder: Path, remembered: Remembered, find_queues: FindQueues, clock: Clock, limits: Limits

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that forks while a client waits in it; run by ``test_processes``. It fails if one of them is disturbed."""
+"""A process that forks while a client waits in it; run by ``test_processes``. It fails if one is disturbed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     waiter = parts.hub.join(ADDRESS, Kind.READER, wake=lambda: None)
     store_ref = known.store_ref
     until(lambda: len(socket_files.names(sockets)) == 1 and parts.hub._background.get(store_ref))
-    # The first look is over.
+    # The first poll is over.
     until(lambda: parts.hub._background.get(store_ref)._known)  # type: ignore[union-attr]
     waiter.begin()
     if not (child := os.fork()):
@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    # The child has told it of a post.
+    # The child has sent a wake-up for a post.
     until(lambda: waiter.is_ready)
     waiter.leave()
 

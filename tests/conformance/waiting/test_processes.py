@@ -52,7 +52,7 @@ def waiting_in(folder: Path, kind: str) -> Iterator[Other]:
 
 
 def list_sockets_again(process: Process) -> None:
-    """What happens by itself after a second."""
+    """Make the process list the sockets at the next post, as it does by itself after a second."""
     process.parts.hub._wakeup_sender._list_again = process.parts.hub.check_at = float("-inf")
 
 
@@ -75,7 +75,7 @@ def test_posts_releases_and_new_queues_of_another_process(kind: str, tmp_path: P
         assert other.line() == "creates it anew"
         other.process.kill()
         other.process.wait(SECONDS)
-    # The next post finds its socket dead and removes it.
+    # The next post cannot reach its socket and removes the file.
     assert socket_files.names(folder)
     list_sockets_again(here)
     here.post("x")

@@ -26,7 +26,7 @@ class Service:
     clock: FakeClock
 
     def queues(self) -> list[str]:
-        """The names of the queues that are there."""
+        """The names of the existing queues."""
         listed = self.parts.management.queue_records.list_after(project=PROJECT, kind=QUEUE, after="", limit=100)
         return [queue.name for queue in listed]
 

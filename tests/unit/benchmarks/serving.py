@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers in a thread of the test: the application on the memory store, and one that answers bytes as given."""
+"""Servers in a thread of the test: the application on the memory store, and a server that answers given bytes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from zaqar.benchmarks.wire import Endpoint
+from zaqar.benchmarks.http_client import Endpoint
 
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Nothing: what a test shows is its own."""
+        """Log nothing."""
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time of real processes. What is compared is one process with another, never a time with a number of seconds."""
+"""CPU time of real processes. Tests compare processes with each other, and never with a number of seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from zaqar.benchmarks.cpu import read_usage, spent, tree
 
-# A process that starts another one, both of which wait for a line, burn what it says, and say so.
+# A process that starts another one. Both wait for a line, use the CPU time that it names, and report.
 FAMILY = """
 import subprocess, sys
 pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.benchmarks.serving import scripted
 from zaqar.benchmarks.figures import Figures, Tally, figures, middle, percentile, ratio
-from zaqar.benchmarks.wire import Connection, Endpoint
+from zaqar.benchmarks.http_client import Connection, Endpoint
 
 REQUEST = b"GET / HTTP/1.1\r\n\r\n"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flatness table, with a clock that is moved where a user waits."""
+"""The table of ``zaqar-bench flat``, with a clock that the test moves instead of waiting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.benchmarks.conftest import PROJECT, Service
 from zaqar.benchmarks import flat
-from zaqar.benchmarks.subject import Scene
+from zaqar.benchmarks.subject import Trial
 from zaqar.model import QUEUE, QueueName
 
 EXTENT = flat.Extent(few=3, many=45, fill_bytes=100, rounds=2, count=4)
@@ -38,11 +38,11 @@ def test_every_operation_is_measured_in_every_state(service: Service) -> None:
 def test_a_queue_is_filled_with_messages_of_the_state(
     service: Service, state: str, free: int, claimed: int, delayed: int
 ) -> None:
-    scene = Scene(service.subject, PROJECT)
-    flat.fill(scene, state, free + claimed + delayed or 45, 100)
+    trial = Trial(service.subject, PROJECT)
+    flat.fill(trial, state, free + claimed + delayed or 45, 100)
     service.clock.advance(flat.SHORTEST_TTL)
-    stats, _ = service.parts.queues.stats(QueueName(PROJECT, QUEUE, scene.queue))
+    stats, _ = service.parts.queues.stats(QueueName(PROJECT, QUEUE, trial.queue))
     assert (stats.free, stats.claimed) == (free, claimed)
     service.clock.advance(flat.LONGEST_DELAY - flat.SHORTEST_TTL)
-    stats, _ = service.parts.queues.stats(QueueName(PROJECT, QUEUE, scene.queue))
+    stats, _ = service.parts.queues.stats(QueueName(PROJECT, QUEUE, trial.queue))
     assert (stats.free, stats.claimed) == (free + delayed, claimed)

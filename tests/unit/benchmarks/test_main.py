@@ -13,10 +13,10 @@ from tests.unit.benchmarks.conftest import Service, service  # noqa: F401
 from zaqar.benchmarks import main, report
 from zaqar.benchmarks.figures import Figures
 from zaqar.benchmarks.flat import Step
+from zaqar.benchmarks.http_client import Endpoint
 from zaqar.benchmarks.load import Outcome
 from zaqar.benchmarks.rows import ROWS, Measured
 from zaqar.benchmarks.subject import Subject
-from zaqar.benchmarks.wire import Endpoint
 
 FIGURES = Figures(100, 1234.4, 1500.0, 2500.0, 200.4, None, {"status 503": 2})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows, on the application and on a server that knows nothing of the API."""
+"""The rows, on the application and on a server without the API."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator sees of a command that cannot do its work: one sentence, and an exit status."""
+"""A command that cannot do its work ends with one sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MISTAKES = {
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Those of this process as they were: commands install their own."""
+    """Restores the signal handlers of this process, because commands install their own."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield

@@ -21,7 +21,7 @@ from zaqar.storage.memory import MemoryMessageStore
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """The command sets handlers of the process, which here is that of the tests."""
+    """Restores the signal handlers, because the command runs in the process of the tests."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():

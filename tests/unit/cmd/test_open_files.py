@@ -45,7 +45,7 @@ def test_a_worker_has_the_connections_that_it_has_open_files_for(
 
 
 class Limit:
-    """The limit of open files of this process, which the tests do not change in earnest."""
+    """A simulated limit of open files: tests do not change that of the process."""
 
     def __init__(self, soft: int, hard: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.soft, self.hard = soft, hard

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``zaqar-websocket`` decides before it serves anybody. Real servers are in the acceptance tests."""
+"""The decisions of ``zaqar-websocket`` before it serves clients. Real servers are in the acceptance tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zaqar.transport.websocket.settings import Settings
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """The command sets handlers of the process, which here is that of the tests."""
+    """Restores the signal handlers, because the command runs in the process of the tests."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -116,7 +116,7 @@ def test_no_port_is_open_to_other_hosts_if_none_of_them_has_the_database(tmp_pat
 
     assert host() == "127.0.0.1"
     assert host(drivers__transport__websocket__notification_bind="192.0.2.1") == "192.0.2.1"
-    # None is the name of the host.
+    # None stands for the name of the host.
     assert host(drivers__management_store__sqlalchemy__uri="postgresql://db/zaqar") is None
     assert host(drivers__management_store="redis") is None
 

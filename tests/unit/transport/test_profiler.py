@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When osprofiler stands around the application, and when it does not."""
+"""The options with which osprofiler wraps the application."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_start_fails_if_traces_cannot_be_sent(tmp_path: Path, where: str) ->
 
 @CGI
 def test_a_request_succeeds_if_its_trace_cannot_be_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody listens at the place of the traces."""
+    """No server listens at the address for traces."""
     wrapped = traced(tmp_path, "redis://:secret@127.0.0.1:1")
     info = base64.urlsafe_b64encode(json.dumps({"base_id": "b", "parent_id": "b", "hmac_key": "key"}).encode())
     signature = hmac.new(b"key", info, hashlib.sha1).hexdigest()

@@ -18,7 +18,7 @@ from zaqar.waiting.waiters import Kind
 ADDRESS = QueueName("shop", QUEUE, "orders")
 CALLER = Context("shop", "c" * 32)
 SECONDS = 20.0
-"""How long a test waits for something that is to happen at once."""
+"""How long a test waits for an event that should happen at once."""
 
 
 def build(state_dir: Path, **stores: Any) -> app.Parts:
@@ -46,7 +46,7 @@ class Process:
 
 
 class WaitingClaim:
-    """A client that waits for a message; ``bodies`` once it is answered."""
+    """A client that waits for a message. ``bodies`` returns those of its answer."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class WaitingClaim:
                     attempt=counted,
                     is_gone=lambda: False,
                 )
-            except Exception as exc:  # noqa: BLE001, the test looks at it
+            except Exception as exc:  # noqa: BLE001, the test checks it
                 self.error = exc
 
         waiting = self._registry.waiting

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What wakes clients that wait, in the same process and in another one. Polls are an hour apart unless needed."""
+"""The events that wake waiting clients, in the same process and in another one. Polls are usually an hour apart."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from zaqar.waiting.wakeups import WakeupMessage
 
 
 class Pair:
-    """Two processes: clients wait in ``here``, and something happens in ``there``."""
+    """Two processes: clients wait in ``here``, and ``there`` changes queues."""
 
     def __init__(self, here: Process, there: Process) -> None:
         self.here = here
         self.there = there
 
     def wait(self, **keywords: Any) -> WaitingClaim:
-        """A client that waits, and of which the other process knows."""
+        """A client that waits, after the other process has noticed its socket."""
         waiting = WaitingClaim(self.here, **keywords)
         until(lambda: waiting.attempts or not waiting.thread.is_alive())
         self.meet()
@@ -143,7 +143,7 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
 @pytest.mark.database_file
 def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "POLL_SECONDS", 0.1)
-    # Nobody can make a folder here.
+    # No folder can be made here.
     (tmp_path / "waiters").write_text("")
     stores: dict[str, Any] = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
     here, there = Process(build(tmp_path, **stores)), Process(build(tmp_path, **stores))
@@ -163,7 +163,7 @@ def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_store_is_asked_if_datagrams_may_be_lost(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux keeps only some for a socket. If so many came that others may be lost, the store is asked."""
+    """Linux queues only some datagrams for a socket. If others may be lost, the store is asked."""
     pair.there.post("x")
     pair.there.claim()
     waiting = pair.wait()
@@ -215,7 +215,7 @@ def test_wakeup_messages_are_decoded_as_encoded() -> None:
 
 @pytest.fixture
 def rare_listings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second in which a post does not list the folder again has not passed, however slow the machine is."""
+    """The second in which a post does not list the folder again never passes, even if the machine is slow."""
     for module in (wakeup_socket, waiting_hub):
         monkeypatch.setattr(module, "LISTING_SECONDS", 3600.0)
 
@@ -223,7 +223,7 @@ def rare_listings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_post_without_waiters_only_lists_the_folder(
     rare_listings: None, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then a post lists the folder once a second, and does nothing else."""
+    """A post lists the folder once a second, and does nothing else."""
     hub = pair.here.parts.hub
     listed: list[Path] = []
     names = socket_files.names
@@ -281,7 +281,7 @@ def test_a_drain(pair: Pair) -> None:
     assert [each.bodies for each in waiting] == [[], [], []]
     with pytest.raises(TooManyWaiting):
         pair.here.parts.hub.join(ADDRESS, Kind.TAKER, wake=lambda: None)
-    # A post after that is as any other.
+    # A post after that works as before.
     pair.here.post("x")
 
 
@@ -373,7 +373,7 @@ def test_a_client_that_is_gone_takes_nothing(pair: Pair) -> None:
 
 
 class WatchedStore(MemoryMessageStore):
-    """Counts looks, may be away or silent, and may have a channel."""
+    """Counts the questions for positions, can be away or silent, and can have a channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -441,7 +441,7 @@ def test_waiters_are_served_when_their_store_answers_again(
     store.is_away = True
     looks = len(store.looks)
     until(lambda: len(store.looks) > looks + 3)
-    # Another process posts, and can tell nobody.
+    # Another process posts, and cannot send a wake-up.
     monkeypatch.setattr(process.parts.hub, "posted", lambda *_: None)
     process.post("meanwhile")
     looks = len(store.looks)
@@ -507,7 +507,7 @@ class Waited:
         self.poller = StorePoller(known.store_ref, self.registry, self.clock, lost=lambda: None)
 
     def rest(self) -> None:
-        """The taker finds nothing."""
+        """Make the taker attempt a claim and find nothing."""
         self.waiter.begin()
         self.waiter.finish(is_full=False, is_served=False)
 
@@ -521,7 +521,7 @@ def test_waiters_are_woken_when_claims_end(tmp_path: Path) -> None:
     waited.rest()
     assert waited.poller.step() <= polling.POLL_SECONDS
     for seconds in (59.5, 29.5):
-        # Each look finds when the next claim ends.
+        # Each poll learns when the next claim ends.
         waited.clock.advance(seconds)
         waited.poller._next_full = float("-inf")
         assert waited.poller.step() == pytest.approx(0.5, abs=0.1)
@@ -568,7 +568,7 @@ def test_the_channel_of_a_store_wakes_waiters(
     process.post("by channel")
     channels[0].told.put(uid)
     assert waiting.bodies == ["by channel"]
-    # The connection is lost, and made anew.
+    # The connection is lost, and made again.
     waiting = WaitingClaim(process)
     channels[0].told.put("")
     until(lambda: len(channels) == 2)

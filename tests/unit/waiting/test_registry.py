@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is woken, in which order, and how often; without a store."""
+"""The waiters that are woken, their order, and how often; without a store."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Clients:
         return waiter
 
     def takers(self, count: int) -> list[Waiter]:
-        """Takers that wait, after the first one has found nothing."""
+        """Waiting takers. The first one has made an attempt and found nothing."""
         made = [self.join() for _ in range(count)]
         attempt(made[0], found=0)
         return made
@@ -111,7 +111,7 @@ def test_a_post_during_an_attempt_leads_to_another_one(clients: Clients) -> None
 
 @pytest.mark.parametrize("began", [False, True])
 def test_a_taker_that_leaves_with_the_turn_gives_it_to_the_next(clients: Clients, began: bool) -> None:
-    """Such as one whose client went away, whose time is over, or whose attempt has failed."""
+    """For example, its client went away, its time is over, or its attempt has failed."""
     first, second = clients.takers(2)
     clients.registry.wake(UID)
     if began:
@@ -205,7 +205,7 @@ def test_all_readers_are_woken_once_and_see_a_newer_version(clients: Clients) ->
 
 
 def test_a_reader_that_comes_to_a_queue_without_readers_gets_a_version_of_its_own(clients: Clients) -> None:
-    """Nothing was noted meanwhile, so that a read of an earlier reader may be out of date."""
+    """Without readers no change was noted, so the read of an earlier reader may be stale."""
     first = clients.join(Kind.READER)
     before = first.begin()
     first.leave()
@@ -286,7 +286,7 @@ def test_a_position_with_a_free_message_wakes_one_taker(clients: Clients) -> Non
     first, second = clients.takers(2)
     note(clients, position(5, free=True))
     assert ready([first, second]) == [True, False]
-    # It has not tried yet. What it finds is newer than the position.
+    # The taker has not tried yet. Its attempt will see a newer state than the position.
     first.begin()
     note(clients, position(5, free=True))
     first.finish(is_full=False, is_served=False)
@@ -340,7 +340,7 @@ def test_limits(kinds: tuple[Kind, Kind], limits: dict[str, int]) -> None:
     is_of_project = "per_project" in next(iter(limits))
     other_kind = Kind.TAKER if kinds[0] is Kind.READER else Kind.READER
     waiters = [clients.join(kind) for kind in kinds]
-    # Streams and requests that wait are counted apart.
+    # Streams and waiting requests are counted separately.
     clients.join(other_kind)
     with pytest.raises(TooManyWaiting) as refused:
         clients.join(kinds[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes with takers and readers of one queue, in every order of their steps that hypothesis thinks of."""
+"""Two processes with takers and readers of one queue, in random orders of their steps, chosen by hypothesis."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Reader:
     waiter: Waiter
     seen: int = 0
     version: int | None = None
-    """That of the attempt that has begun."""
+    """The version of the attempt that has begun."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ class Waiting(RuleBasedStateMachine):
             client.step = "answered"
         else:
             if client.taken:
-                # In the order in which they came.
+                # Takers are served in the order in which they came.
                 assert client.number == min(other.number for other in process.takers)
                 process.takers.remove(client)
                 self.served += 1
@@ -214,7 +214,7 @@ class Waiting(RuleBasedStateMachine):
 
     @invariant()
     def attempts_are_few(self) -> None:
-        """One for each event and process, one for a taker that comes first or takes the turn of another one."""
+        """At most one for each event and process, and one for a taker that comes first or takes over a turn."""
         attempts = sum(process.registry.attempts for process in self.processes)
         assert attempts <= self.joined + 2 * self.events + self.served + self.left
 

@@ -16,7 +16,7 @@ from zaqar.waiting.shared_reads import SharedReads
 
 
 class Calls:
-    """A call that counts, and that waits until the test lets it go on."""
+    """A call that is counted, and that blocks until the test releases it."""
 
     def __init__(self, result: Any = "result", error: BaseException | None = None) -> None:
         self.count = 0
@@ -40,13 +40,13 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> SharedReads:
 
 
 def in_threads(count: int, call: Callable[[], object]) -> tuple[list[threading.Thread], list[object]]:
-    """Threads that call, and what they have got: results and errors."""
+    """Threads that make a call, with their results and errors."""
     got: list[object] = []
 
     def run() -> None:
         try:
             got.append(call())
-        except BaseException as exc:  # noqa: BLE001, the test looks at it
+        except BaseException as exc:  # noqa: BLE001, the test checks it
             got.append(exc)
 
     threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
@@ -78,7 +78,7 @@ def test_a_newer_version_gets_no_older_read(shared: SharedReads) -> None:
     older.goes_on.set()
     threads[0].join(20)
     assert got == ["older"]
-    # What ended last is not what is newest.
+    # The read that ended last is not the newest one.
     assert shared.read("key", 1, Calls()) == "newer"
 
 
@@ -132,7 +132,7 @@ def test_memory_is_bounded(shared: SharedReads, monkeypatch: pytest.MonkeyPatch)
         assert shared.size <= 100_000
     assert shared.kept(19, 1) is not None
     assert shared.kept(0, 1) is None
-    # A result that is larger alone is answered, and drops no other one.
+    # A result that is larger than the whole memory is returned, and drops no other one.
     assert len(shared.read("large", 1, lambda: [message(200_000)])) == 1
     assert shared.kept("large", 1) is None
     assert shared.kept(19, 1) is not None

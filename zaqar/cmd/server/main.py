@@ -38,7 +38,7 @@ _IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 
 _DESCRIPTION = """\
 Run the message queue service: the HTTP API, the WebSocket API, a notifier that sends messages
-to subscribers, and a sweeper that removes what has expired.
+to subscribers, and a sweeper that removes expired messages.
 
 Without arguments and without a configuration file it listens on 127.0.0.1:8888 (HTTP) and
 127.0.0.1:9000 (WebSocket) and keeps messages in SQLite, in the state directory.
@@ -46,7 +46,7 @@ Without arguments and without a configuration file it listens on 127.0.0.1:8888 
 _EPILOG = """\
 signals:
   TERM, INT (Ctrl-C)   finish the running requests, then end; under 10 seconds
-  HUP                  read configuration and policy anew, without an interruption
+  HUP                  read configuration and policy again, without an interruption
 
 examples:
   zaqar-server --state-dir ./data --bind 127.0.0.1:9999

@@ -51,7 +51,7 @@ class Supervisor:
         self._env = dict(env)
         self._check = tuple(check)
         self._checking: asyncio.Task[None] | None = None
-        self._hung_up_again = False
+        self._is_reload_wanted = False
         self._processes: dict[Part, asyncio.subprocess.Process] = {}
         self._replaced: set[asyncio.subprocess.Process] = set()
         self._stop = asyncio.Event()
@@ -66,7 +66,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        loop.add_signal_handler(signal.SIGHUP, self._handle_sighup)
         announcing = asyncio.create_task(started())
         keepers = [asyncio.create_task(self._keep_running(part)) for part in self._parts]
         pending = {announcing, asyncio.create_task(self._stop.wait()), *keepers}
@@ -82,15 +82,15 @@ class Supervisor:
             stopping()
             await self._end(keepers)
 
-    def _hung_up(self) -> None:
-        self._hung_up_again = True
+    def _handle_sighup(self) -> None:
+        self._is_reload_wanted = True
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._reload_as_asked())
 
     async def _reload_as_asked(self) -> None:
         # A SIGHUP during a check may announce a file that was written after the check had read it. So check again.
-        while self._hung_up_again and not self._stop.is_set():
-            self._hung_up_again = False
+        while self._is_reload_wanted and not self._stop.is_set():
+            self._is_reload_wanted = False
             await self._check_and_reload()
 
     async def _check_and_reload(self) -> None:

@@ -36,15 +36,15 @@ Answered = Callable[[T], bool | None]
 class Slot(NamedTuple):
     """The project, queue and store of a request, whose limits it counts against. ``queue`` is None if it has none.
 
-    Equal values mean the same project, queue or store as another request; they have no other meaning. ``tells`` is
-    true if the duration of the request shows whether the store is silent. It is false if the request also waits for
-    something else, such as a name server that a tenant has chosen.
+    Equal values mean the same project, queue or store as another request; they have no other meaning.
+    ``measures_store`` is true if the duration of the request shows whether the store is silent. It is false if the
+    request also waits for something else, such as a name server that a tenant has chosen.
     """
 
     project: str
     queue: Hashable | None
     store: Hashable
-    tells: bool = True
+    measures_store: bool = True
 
 
 class _Store:
@@ -132,7 +132,7 @@ class Admission:
             self._release(slot)
             raise TooBusy
         this = object()
-        if slot.tells:
+        if slot.measures_store:
             self._stores[slot.store].began[this] = self._monotonic()
         making = asyncio.get_running_loop().run_in_executor(self._threads, call)
         making.add_done_callback(partial(self._leave, slot, this, answered))
@@ -211,7 +211,7 @@ class Admission:
     def _leave(self, slot: Slot, this: object, answered: Answered[T], made: asyncio.Future[T]) -> None:
         store = self._stores[slot.store]
         returned = not made.cancelled() and made.exception() is None
-        if slot.tells:
+        if slot.measures_store:
             store.note_end(this, self._monotonic(), answered=answered(made.result()) if returned else None)
         self._release(slot)
 

@@ -25,13 +25,13 @@ from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.admission import Slot
 from zaqar.transport.websocket.close_codes import Close
 from zaqar.transport.websocket.interface import Reply, Request, Session, is_answered
-from zaqar.transport.websocket.memory import STRANGERS, Account
+from zaqar.transport.websocket.memory import UNKNOWN_PROJECT, Account
 from zaqar.transport.websocket.protocol import BoundedConnection
 from zaqar.transport.websocket.pushes import Gone, TooSlow
 from zaqar.transport.websocket.quiet_log import QuietLog
 from zaqar.transport.websocket.rate_limit import TokenBucket
 from zaqar.transport.websocket.server_context import ServerContext
-from zaqar.transport.websocket.settings import STRANGER_FRAME_SIZE
+from zaqar.transport.websocket.settings import UNAUTHENTICATED_FRAME_SIZE
 from zaqar.transport.websocket.stream_sending import DRAIN, EXPIRED, StreamSender, bye
 from zaqar.transport.websocket.token_watch import Timers, TokenWatch
 from zaqar.transport.websocket.waiting import RequestWait, has_hung_up
@@ -103,7 +103,7 @@ class Connection:
 
     def _look_at_streams(self) -> None:
         """Make the sender of the streams look for work. Any thread may call it."""
-        self._server.loop_time.call_from_thread(self._project or STRANGERS, self._streams.look)
+        self._server.loop_time.call_from_thread(self._project or UNKNOWN_PROJECT, self._streams.look)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Connection:
             pass
         finally:
             self._streams.close()
-            _tell_end(_log, self._socket, self.id, self._project)
+            _log_end(_log, self._socket, self.id, self._project)
             self._server.connections.remove(self)
             self._server.closed(self.id)
             self._enter_project(None)
@@ -185,7 +185,7 @@ class Connection:
         """Release a claim that the client does not know of."""
         # If the store is away, the claim expires by itself.
         with suppress(StoreUnavailable):
-            await self._server.admission.run(Slot(self._project or self.id, None, UNDO, tells=False), undo)
+            await self._server.admission.run(Slot(self._project or self.id, None, UNDO, measures_store=False), undo)
 
     # -- requests that wait ------------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class Connection:
             slot = self._keystone_slot
         else:
             project = request.project or self.id
-            slot = Slot(project, request.address, server.store_of(request), tells=not request.asks_others)
+            slot = Slot(project, request.address, server.store_of(request), measures_store=not request.asks_others)
         try:
             return await server.admission.run(slot, call, answered=is_answered)
         except StoreUnavailable as exc:
@@ -291,13 +291,13 @@ class Connection:
             connections.leave(self._project)
         self._project = project
         for each in (self._requests, self._replies, self._streamed, self._socket):
-            each.enter(project or STRANGERS)
+            each.enter(project or UNKNOWN_PROJECT)
         self._limit_frames()
         return True
 
     def _limit_frames(self) -> None:
-        is_stranger = self._server.authenticates and self._project is None
-        self._socket.use(self._server.settings, most=STRANGER_FRAME_SIZE if is_stranger else None)
+        is_unauthenticated = self._server.authenticates and self._project is None
+        self._socket.use(self._server.settings, most=UNAUTHENTICATED_FRAME_SIZE if is_unauthenticated else None)
 
     # -- notifications -----------------------------------------------------------------------------------------------
 
@@ -402,7 +402,7 @@ class Connection:
         self.close(close_codes.NOT_AUTHENTICATED, "Not authenticated in time.")
 
 
-def _tell_end(log: QuietLog, socket: BoundedConnection, connection: str, project: str | None) -> None:
+def _log_end(log: QuietLog, socket: BoundedConnection, connection: str, project: str | None) -> None:
     """Log why the server has closed a connection, if it was the server; many clients show no code."""
     protocol = socket.protocol
     sent = protocol.close_sent

@@ -24,7 +24,7 @@ from zaqar.ipc.push_protocol import HANDSHAKE_SECONDS, Answered, NodePeer, Proto
 
 _log = logging.getLogger(__name__)
 
-MAX_STRANGERS = 64
+MAX_UNPROVEN_LINKS = 64
 """Links of peers that have not proved that they have the key. If there are more, the oldest link of the address with
 the most such links is dropped. So an address that opens many links keeps no other address out.
 """
@@ -46,7 +46,7 @@ class Listener:
         self._receive = receive
         # A key that no other process has, so that every handshake fails until this process is a node.
         self._node_id, self._key = "", secrets.token_bytes(32)
-        self._strangers: dict[_Link, str] = {}
+        self._unproven: dict[_Link, str] = {}
         """Links without proof, each with the address of its peer, the oldest first."""
         self._links: set[_Link] = set()
         self._servers: list[asyncio.Server] = []
@@ -105,7 +105,7 @@ class Listener:
             self._socket.unlink(missing_ok=True)
 
     def drop_links(self) -> None:
-        for link in [*self._strangers, *self._links]:
+        for link in [*self._unproven, *self._links]:
             link.abort()
 
     def _make_link(self) -> asyncio.Protocol:
@@ -115,14 +115,14 @@ class Listener:
 
     def add(self, link: _Link, address: str) -> None:
         """A link was opened from this address, "" for the Unix socket."""
-        self._strangers[link] = address
-        if len(self._strangers) > MAX_STRANGERS:
-            ((most, _),) = Counter(self._strangers.values()).most_common(1)
-            next(each for each, address in self._strangers.items() if address == most).abort()
+        self._unproven[link] = address
+        if len(self._unproven) > MAX_UNPROVEN_LINKS:
+            ((most, _),) = Counter(self._unproven.values()).most_common(1)
+            next(each for each, address in self._unproven.items() if address == most).abort()
 
     def admit(self, link: _Link) -> bool:
         """Count a link whose peer has the key; return False if there are too many."""
-        self._strangers.pop(link, None)
+        self._unproven.pop(link, None)
         if len(self._links) >= MAX_LINKS:
             _log.warning("There are %d links of notifiers; one more is refused.", len(self._links))
             return False
@@ -130,7 +130,7 @@ class Listener:
         return True
 
     def remove(self, link: _Link) -> None:
-        self._strangers.pop(link, None)
+        self._unproven.pop(link, None)
         self._links.discard(link)
 
 

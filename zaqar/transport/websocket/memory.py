@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-STRANGERS = ""
+UNKNOWN_PROJECT = ""
 """The project of all connections whose project is not known yet."""
 
 _SHARE = 4
@@ -130,7 +130,7 @@ class Account:
     """The bytes of a pool that one connection holds, and its request for more."""
 
     def __init__(self, pool: Pool) -> None:
-        self.project = STRANGERS
+        self.project = UNKNOWN_PROJECT
         self.held = 0
         self.is_spare = False
         """Whether the connection is closed, and only kept so that its client can read the close code."""

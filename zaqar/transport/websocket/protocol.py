@@ -40,7 +40,7 @@ from websockets.protocol import Event, State
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.fragments import MAX_FRAGMENTS, Messages, TooManyFragments
 from zaqar.transport.websocket.loop_time import HANDSHAKES, LoopTime
-from zaqar.transport.websocket.memory import STRANGERS, Account, Pool
+from zaqar.transport.websocket.memory import UNKNOWN_PROJECT, Account, Pool
 from zaqar.transport.websocket.rate_limit import TokenBucket
 from zaqar.transport.websocket.refusals import refuse, refuse_malformed
 from zaqar.transport.websocket.settings import Settings
@@ -104,7 +104,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
         super().__init__(*args, **{**kwargs, "ping_interval": None})
         self.too_slow: Callable[[], None] = lambda: None
         """Called when the connection is closed because the client does not read."""
-        self.project = STRANGERS
+        self.project = UNKNOWN_PROJECT
         self._shared = shared
         self._room = Account(shared.room)
         self._lost = lost

@@ -187,7 +187,7 @@ class Pushes:
                 self._size -= order.size
                 done = order.sent()
                 self._size += order.size
-                _tell(done, Status.PUSHED)
+                _answer_all(done, Status.PUSHED)
         except Gone:
             self._drop(subscription, Status.GONE)
         except TooSlow:
@@ -246,7 +246,7 @@ class Pushes:
             self._size -= subscription.order.size
             calls = subscription.order.expire(before)
             self._size += subscription.order.size
-            _tell(calls, Status.WAIT)
+            _answer_all(calls, Status.WAIT)
             self._advance(subscription)
         if self._busy and self._tick is None:
             self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._expire_overdue)
@@ -259,11 +259,11 @@ class Pushes:
 
     def _drop(self, subscription: _Subscription, status: Status) -> None:
         self._size -= subscription.order.size
-        _tell(subscription.order.fail(), status)
+        _answer_all(subscription.order.fail(), status)
         self._busy.discard(subscription)
 
 
-def _tell(answers: Iterable[Answer], status: Status) -> None:
+def _answer_all(answers: Iterable[Answer], status: Status) -> None:
     for answer in answers:
         answer(status)
 

@@ -15,7 +15,7 @@ _OTHER_FILES = 256
 _CONNECTIONS_PER_HANDSHAKE = 10
 _MIN_HANDSHAKES = 16
 
-STRANGER_FRAME_SIZE = 64 * 1024
+UNAUTHENTICATED_FRAME_SIZE = 64 * 1024
 """Bytes that a frame of a client may have before the client has authenticated, if authentication is on."""
 
 FRAME_OVERHEAD = 64 * 1024

@@ -133,7 +133,7 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
         parts.tokens.start()
         middleware.append(Authentication(parts.tokens, answers_preflights=bool(parts.conf.cors.allowed_origin)))
     if parts.pipelines.want_caller:
-        middleware.append(_CallerNote())
+        middleware.append(_CallerContext())
     if parts.conf.cors.allowed_origin:
         middleware.append(Cors(parts.conf.cors))
     app = falcon.App(middleware=middleware)
@@ -151,7 +151,7 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
     return profiler.wrap(app, parts.conf)
 
 
-class _CallerNote:
+class _CallerContext:
     """Shows the caller to stages, in ``zaqar.context.current``. Installed only if a stage has a hook that uses it."""
 
     def process_resource(

@@ -31,7 +31,7 @@ from zaqar.transport.wsgi.stream_turns import StreamTurns
 from zaqar.waiting.registry import Waiter
 from zaqar.waiting.waiters import Kind, TooManyWaiting
 
-BEAT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 15.0
 """Time without an event after which a comment is sent, so that proxies do not close the connection as idle."""
 
 RETRY_MILLISECONDS = 2000
@@ -51,7 +51,7 @@ Render = Callable[[Message, float], object]
 """Makes the object that msgspec encodes for a message. The age of the message is that at the given time."""
 
 
-class _Asked(NamedTuple):
+class _StreamRequest(NamedTuple):
     """The stream that a request asks for. ``field`` is the parameter or header that has the marker."""
 
     marker: str | None
@@ -61,7 +61,7 @@ class _Asked(NamedTuple):
     limit: int
 
     @classmethod
-    def of_request(cls, req: falcon.Request, query: Query, limits: Limits) -> _Asked:
+    def of_request(cls, req: falcon.Request, query: Query, limits: Limits) -> _StreamRequest:
         most = limits.max_messages_per_page
         if "ids" in query:
             raise InvalidInput("ids", "cannot be asked for in a stream")
@@ -108,18 +108,18 @@ class EventStreams:
                 "Use zaqar-server with gunicorn or the WebSocket API, or ask for 'application/json' with 'wait'."
             )
         parts, address = self._parts, req.context.address
-        asked = _Asked.of_request(req, query, parts.limits)
+        wanted = _StreamRequest.of_request(req, query, parts.limits)
         access = StreamAccess.of_request(parts, req)
-        if asked.is_resumed and address.kind == TOPIC and parts.streams.is_deleted(address, asked.marker or ""):
+        if wanted.is_resumed and address.kind == TOPIC and parts.streams.is_deleted(address, wanted.marker or ""):
             resp.status = 204
             return
-        resp.stream = self._open(req, asked, access, render)
+        resp.stream = self._open(req, wanted, access, render)
         resp.content_type = f"{EVENT_STREAM}; charset=utf-8"
         resp.set_header("Cache-Control", "no-store")
         # Make nginx pass on each event at once.
         resp.set_header("X-Accel-Buffering", "no")
 
-    def _open(self, req: falcon.Request, asked: _Asked, access: StreamAccess, render: Render) -> EventStream:
+    def _open(self, req: falcon.Request, wanted: _StreamRequest, access: StreamAccess, render: Render) -> EventStream:
         caller, address, woken = req.context.caller, req.context.address, threading.Event()
         try:
             waiter = self._parts.hub.join(address, Kind.READER, wake=woken.set)
@@ -129,9 +129,9 @@ class EventStreams:
             stream = self._parts.streams.open(
                 caller,
                 address,
-                marker=asked.marker,
-                from_start=asked.from_start,
-                echo=asked.echo,
+                marker=wanted.marker,
+                from_start=wanted.from_start,
+                echo=wanted.echo,
                 version=waiter.begin(),
             )
         except BaseException:
@@ -142,7 +142,7 @@ class EventStreams:
             waiter,
             woken,
             access,
-            limit=asked.limit,
+            limit=wanted.limit,
             render=render,
             clock=self._parts.clock,
             reads=self._turns.reads(address.project),
@@ -181,7 +181,7 @@ class EventStream:
         self._wait_for_turn = wait_for_turn
         self._is_gone = is_gone
         self._unwatch = unwatch
-        self._beat_at = 0.0
+        self._heartbeat_at = 0.0
         self._retry_at = 0.0
         self._sent_marker = ""
         self._pieces = self._run()
@@ -191,7 +191,7 @@ class EventStream:
 
     def __next__(self) -> bytes:
         piece = next(self._pieces)
-        self._beat_at = time.monotonic() + BEAT_SECONDS
+        self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
         return piece
 
     def close(self) -> None:
@@ -210,16 +210,16 @@ class EventStream:
             if reason is not None:
                 yield self._bye(reason)
                 return
-            is_beat, is_due = time.monotonic() >= self._beat_at, self._is_due()
-            if not (is_beat or is_due):
+            is_heartbeat, is_due = time.monotonic() >= self._heartbeat_at, self._is_due()
+            if not (is_heartbeat or is_due):
                 if self._woken.wait(self._seconds_to_wait()) and self._is_gone():
                     return
             elif self._is_gone():
                 # Check before the write: the first write after the client has closed its connection still succeeds, and
                 # its messages would be lost.
                 return
-            elif is_beat:
-                yield self._beat()
+            elif is_heartbeat:
+                yield self._heartbeat()
             else:
                 with self._reads:
                     self._wait_for_turn()
@@ -241,7 +241,7 @@ class EventStream:
 
     def _seconds_to_wait(self) -> float:
         now = time.monotonic()
-        seconds = min(self._beat_at - now, self._access.seconds_left)
+        seconds = min(self._heartbeat_at - now, self._access.seconds_left)
         if now < self._retry_at:
             seconds = min(seconds, self._retry_at - now)
         elif self._stream.next_due is not None:
@@ -291,7 +291,7 @@ class EventStream:
         milliseconds = random.randint(RETRY_MILLISECONDS // 4, RETRY_MILLISECONDS * 5 // 4)  # noqa: S311, no secret
         return f"retry: {milliseconds}\n".encode() + frame
 
-    def _beat(self) -> bytes:
+    def _heartbeat(self) -> bytes:
         marker = self._stream.marker
         if marker == self._sent_marker:
             return b": beat\n\n"

@@ -41,12 +41,12 @@ def wrap(app: Callable[..., Any], conf: cfg.ConfigOpts) -> Callable[..., Any]:
         raise StartupError(
             f"[profiler] connection_string: osprofiler cannot send traces there ({type(exc).__name__})."
         ) from exc
-    notifier.set(_careful(driver.notify))
+    notifier.set(_log_errors(driver.notify))
     wrapped: Callable[..., Any] = web.WsgiMiddleware(app, hmac_keys=options.hmac_keys, enabled=True)
     return wrapped
 
 
-def _careful(notify: Callable[..., Any]) -> Callable[..., None]:
+def _log_errors(notify: Callable[..., Any]) -> Callable[..., None]:
     """Make ``notify`` log its errors, because a request must not fail if its trace cannot be sent."""
 
     def send(info: dict[str, Any], **more: Any) -> None:

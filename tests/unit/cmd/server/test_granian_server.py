@@ -42,7 +42,7 @@ def test_granian_handles_signals_in_the_method_that_is_replaced() -> None:
 
 
 def test_only_the_warning_about_threads_is_left_out() -> None:
-    # The whole of what InheritedSocketServer.serve skips.
+    # All code that InheritedSocketServer.serve skips.
     source = inspect.getsource(MPServer.serve)
     assert source.count("logger.") == 2
     assert "Python threads" in source and "win32" in source

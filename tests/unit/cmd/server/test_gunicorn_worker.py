@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bounds of the worker, over socket pairs and shorter than in earnest."""
+"""The time limits of the worker, over socket pairs and with shorter times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
 class Trickle:
-    """A reader that gives a byte now and then, for ever."""
+    """A reader that returns a byte from time to time, without end."""
 
     length = 1000
 
@@ -54,7 +54,7 @@ def test_a_body_in_time_is_read() -> None:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Any, Any]]:
-    """Our end and the client's."""
+    """The server's end and the client's end."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.settimeout(30)
@@ -62,7 +62,7 @@ def pair() -> Iterator[tuple[Any, Any]]:
 
 
 class Bare(BoundedWorker):
-    """A worker without a process: what a connection needs of it."""
+    """A worker without a process, with the attributes that serve a connection."""
 
     def __init__(self) -> None:
         self.cfg = Config()
@@ -209,7 +209,7 @@ def test_bytes_that_are_no_request_are_refused_as_json(raw: bytes, status: int) 
 
 
 def test_a_worker_that_ends_drains_once_and_whatever_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal and gunicorn's setting max_requests both only say that it is no longer alive."""
+    """A signal and gunicorn's setting max_requests both only set ``alive`` to False."""
 
     class Parts:
         def __init__(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``zaqar-server`` decides before it starts anything. Real servers are in the acceptance tests."""
+"""The decisions of ``zaqar-server`` before it starts a process. Real servers are in the acceptance tests."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_configuration_may_name_one_transport(transport: str, served: Endpoint
     conf = configuration.load([f"--config-file={file}"])
     conf.set_override("state_dir", str(tmp_path))
     assert endpoints(conf) == served
-    # What the command line asks for is served beside it.
+    # The transport of the command line is served as well.
     both = endpoints(conf, "--bind=127.0.0.1:3", "--websocket-bind=127.0.0.1:4")
     assert both == (Address("127.0.0.1", 3), Address("127.0.0.1", 4))
     if transport == "websocket":
@@ -200,7 +200,7 @@ def test_granian_gets_the_socket() -> None:
     with listen(Address("127.0.0.1", 0)) as listener:
         part = main._api("granian", 3, listener, Address("127.0.0.1", 1234))
         assert part.pass_fds == (listener.fileno(),)
-        # Host and port are what granian says in its log.
+        # granian shows host and port in its log.
         expected = {f"--fd={listener.fileno()}", "--host=127.0.0.1", "--port=1234", "--workers=3"}
         assert expected <= set(part.command)
     assert part.reload == signal.SIGHUP
@@ -234,7 +234,7 @@ def test_a_sweeper_and_a_notifier_run_beside_the_api(conf: cfg.ConfigOpts) -> No
     parts = main._background_parts(conf)
     assert [part.name for part in parts] == ["sweeper", "notifier"]
     assert "zaqar.cmd.notifier" in parts[1].command
-    # It has no configuration of its own to read anew: it ends in order and is started again.
+    # It cannot reload its configuration: SIGTERM ends it in order, and it is started again.
     assert parts[1].reload == signal.SIGTERM
 
 

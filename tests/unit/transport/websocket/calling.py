@@ -20,7 +20,7 @@ CONNECTION = "c0ffee"
 
 
 class Caller:
-    """Somebody on a connection of a node. ``roles``, ``project`` and ``connection`` are those of the next calls."""
+    """A caller on a connection of a node. ``roles``, ``project`` and ``connection`` apply to the next calls."""
 
     def __init__(self, actions: Sequence[Action], **options: Any) -> None:
         configuration = conf.load(default_config_files=[])
@@ -38,7 +38,7 @@ class Caller:
         self.begin()
 
     def begin(self) -> None:
-        """Be another administrator, in a project that has nothing."""
+        """Become another administrator, in an empty project."""
         self.connection = CONNECTION
         self.roles = {"admin"}
         self.project = uuid.uuid4().hex
@@ -52,7 +52,7 @@ class Caller:
         signed: bool = False,
         **body: Any,
     ) -> Answer:
-        """What the action answers to a body. ``signed``: a share admits the caller; with ``grant`` a confirmation."""
+        """The answer of the action to a body. ``signed``: a pre-signed URL admits the caller."""
         address = None
         for kind in (QUEUE, TOPIC):
             if f"{kind}_name" in body:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session over a memory store, and what a client does to its frames."""
+"""A session over a memory store, and a client that encodes and decodes its frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMATS = (Format.JSON, Format.MESSAGEPACK)
 
 
 def make_parts(clock: FakeClock | None = None, **options: Any) -> app.Parts:
-    """The service on a memory store; an option is called ``group__option`` or, in no group, ``option``."""
+    """The service on a memory store. Options are named ``group__option``, or ``option`` in [DEFAULT]."""
     configuration = conf.load([], default_config_files=[])
     for name, value in options.items():
         group, _, option = name.rpartition("__")
@@ -61,7 +61,7 @@ class Client:
         self.format = format_
 
     def send(self, frame: Any) -> Any:
-        """The reply to a frame; one that is neither text nor bytes is encoded first."""
+        """The reply to a frame. A frame that is neither text nor bytes is encoded first."""
         sent = frame if isinstance(frame, str | bytes) else pack(self.format, frame)
         reply = answer(self.session, sent)
         assert type(reply.frame) is type(sent)
@@ -72,7 +72,7 @@ class Client:
         return document
 
     def call(self, action: str, body: Any = None, **headers: Any) -> Any:
-        """The reply to an action of the usual client; a header is called ``X_Auth_Token`` here, None leaves it out."""
+        """The reply to an action. Headers are spelt as ``X_Auth_Token``; None leaves a header out."""
         sent = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
         frame = {"action": action, "headers": {name: value for name, value in sent.items() if value is not None}}
         return self.send(frame if body is None else {**frame, "body": body})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on a free port with sessions that do as the test says: the transport alone, without the API."""
+"""A server on a free port with scripted sessions: the transport alone, without the API."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n"
 
 @dataclass
 class Request:
-    """A frame of JSON: an object with any of these names."""
+    """A frame of JSON: an object with any of these members."""
 
     action: str | None = None
     project: str | None = "p"
@@ -67,7 +67,7 @@ class Reply:
 
 @dataclass
 class ScriptedSession:
-    """Answers ``text`` after ``sleep``; ``authenticate`` makes it one of ``project``."""
+    """Answers ``text`` after ``sleep`` seconds. ``authenticate`` gives the connection the identity of ``project``."""
 
     parts: Parts
     connection: str
@@ -111,7 +111,7 @@ class ScriptedSession:
 
 
 @dataclass
-class Scene:
+class Harness:
     """The server, and the sessions of the connections that were made."""
 
     server: WebSocketServer
@@ -122,7 +122,7 @@ class Scene:
         return connect(f"ws://127.0.0.1:{self.port}/", proxy=None, **options)
 
     async def connection(self, number: int = 0) -> Connection:
-        """The server's side of the connection that was opened as this one."""
+        """The server's side of the connection with this number, in the order of opening."""
         found = None
         while found is None:
             if len(self.sessions) > number:
@@ -159,16 +159,16 @@ def make_parts(folder: Path, options: str = "") -> Parts:
 
 
 def run(
-    script: Callable[[Scene], Coroutine[Any, Any, None]],
+    script: Callable[[Harness], Coroutine[Any, Any, None]],
     folder: Path,
     options: str = "",
     *,
     authenticates: bool = False,
     **settings: Any,
 ) -> None:
-    """Serve while the script goes on; ``settings`` are those of :class:`Settings`.
+    """Serve while the script runs. ``settings`` are fields of :class:`Settings`.
 
-    Scripts are about times of tenths of a second. One that fails while the machine stood still for as long is played
+    Scripts rely on times of tenths of a second. If one fails while the machine stood still for that long, it is run
     again.
     """
 
@@ -187,11 +187,11 @@ def run(
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
             port = listener.getsockname()[1]
             await server.start(listener)
-            scene = Scene(server, port, sessions)
+            harness = Harness(server, port, sessions)
             watching = asyncio.create_task(delay.watch())
             try:
                 async with asyncio.timeout(60):
-                    await script(scene)
+                    await script(harness)
             finally:
                 watching.cancel()
                 for session in sessions:
@@ -211,7 +211,7 @@ def run(
 
 
 class Delay:
-    """How late the event loop was at most."""
+    """The longest delay of the event loop."""
 
     def __init__(self) -> None:
         self.longest = 0.0

@@ -35,7 +35,7 @@ _clients = itertools.count(1)
 
 
 class Peer:
-    """One client. Frames that are no replies are kept in ``frames`` until they are asked for."""
+    """One client. It keeps frames that are no replies in ``frames`` until a test asks for them."""
 
     def __init__(self, library: ClientConnection, *, project: str, packs: bool) -> None:
         self.library = library
@@ -65,7 +65,7 @@ class Peer:
         return frame
 
     async def frame(self) -> Any:
-        """The next frame of a stream, or another one that is no reply."""
+        """The next frame that is not a reply, such as a frame of a stream."""
         if self.frames:
             return self.frames.popleft()
         async with asyncio.timeout(PATIENCE):
@@ -74,7 +74,7 @@ class Peer:
         return frame
 
     async def is_quiet(self, seconds: float = 0.1) -> bool:
-        """Whether nothing comes for so long."""
+        """Whether no frame arrives in this time."""
         if self.frames:
             return False
         try:
@@ -125,7 +125,7 @@ async def wait_until(condition: Callable[[], object]) -> None:
 
 
 def make_parts(folder: Path, *, store: str = "memory", clock: Clock = system_clock, **options: Any) -> Parts:
-    """The service on a store; an option is called ``group__option`` or, in no group, ``option``."""
+    """The service on a store. Options are named ``group__option``, or ``option`` in [DEFAULT]."""
     loaded = _configure({"state_dir": str(folder), **options})
     if store == "memory":
         return app.build(loaded, clock=clock, management=MemoryManagementStore(), messages=MemoryMessageStore())
@@ -133,7 +133,7 @@ def make_parts(folder: Path, *, store: str = "memory", clock: Clock = system_clo
 
 
 def reload_parts(before: Parts, **options: Any) -> Parts:
-    """Parts with other options, as a process makes them when it reloads."""
+    """New parts with other options, made in the way of a reload."""
     (store_ref,) = before.placement.all_stores()
     loaded = _configure({"state_dir": before.conf.state_dir, **options})
     parts = app.build(loaded, clock=before.clock, management=before.management, messages=store_ref.store)
@@ -156,7 +156,7 @@ def run(
     end_subscriptions: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> None:
-    """Serve while the script goes on; ``settings`` are those of :class:`Settings`. At the end nobody may wait."""
+    """Serve while the script runs. ``settings`` are fields of :class:`Settings`. In the end no client may wait."""
 
     async def play() -> None:
         sessions = Sessions(end_subscriptions=end_subscriptions)

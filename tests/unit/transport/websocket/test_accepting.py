@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process without a file left for one more connection."""
+"""A process that has no open file left for one more connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
+from tests.unit.transport.websocket.scripted import Harness, ask, run, wait_until
 
 
 def test_a_process_out_of_open_files_logs_it_once_and_goes_on(
@@ -29,10 +29,10 @@ def test_a_process_out_of_open_files_logs_it_once_and_goes_on(
     monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.1)
     monkeypatch.setattr("zaqar.transport.websocket.accepting._PAUSE_SECONDS", 0.09)
 
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as client:
             monkeypatch.setattr(socket.socket, "accept", no_file)
-            connecting = asyncio.create_task(scene.connect().__aenter__())
+            connecting = asyncio.create_task(harness.connect().__aenter__())
             began = time.monotonic()
             await wait_until(lambda: len(tries) >= 4)
             await asyncio.sleep(0.2)
@@ -50,7 +50,7 @@ def test_a_process_out_of_open_files_logs_it_once_and_goes_on(
 
 
 def test_other_errors_of_the_loop_are_logged_as_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         asyncio.get_running_loop().call_exception_handler({"message": "odd", "exception": OSError(errno.EIO, "odd")})
 
     run(script, tmp_path)

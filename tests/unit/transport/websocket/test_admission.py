@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets a thread: with a clock of the test, and calls that end when the test says so."""
+"""The requests that get a thread, with a clock and calls that the test controls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THREADS = 16
 PER_PROJECT, PER_QUEUE, PER_STORE, PER_SILENT_STORE = 4, 2, 12, 1
 FOR_EVER = 3600.0
 ANSWERED = {"done": True, "unavailable": False, "no word": None}
-"""What each result of a call says of the store."""
+"""Whether the store has answered, by the result of a call."""
 
 
 class Call:
@@ -39,25 +39,30 @@ class Call:
         self._end.set()
 
 
-class Scene:
-    """An admission and the calls that were asked for, in order."""
+class Harness:
+    """An admission and the requested calls, in order."""
 
     def __init__(self, max_wait: float) -> None:
         self.now = 1000.0
         self.admission = Admission(THREADS, max_wait=max_wait, monotonic=lambda: self.now)
         self.tasks: list[asyncio.Task[str]] = []
         self.calls: list[Call] = []
-        self.seats: list[Slot] = []
+        self.slots: list[Slot] = []
 
     async def ask(
-        self, project: str = "p", queue: str | None = None, store: str = "s", times: int = 1, tells: bool = True
+        self,
+        project: str = "p",
+        queue: str | None = None,
+        store: str = "s",
+        times: int = 1,
+        measures_store: bool = True,
     ) -> None:
         for _ in range(times):
-            call, slot = Call(), Slot(project, queue and (project, queue), store, tells)
+            call, slot = Call(), Slot(project, queue and (project, queue), store, measures_store)
             run = self.admission.run(slot, call, answered=ANSWERED.get)
             self.tasks.append(asyncio.create_task(run))
             self.calls.append(call)
-            self.seats.append(slot)
+            self.slots.append(slot)
             await self.settle()
 
     async def settle(self) -> None:
@@ -65,7 +70,7 @@ class Scene:
             await asyncio.sleep(0)
 
     def under_way(self) -> list[int]:
-        """Which calls have begun and not ended, once there are as many as have a thread."""
+        """The numbers of the calls that have begun and not ended, when all threads in use have begun one."""
         count = self.admission.under_way
         left = [number for number, task in enumerate(self.tasks) if not task.done()]
         found = [number for number in left if self.calls[number].began.wait(0.01)]
@@ -82,103 +87,103 @@ class Scene:
         await self.settle()
 
 
-def run(script: Callable[[Scene], Coroutine[Any, Any, None]], max_wait: float = FOR_EVER) -> None:
+def run(script: Callable[[Harness], Coroutine[Any, Any, None]], max_wait: float = FOR_EVER) -> None:
     async def play() -> None:
-        scene = Scene(max_wait)
+        harness = Harness(max_wait)
         try:
-            await script(scene)
+            await script(harness)
         finally:
-            for task in scene.tasks:
+            for task in harness.tasks:
                 task.cancel()
-            for call in scene.calls:
+            for call in harness.calls:
                 call.end()
-            await asyncio.gather(*scene.tasks, return_exceptions=True)
-            scene.admission.close()
+            await asyncio.gather(*harness.tasks, return_exceptions=True)
+            harness.admission.close()
 
     asyncio.run(play())
 
 
 def test_a_project_has_at_most_a_quarter() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask("greedy", times=10)
-        assert scene.under_way() == [0, 1, 2, 3]
-        await scene.ask("modest")
-        assert scene.under_way() == [0, 1, 2, 3, 10]
-        await scene.end(2)
-        assert scene.under_way() == [0, 1, 3, 4, 10]
+    async def script(harness: Harness) -> None:
+        await harness.ask("greedy", times=10)
+        assert harness.under_way() == [0, 1, 2, 3]
+        await harness.ask("modest")
+        assert harness.under_way() == [0, 1, 2, 3, 10]
+        await harness.end(2)
+        assert harness.under_way() == [0, 1, 3, 4, 10]
 
     run(script)
 
 
 def test_a_queue_has_at_most_an_eighth() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask(queue="hot", times=5)
-        await scene.ask(queue="other")
-        assert scene.under_way() == [0, 1, 5]
-        await scene.end(0)
-        assert scene.under_way() == [1, 2, 5]
+    async def script(harness: Harness) -> None:
+        await harness.ask(queue="hot", times=5)
+        await harness.ask(queue="other")
+        assert harness.under_way() == [0, 1, 5]
+        await harness.end(0)
+        assert harness.under_way() == [1, 2, 5]
 
     run(script)
 
 
 def test_one_store_leaves_threads_for_others() -> None:
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         for project in range(10):
-            await scene.ask(f"p{project}", times=4)
-        assert len(scene.under_way()) == PER_STORE
-        await scene.ask("p0", store="other")
+            await harness.ask(f"p{project}", times=4)
+        assert len(harness.under_way()) == PER_STORE
+        await harness.ask("p0", store="other")
         # Its project has four already, all of the other store.
-        assert 40 not in scene.under_way()
-        await scene.ask("q", store="other")
-        assert 41 in scene.under_way()
+        assert 40 not in harness.under_way()
+        await harness.ask("q", store="other")
+        assert 41 in harness.under_way()
 
     run(script)
 
 
 def test_a_store_that_is_silent_gets_few_threads_and_refuses_at_once() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask("a", times=2)
-        scene.now += SILENT_SECONDS + 0.01
-        await scene.ask("b")
-        assert scene.refused() == [2]
-        # Another store is none the worse.
-        await scene.ask("b", store="other")
-        assert scene.under_way() == [0, 1, 3]
-        # Late failures prove nothing, so that there is one attempt at a time.
-        await scene.end(0, "unavailable")
-        await scene.end(1, "unavailable")
-        await scene.ask("b", times=2)
-        assert scene.under_way() == [3, 4]
-        assert scene.refused() == [2, 5]
-        # An answer does.
-        await scene.end(4)
-        await scene.ask("b", times=3)
-        assert scene.under_way() == [3, 6, 7, 8]
+    async def script(harness: Harness) -> None:
+        await harness.ask("a", times=2)
+        harness.now += SILENT_SECONDS + 0.01
+        await harness.ask("b")
+        assert harness.refused() == [2]
+        # Another store is not affected.
+        await harness.ask("b", store="other")
+        assert harness.under_way() == [0, 1, 3]
+        # Late failures keep the store suspect, so that there is one attempt at a time.
+        await harness.end(0, "unavailable")
+        await harness.end(1, "unavailable")
+        await harness.ask("b", times=2)
+        assert harness.under_way() == [3, 4]
+        assert harness.refused() == [2, 5]
+        # An answer ends the suspicion.
+        await harness.end(4)
+        await harness.ask("b", times=3)
+        assert harness.under_way() == [3, 6, 7, 8]
 
     run(script)
 
 
 def test_a_store_that_answers_others_is_not_silent() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask("slow")
+    async def script(harness: Harness) -> None:
+        await harness.ask("slow")
         for number in range(1, 5):
-            scene.now += SILENT_SECONDS * 0.9
-            await scene.ask("quick")
-            await scene.end(number)
-        await scene.ask("a", times=3)
-        assert scene.under_way() == [0, 5, 6, 7]
+            harness.now += SILENT_SECONDS * 0.9
+            await harness.ask("quick")
+            await harness.end(number)
+        await harness.ask("a", times=3)
+        assert harness.under_way() == [0, 5, 6, 7]
 
     run(script)
 
 
 def test_calls_that_wait_for_something_else_do_not_measure_the_store() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask("a", times=2)
-        scene.now += SILENT_SECONDS + 0.01
-        await scene.end(0, "no word")
-        await scene.end(1, "no word")
-        await scene.ask("b", times=3)
-        assert scene.under_way() == [2, 3, 4]
+    async def script(harness: Harness) -> None:
+        await harness.ask("a", times=2)
+        harness.now += SILENT_SECONDS + 0.01
+        await harness.end(0, "no word")
+        await harness.end(1, "no word")
+        await harness.ask("b", times=3)
+        assert harness.under_way() == [2, 3, 4]
 
     run(script)
 
@@ -186,165 +191,167 @@ def test_calls_that_wait_for_something_else_do_not_measure_the_store() -> None:
 def test_calls_that_also_ask_others_do_not_measure_the_store() -> None:
     """A look at all stores, or a subscriber whose host name is resolved slowly, takes seconds."""
 
-    async def script(scene: Scene) -> None:
-        await scene.ask("slow", times=2, tells=False)
-        scene.now += SILENT_SECONDS * 10
-        await scene.ask("b", times=2)
-        assert scene.under_way() == [0, 1, 2, 3]
-        # They prove nothing either: neither that the store is silent, nor that it is not.
-        await scene.end(0, "unavailable")
-        await scene.ask("b")
-        assert scene.under_way() == [1, 2, 3, 4]
-        scene.now += SILENT_SECONDS + 0.01
-        await scene.end(1)
-        await scene.ask("c")
-        assert scene.refused() == [5]
-        # They take room as all do.
-        await scene.ask("slow", store="other", times=PER_PROJECT + 1, tells=False)
-        assert len([number for number in scene.under_way() if number > 5]) == PER_PROJECT
+    async def script(harness: Harness) -> None:
+        await harness.ask("slow", times=2, measures_store=False)
+        harness.now += SILENT_SECONDS * 10
+        await harness.ask("b", times=2)
+        assert harness.under_way() == [0, 1, 2, 3]
+        # They show neither that the store is silent, nor that it answers.
+        await harness.end(0, "unavailable")
+        await harness.ask("b")
+        assert harness.under_way() == [1, 2, 3, 4]
+        harness.now += SILENT_SECONDS + 0.01
+        await harness.end(1)
+        await harness.ask("c")
+        assert harness.refused() == [5]
+        # They count against the limits as all calls do.
+        await harness.ask("slow", store="other", times=PER_PROJECT + 1, measures_store=False)
+        assert len([number for number in harness.under_way() if number > 5]) == PER_PROJECT
 
     run(script)
 
 
 def test_a_store_that_fails_at_once_keeps_its_threads() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask("a")
-        await scene.end(0, "unavailable")
-        await scene.ask("a", times=3)
-        assert scene.under_way() == [1, 2, 3]
+    async def script(harness: Harness) -> None:
+        await harness.ask("a")
+        await harness.end(0, "unavailable")
+        await harness.ask("a", times=3)
+        assert harness.under_way() == [1, 2, 3]
 
     run(script)
 
 
 def test_waiting_requests_are_served_by_project_in_turn() -> None:
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         for project in "abcd":
-            await scene.ask(project, times=3)
-        await scene.ask("greedy", times=6)  # 12 to 17 wait: the store has all it may have
-        await scene.ask("modest")
+            await harness.ask(project, times=3)
+        await harness.ask("greedy", times=6)  # 12 to 17 wait: the store has all it may have
+        await harness.ask("modest")
         order = []
         for number in range(4):
-            before = set(scene.under_way())
-            await scene.end(number)
-            order += [scene.seats[new].project for new in set(scene.under_way()) - before]
+            before = set(harness.under_way())
+            await harness.end(number)
+            order += [harness.slots[new].project for new in set(harness.under_way()) - before]
         assert order == ["greedy", "modest", "greedy", "greedy"]
 
     run(script)
 
 
 def test_waiting_requests_of_a_project_are_served_by_queue_in_turn() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask(times=4)
-        await scene.ask(queue="hot", times=3)
-        await scene.ask(queue="cold")
+    async def script(harness: Harness) -> None:
+        await harness.ask(times=4)
+        await harness.ask(queue="hot", times=3)
+        await harness.ask(queue="cold")
         order = []
         for number in range(3):
-            before = set(scene.under_way())
-            await scene.end(number)
-            order += [scene.seats[new].queue for new in set(scene.under_way()) - before]
+            before = set(harness.under_way())
+            await harness.end(number)
+            order += [harness.slots[new].queue for new in set(harness.under_way()) - before]
         assert order == [("p", "hot"), ("p", "cold"), ("p", "hot")]
 
     run(script)
 
 
 def test_a_request_that_waits_too_long_is_refused() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask(times=5)
+    async def script(harness: Harness) -> None:
+        await harness.ask(times=5)
         with pytest.raises(TooBusy):
-            await scene.tasks[4]
-        await scene.end(0)
-        await scene.ask()
-        assert scene.under_way() == [1, 2, 3, 5]
+            await harness.tasks[4]
+        await harness.end(0)
+        await harness.ask()
+        assert harness.under_way() == [1, 2, 3, 5]
 
     run(script, max_wait=0.05)
 
 
 def test_the_number_of_waiting_requests_is_bounded() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask(times=PER_PROJECT)
-        await scene.ask(times=THREADS * 16 + 1)
-        assert scene.refused() == [PER_PROJECT + THREADS * 16]
-        await scene.ask("other")
-        assert not scene.tasks[-1].done()
+    async def script(harness: Harness) -> None:
+        await harness.ask(times=PER_PROJECT)
+        await harness.ask(times=THREADS * 16 + 1)
+        assert harness.refused() == [PER_PROJECT + THREADS * 16]
+        await harness.ask("other")
+        assert not harness.tasks[-1].done()
 
     run(script)
 
 
 def test_a_cancelled_request_leaves_the_line() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask(times=6)
-        scene.tasks[4].cancel()
-        await scene.settle()
-        await scene.end(0)
-        assert scene.under_way() == [1, 2, 3, 5]
+    async def script(harness: Harness) -> None:
+        await harness.ask(times=6)
+        harness.tasks[4].cancel()
+        await harness.settle()
+        await harness.end(0)
+        assert harness.under_way() == [1, 2, 3, 5]
 
     run(script)
 
 
 @pytest.mark.parametrize("turns", range(5))
 def test_a_request_cancelled_as_a_thread_becomes_free_leaves_the_line(turns: int) -> None:
-    """After each number of turns of the event loop: in one of them the client gives up before its task knows it."""
+    """Cancels after each number of turns of the event loop. In one case the task is cancelled before it has run."""
 
-    async def script(scene: Scene) -> None:
-        await scene.ask(times=6)
-        assert scene.under_way() == [0, 1, 2, 3]
+    async def script(harness: Harness) -> None:
+        await harness.ask(times=6)
+        assert harness.under_way() == [0, 1, 2, 3]
         for number in (0, 4):
-            scene.calls[number].end()
-        # Its thread ends, and the event loop does not see it yet.
+            harness.calls[number].end()
+        # Its thread ends, and the event loop has not noticed yet.
         time.sleep(0.05)
         for _ in range(turns):
             await asyncio.sleep(0)
-        scene.tasks[4].cancel()
-        assert await asyncio.to_thread(scene.calls[5].began.wait, 30)
+        harness.tasks[4].cancel()
+        assert await asyncio.to_thread(harness.calls[5].began.wait, 30)
         for number in (1, 2, 3, 5):
-            await scene.end(number)
-        assert_nothing_is_left(scene.admission)
+            await harness.end(number)
+        assert_nothing_is_left(harness.admission)
 
     run(script)
 
 
 def test_a_call_of_a_cancelled_request_keeps_its_thread_until_it_ends() -> None:
-    async def script(scene: Scene) -> None:
-        await scene.ask(times=5)
-        scene.tasks[0].cancel()
-        await scene.settle()
-        assert scene.admission.under_way == PER_PROJECT
-        assert not scene.calls[4].began.is_set()
-        scene.calls[0].end()
-        assert await asyncio.to_thread(scene.calls[4].began.wait, 10)
+    async def script(harness: Harness) -> None:
+        await harness.ask(times=5)
+        harness.tasks[0].cancel()
+        await harness.settle()
+        assert harness.admission.under_way == PER_PROJECT
+        assert not harness.calls[4].began.is_set()
+        harness.calls[0].end()
+        assert await asyncio.to_thread(harness.calls[4].began.wait, 10)
 
     run(script)
 
 
 def test_an_error_of_a_call_is_raised() -> None:
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         def fail() -> str:
             raise ValueError("it")
 
         with pytest.raises(ValueError, match="it"):
-            await scene.admission.run(Slot("p", None, "s"), fail)
-        assert scene.admission.under_way == 0
+            await harness.admission.run(Slot("p", None, "s"), fail)
+        assert harness.admission.under_way == 0
 
     run(script)
 
 
 def test_without_a_silence_limit_no_call_makes_its_store_silent() -> None:
-    async def script(scene: Scene) -> None:
-        scene.admission = Admission(THREADS, max_wait=FOR_EVER, silent_seconds=FOR_EVER, monotonic=lambda: scene.now)
-        await scene.ask("a")
-        scene.now += 100.0
-        await scene.ask("b")
-        assert scene.under_way() == [0, 1]
+    async def script(harness: Harness) -> None:
+        harness.admission = Admission(
+            THREADS, max_wait=FOR_EVER, silent_seconds=FOR_EVER, monotonic=lambda: harness.now
+        )
+        await harness.ask("a")
+        harness.now += 100.0
+        await harness.ask("b")
+        assert harness.under_way() == [0, 1]
 
     run(script)
 
 
 def test_nothing_is_kept_of_finished_requests() -> None:
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         for number in range(20):
-            await scene.ask(f"p{number}", queue="q", store=f"s{number}")
-            await scene.end(number)
-        assert_nothing_is_left(scene.admission)
+            await harness.ask(f"p{number}", queue="q", store=f"s{number}")
+            await harness.end(number)
+        assert_nothing_is_left(harness.admission)
 
     run(script)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AsyncAPI document keeps to the official schema, is whole, and is that of the table and of the options."""
+"""The AsyncAPI document is valid, complete, and fits the table of actions and the options."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_document_keeps_to_the_official_schema(served: Served) -> None:
     official = jsonschema.Draft7Validator(json.loads(SCHEMA.read_text()))
     made = document(served)
     assert not list(official.iter_errors(made))
-    # And it would say so if the document did not.
+    # The schema also rejects a document that breaks it.
     made["channels"]["connection"]["adress"] = "/"
     assert list(official.iter_errors(made))
 
@@ -84,7 +84,7 @@ def test_every_reference_leads_somewhere(whole: dict[str, Any]) -> None:
         for part in reference.removeprefix("#/").split("/"):
             found = found[part]
         assert isinstance(found, dict)
-    # Nothing is described that nothing refers to.
+    # Every component is referred to.
     for section, names in whole["components"].items():
         assert {f"#/components/{section}/{name}" for name in names} <= references
     assert {f"{CHANNEL}/messages/{name}" for name in messages(whole)} <= references

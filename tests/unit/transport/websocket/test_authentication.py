@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a connection belongs to: from ``authenticate`` to the end of the token."""
+"""The identity of a connection, from ``authenticate`` to the end of the token."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_before_authentication_all_other_actions_are_refused(client: Client) -> 
     reply = client.call("whoami")
     assert (reply["headers"]["status"], reply["body"]["error"]) == (403, "Not authentified.")
     assert not client.session.authenticated
-    # What cannot be read, or is no action, is not a question of who asks.
+    # A frame that cannot be read, or has no known action, gets the same error with and without a token.
     assert client.send("{")["headers"]["status"] == 400
     assert client.status("nope") == 400
     assert client.status("message_get", "x") == 403

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all connections together may hold in memory, and that a greedy project stops no other one."""
+"""Limits of the memory of all connections together, and of each project, so that a greedy project stops no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.raw_websocket import CONTINUATION, frame
-from tests.unit.transport.websocket.scripted import Scene, ask, closed, run, wait_until
+from tests.unit.transport.websocket.scripted import Harness, ask, closed, run, wait_until
 from tests.unit.transport.websocket.test_server import open_raw
 from zaqar.transport.websocket import protocol
 from zaqar.transport.websocket.protocol import FREE_SIZE, READ_SIZE, BoundedConnection
@@ -24,17 +24,17 @@ ONE_EACH = 3 * 4 * (LARGEST + 50_000)
 Raw = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def open_as(scene: Scene, project: str) -> Raw:
+async def open_as(harness: Harness, project: str) -> Raw:
     """A connection whose project is known."""
-    reader, writer = await open_raw(scene)
+    reader, writer = await open_raw(harness)
     writer.write(frame(json.dumps({"project": project, "text": "x"}).encode()))
     assert await reader.readexactly(3) == b"\x81\x01x"
     return reader, writer
 
 
-def connections(scene: Scene) -> list[BoundedConnection]:
-    assert scene.server._server is not None
-    return [each for each in scene.server._server.all_connections if isinstance(each, BoundedConnection)]
+def connections(harness: Harness) -> list[BoundedConnection]:
+    assert harness.server._server is not None
+    return [each for each in harness.server._server.all_connections if isinstance(each, BoundedConnection)]
 
 
 def unhandled(connection: BoundedConnection) -> int:
@@ -49,26 +49,26 @@ def large(**request: Any) -> bytes:
 
 
 async def code_of(reader: asyncio.StreamReader) -> int:
-    """The code of the close frame that is the last of what comes."""
+    """The code of the close frame, which is the last frame."""
     answer = await reader.read()
     at = answer.rindex(b"\x88")
     return int(struct.unpack("!H", answer[at + 2 : at + 4])[0])
 
 
 def test_messages_in_part_hold_little_and_others_go_on(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        greedy = [await open_as(scene, "greedy") for _ in range(12)]
+    async def script(harness: Harness) -> None:
+        greedy = [await open_as(harness, "greedy") for _ in range(12)]
         whole = large(project="greedy", text="done")
         for _, writer in greedy:
             writer.write(whole[:-1])
-        await wait_until(lambda: sum(each._waits_for_room for each in connections(scene)) == 11)
-        assert sum(map(unhandled, connections(scene))) < LARGEST + 12 * (FREE_SIZE + READ_SIZE)
-        async with scene.connect() as modest:
+        await wait_until(lambda: sum(each._waits_for_room for each in connections(harness)) == 11)
+        assert sum(map(unhandled, connections(harness))) < LARGEST + 12 * (FREE_SIZE + READ_SIZE)
+        async with harness.connect() as modest:
             assert await ask(modest, project="modest", text="y" * 300_000) == "y" * 300_000
-        # A small one of the same project as well.
-        async with scene.connect() as client:
+        # A small request of the same project waits as well.
+        async with harness.connect() as client:
             assert await ask(client, project="greedy", text="z") == "z"
-        # One after the other, all are served if they go on.
+        # If the clients go on, all are served, one after the other.
         for _, writer in greedy:
             writer.write(whole[-1:])
         for reader, writer in greedy:
@@ -79,18 +79,18 @@ def test_messages_in_part_hold_little_and_others_go_on(tmp_path: Path) -> None:
 
 
 def test_room_that_others_wait_for_is_not_for_a_client_that_does_not_go_on(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        idle = await open_as(scene, "p")
+    async def script(harness: Harness) -> None:
+        idle = await open_as(harness, "p")
         whole = large(project="p", text="done")
         idle[1].write(whole[:-1])
-        await wait_until(lambda: any(each._room.held for each in connections(scene)))
-        # As long as nobody waits it may take its time.
+        await wait_until(lambda: any(each._room.held for each in connections(harness)))
+        # While no other connection waits, the client may take its time.
         await asyncio.sleep(0.5)
         idle[1].write(whole[-1:])
         assert await idle[0].readexactly(6) == b"\x81\x04done"
         idle[1].write(whole[:-1])
-        await wait_until(lambda: any(each._room.held for each in connections(scene)))
-        async with scene.connect() as other:
+        await wait_until(lambda: any(each._room.held for each in connections(harness)))
+        async with harness.connect() as other:
             assert await ask(other, project="p", text="x") == "x"
             assert await ask(other, project="p", text="y" * 300_000) == "y" * 300_000
             assert await code_of(idle[0]) == 1013
@@ -100,17 +100,17 @@ def test_room_that_others_wait_for_is_not_for_a_client_that_does_not_go_on(tmp_p
 
 
 def test_large_requests_of_one_project_are_decoded_one_at_a_time(tmp_path: Path) -> None:
-    """Decoded they take many times the memory."""
+    """A decoded request takes many times the memory of its frame."""
 
-    async def script(scene: Scene) -> None:
-        first, second = await open_as(scene, "greedy"), await open_as(scene, "greedy")
+    async def script(harness: Harness) -> None:
+        first, second = await open_as(harness, "greedy"), await open_as(harness, "greedy")
         first[1].write(large(action="block", project="greedy", text="first"))
-        await wait_until(lambda: scene.server.is_busy)
+        await wait_until(lambda: harness.server.is_busy)
         second[1].write(large(project="greedy", text="second"))
-        async with scene.connect() as modest:
+        async with harness.connect() as modest:
             assert await ask(modest, project="modest", text="y" * 200_000) == "y" * 200_000
-        assert scene.sessions[1].answered == ["x"]
-        scene.sessions[0].release.set()
+        assert harness.sessions[1].answered == ["x"]
+        harness.sessions[0].release.set()
         assert await second[0].readexactly(8) == b"\x81\x06second"
         for _, writer in (first, second):
             writer.close()
@@ -119,57 +119,57 @@ def test_large_requests_of_one_project_are_decoded_one_at_a_time(tmp_path: Path)
 
 
 def test_a_project_that_does_not_read_its_replies_gets_no_more(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect(max_size=None, max_queue=None) as greedy, scene.connect() as other:
+    async def script(harness: Harness) -> None:
+        async with harness.connect(max_size=None, max_queue=None) as greedy, harness.connect() as other:
             assert await ask(other, project="greedy", text="x") == "x"
             greedy.transport.pause_reading()
             await greedy.send(json.dumps({"project": "greedy", "large": 20_000_000}))
-            await wait_until(lambda: scene.server._memory.replies.held("greedy"))
+            await wait_until(lambda: harness.server._memory.replies.held("greedy"))
             waiting = asyncio.create_task(ask(other, project="greedy", text="y"))
-            async with scene.connect() as modest:
+            async with harness.connect() as modest:
                 assert await ask(modest, project="modest", text="z") == "z"
             await asyncio.sleep(0.1)
             assert not waiting.done()
             greedy.transport.resume_reading()
             assert len(await greedy.recv()) == 20_000_000
             assert await waiting == "y"
-        await wait_until(lambda: not scene.server._memory.replies.total)
+        await wait_until(lambda: not harness.server._memory.replies.total)
 
     run(script, tmp_path, max_buffered_size=120 << 20)
 
 
 def test_replies_that_fill_the_memory_are_dropped_if_another_project_would_have_to_wait(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect(max_size=None, max_queue=None) as greedy:
+    async def script(harness: Harness) -> None:
+        async with harness.connect(max_size=None, max_queue=None) as greedy:
             greedy.transport.pause_reading()
             await greedy.send(json.dumps({"project": "greedy", "large": 20_000_000}))
-            await wait_until(lambda: scene.server._memory.replies.held("greedy"))
-            async with scene.connect() as modest:
+            await wait_until(lambda: harness.server._memory.replies.held("greedy"))
+            async with harness.connect() as modest:
                 assert await ask(modest, project="modest", text="z") == "z"
-                await wait_until(lambda: len(scene.server.connections) == 1)
+                await wait_until(lambda: len(harness.server.connections) == 1)
             greedy.transport.abort()
 
     run(script, tmp_path, max_buffered_size=24 << 20, write_timeout=60.0)
 
 
 def test_a_client_that_reads_late_is_dropped_if_others_of_its_project_wait(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as other:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as other:
             assert await ask(other, project="greedy", text="x") == "x"
-            async with scene.connect(max_size=None, max_queue=None) as greedy:
+            async with harness.connect(max_size=None, max_queue=None) as greedy:
                 greedy.transport.pause_reading()
                 await greedy.send(json.dumps({"project": "greedy", "large": 20_000_000}))
-                await wait_until(lambda: any(each.is_lingering for each in connections(scene)))
+                await wait_until(lambda: any(each.is_lingering for each in connections(harness)))
                 assert await ask(other, project="greedy", text="y") == "y"
-                await wait_until(lambda: len(scene.server.connections) == 1)
+                await wait_until(lambda: len(harness.server.connections) == 1)
                 greedy.transport.abort()
 
     run(script, tmp_path, max_buffered_size=24 << 20, write_timeout=0.3)
 
 
 def test_before_authentication_frames_are_small(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as stranger, scene.connect() as member:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as stranger, harness.connect() as member:
             assert await ask(stranger, text="x" * 60_000, status=403) == "x" * 60_000
             assert await ask(member, action="authenticate", text="yes") == "yes"
             assert await ask(member, text="y" * 300_000) == "y" * 300_000
@@ -180,12 +180,12 @@ def test_before_authentication_frames_are_small(tmp_path: Path) -> None:
 
 
 def test_fragments_are_joined_as_they_come(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        reader, writer = await open_raw(scene)
+    async def script(harness: Harness) -> None:
+        reader, writer = await open_raw(harness)
         text = json.dumps({"text": "done"}).encode()
         writer.write(frame(text[:1], fin=False) + b"".join(frame(b" ", CONTINUATION, fin=False) for _ in range(1_500)))
-        await wait_until(lambda: connections(scene)[0]._unfinished() == 1_501)
-        assert len(connections(scene)[0].recv_messages.frames) == 0
+        await wait_until(lambda: connections(harness)[0]._unfinished() == 1_501)
+        assert len(connections(harness)[0].recv_messages.frames) == 0
         writer.write(frame(text[1:], CONTINUATION))
         assert await reader.readexactly(6) == b"\x81\x04done"
         writer.close()
@@ -196,13 +196,13 @@ def test_fragments_are_joined_as_they_come(tmp_path: Path) -> None:
 def test_tiny_messages_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "FRAMES_PER_SECOND", 1_000_000)
 
-    async def script(scene: Scene) -> None:
-        _, writer = await open_raw(scene)
+    async def script(harness: Harness) -> None:
+        _, writer = await open_raw(harness)
         writer.write(frame(json.dumps({"action": "block", "text": "first"}).encode()))
-        await wait_until(lambda: scene.server.is_busy)
+        await wait_until(lambda: harness.server.is_busy)
         tiny = frame(b"5")
         writer.write(tiny * 10_000)
-        (connection,) = connections(scene)
+        (connection,) = connections(harness)
         await wait_until(lambda: connection._unparsed)
         # It keeps the bytes.
         assert len(connection.recv_messages.frames) <= protocol._MIN_PIECE // len(tiny) + 1
@@ -213,13 +213,13 @@ def test_tiny_messages_take_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_new_limits_of_memory_hold_at_once(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        scene.server.use(scene.server._parts, scene.server._settings)
-        assert scene.server._memory.incoming.size == 100 << 20
-        async with scene.connect() as client:
+    async def script(harness: Harness) -> None:
+        harness.server.use(harness.server._parts, harness.server._settings)
+        assert harness.server._memory.incoming.size == 100 << 20
+        async with harness.connect() as client:
             assert await ask(client, text="x" * 200_000) == "x" * 200_000
-        await wait_until(lambda: not len(scene.server.connections))
-        memory = scene.server._memory
+        await wait_until(lambda: not len(harness.server.connections))
+        memory = harness.server._memory
         assert [pool.total for pool in (memory.incoming, memory.requests, memory.replies)] == [0, 0, 0]
 
     run(script, tmp_path, max_buffered_size=300 << 20)

@@ -30,7 +30,7 @@ def packed(body: Any) -> bytes:
 
 
 def packed_raw(body: bytes) -> bytes:
-    """A frame whose body is these bytes, whatever they are."""
+    """A frame whose body is these bytes, valid or not."""
     return b"\x83" + b"".join(map(msgpack.packb, ("action", "a", "headers", {}, "body"))) + body
 
 
@@ -126,7 +126,7 @@ def test_messagepack_with_values_of_json_is_accepted(frame: str | bytes) -> None
     read = decode(frame)
     assert read.body == BODY
     assert json.loads(read.raw) == BODY
-    # A parser of the service gets the value that was decoded and need not do it again.
+    # A parser of the service gets the decoded value and need not decode it again.
     assert strict_json.decode(read.raw) is read.body
 
 

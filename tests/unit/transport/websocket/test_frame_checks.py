@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frame has to bring along, and what the reply says and repeats if it does not."""
+"""The checks of frames, and the replies to frames that fail them."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_headers_have_the_rules_of_http(client: Client, headers: dict[str, str],
     reply = client.call("plain", **headers)
     assert reply["headers"] == {"status": 400}
     assert reply["body"]["error"].startswith(field + ": ")
-    # Of errors about what a field says, the reference has the text here.
+    # For errors about the value of a field, the recorded reference has the text here.
     assert reply["body"]["exception"] == reply["body"]["error"]
 
 

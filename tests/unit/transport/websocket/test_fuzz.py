@@ -23,7 +23,7 @@ from zaqar.transport.websocket.session import Session, Sessions
 KEY = "k" * 32
 CONNECTION = "c" * 32
 SLOW = {"check_node_health"}
-"""It waits for its threads; nothing of its body is read."""
+"""This action waits for its threads, and does not read its body."""
 
 quick = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -51,7 +51,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def frames(draw: st.DrawFn) -> dict[str, Any]:
-    """A frame that comes near to being a good one."""
+    """A frame that is nearly valid."""
     name = draw(st.sampled_from(sorted(set(ACTIONS) - SLOW)) | st.sampled_from(["authenticate", "nope", "", None, 1]))
     action = ACTIONS.get(name) if isinstance(name, str) else None
     body: Any = {}
@@ -87,7 +87,7 @@ def parts() -> Parts:
 
 
 def plain(value: Any) -> Any:
-    """A value that equals another one if both hold the same."""
+    """A value that can be compared with another one by its content."""
     if isinstance(value, dict):
         return {repr(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -104,7 +104,7 @@ def stored(parts: Parts) -> Any:
 
 
 def check(parts: Parts, session: Session, frame: str | bytes) -> int:
-    """Send a frame, and look at the reply; its status."""
+    """Send a frame and check the reply. Returns its status."""
     request = session.read(frame)
     reply = session.answer(request)
     if reply.pending is not None:
@@ -183,7 +183,7 @@ CHANGES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 2), st.binary(m
 def test_good_frames_with_some_bytes_changed(
     parts: Parts, frame: dict[str, Any], format_: Format, changes: list[tuple[int, int, bytes]]
 ) -> None:
-    """Each change puts bytes in the place of none, one or two others.
+    """Each change inserts bytes, or replaces one or two others.
 
     The library of the server closes a connection that sends text that is not UTF-8, so frames of text are by then.
     """

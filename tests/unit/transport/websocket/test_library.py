@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``protocol.py`` uses of the library that is not documented: a release that changes it fails here."""
+"""The undocumented parts of the library that ``protocol.py`` uses. A release that changes them fails here."""
 
 from __future__ import annotations
 

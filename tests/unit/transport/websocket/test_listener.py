@@ -183,7 +183,7 @@ def test_peers_without_the_key_that_send_rubbish_are_dropped_at_once(tmp_path: P
             reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
             writer.write(rubbish)
             try:
-                # Neither a challenge nor anything else that would help them on.
+                # They get no challenge and nothing else.
                 return await asyncio.wait_for(reader.read(), 2)
             except ConnectionResetError:
                 return b""
@@ -216,11 +216,13 @@ def test_silent_peers_without_the_key_are_dropped_after_a_timeout(
 def test_many_silent_peers_without_the_key_do_not_block_a_notifier(tmp_path: Path) -> None:
     async def go() -> Status:
         async with listening(tmp_path) as (_, node):
-            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
+            silent_peers = [
+                await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_UNPROVEN_LINKS)
+            ]
             link = NodeConnection(node, machine="another-host")
             status = await link.send(make(1))
             link.close()
-            for _, writer in crowd:
+            for _, writer in silent_peers:
                 writer.close()
             return status
 
@@ -228,19 +230,21 @@ def test_many_silent_peers_without_the_key_do_not_block_a_notifier(tmp_path: Pat
 
 
 def test_an_address_that_opens_many_links_keeps_no_other_one_out_of_its_handshake(tmp_path: Path) -> None:
-    """However fast it opens them, the handshake of another address goes on."""
+    """The handshake of another address goes on, however fast it opens links."""
 
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
             reader, writer = await asyncio.open_unix_connection(node.socket)
             peer = NotifierPeer(node.key, node.id, most=1000)
             writer.write(peer.hello()[:5])
-            crowd = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_STRANGERS)]
+            silent_peers = [
+                await asyncio.open_connection("127.0.0.1", node.port) for _ in range(2 * listeners.MAX_UNPROVEN_LINKS)
+            ]
             writer.write(peer.hello()[5:])
             _, proof = peer.feed(await reader.readexactly(64))
             writer.write(proof + peer.seal(push_protocol.encode([make(1)(1)])))
             assert await reader.read(1)
-            for each in (writer, *(writer for _, writer in crowd)):
+            for each in (writer, *(writer for _, writer in silent_peers)):
                 each.close()
 
     asyncio.run(go())
@@ -248,7 +252,7 @@ def test_an_address_that_opens_many_links_keeps_no_other_one_out_of_its_handshak
 
 @asynccontextmanager
 async def impostor(path: Path, says: bytes) -> AsyncIterator[list[bytes]]:
-    """A process of somebody else with a Unix socket at that path. It says something and reads on."""
+    """A foreign process with a Unix socket at that path. It sends ``says`` and reads on."""
     heard: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -275,7 +279,7 @@ def test_a_foreign_socket_at_the_path_learns_no_key_and_stops_no_delivery(
         async with listening(tmp_path) as (_, node), impostor(tmp_path / "theirs" / "a.sock", says) as heard:
             link = NodeConnection(replace(node, socket=str(tmp_path / "theirs" / "a.sock")), machine=MACHINE)
             assert await link.send(make(1, b"secret")) is Status.PUSHED
-            # A nonce, and nothing that is made with the key.
+            # The foreign process gets a nonce, and nothing that was made with the key.
             assert len(b"".join(heard)) == len(push_protocol.MAGIC) + push_protocol.NONCE_BYTES
             link.close()
 
@@ -283,7 +287,7 @@ def test_a_foreign_socket_at_the_path_learns_no_key_and_stops_no_delivery(
 
 
 def test_the_socket_of_another_node_at_the_path_stops_no_delivery(tmp_path: Path) -> None:
-    """Such as on two hosts that have one name, or one state directory."""
+    """For example, two hosts have the same name or share a state directory."""
 
     async def go() -> None:
         refused: list[Push] = []
@@ -406,7 +410,7 @@ def test_a_lost_link_fails_its_notifications_and_is_opened_again(tmp_path: Path)
             listener.drop_links()
             with pytest.raises(Unreachable):
                 await first
-            # What is answered late goes nowhere.
+            # A late answer has no effect.
             answers.pop()(Status.PUSHED)
             second = asyncio.create_task(link.send(make(1)))
             while not answers:
@@ -452,7 +456,7 @@ def test_a_node_that_is_away_is_not_tried_all_the_time(tmp_path: Path, monkeypat
         with pytest.raises(Unreachable):
             await link.send(make(1))
         async with listening(tmp_path) as (_, found):
-            # It could be reached again, but that is not known yet.
+            # The node could be reached again, but the link does not try yet.
             link.node = replace(node, port=found.port, socket=found.socket)
             with pytest.raises(Unreachable, match="cannot be reached"):
                 await link.send(make(1))
@@ -480,7 +484,7 @@ def test_a_notifier_that_reads_no_answers_is_dropped(tmp_path: Path, monkeypatch
     async def go() -> None:
         async with listening(tmp_path) as (_, node):
             mine = socket.socket()
-            # The system keeps little for it.
+            # The system buffers little for this socket.
             mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             mine.setblocking(False)
             await asyncio.get_running_loop().sock_connect(mine, ("127.0.0.1", node.port))
@@ -510,7 +514,7 @@ def test_a_host_whose_name_is_no_address_is_still_reached_by_its_notifiers(
         assert await listener.start(folder=tmp_path / "nodes", host=None, port=0) is not None
         assert listener.port == 0
         listener.stop()
-        # One that was asked for has to be there.
+        # A host that is configured must have an address.
         with pytest.raises(StartupError, match=r"192\.0\.2\.1"):
             await listener.start(folder=tmp_path / "nodes", host="192.0.2.1", port=0)
         listener.stop()

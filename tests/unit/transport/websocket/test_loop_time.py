@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that takes long is done in turns, project by project."""
+"""Long work is done in turns, project by project."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_greedy_project_does_not_delay_a_modest_one(monkeypatch: pytest.Monkey
         for _ in range(50):
             shared.call("greedy", lambda: piece("greedy"))
         shared.call("modest", lambda: piece("modest"))
-        # Other things go on in between.
+        # Other tasks run in between.
         ticks = 0
         while len(done) < 51:
             await asyncio.sleep(0)
@@ -82,7 +82,7 @@ def test_tasks_wait_for_their_turn_as_well(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_nothing_runs_while_there_is_nothing_to_do() -> None:
-    """The loop sleeps, as it otherwise would take a whole CPU."""
+    """The loop sleeps. Otherwise it would use a whole CPU."""
 
     async def script() -> None:
         shared = LoopTime()

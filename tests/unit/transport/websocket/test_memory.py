@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets room for bytes, and who waits."""
+"""The connections that get bytes of a pool, and the connections that wait."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the actions on messages answer besides what was recorded: bodies as they came, checksums, unreadable bodies."""
+"""Answers of the actions on messages that no recording has: bytes of bodies, checksums, unreadable bodies."""
 
 from __future__ import annotations
 

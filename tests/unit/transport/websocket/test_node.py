@@ -27,7 +27,7 @@ _RENEWAL_SECONDS = module.RENEWAL_SECONDS
 ADDRESS = QueueName("shop", QUEUE, "orders")
 
 
-class Scene:
+class Harness:
     """A process on memory stores with the connections ``c`` and ``d``."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Scene:
         return [each.id for each in self.parts.subscriptions.list_page(ADDRESS, marker=None, limit=10)[0]]
 
     def over(self) -> list[str]:
-        """The nodes that live no more."""
+        """The ids of the nodes whose leases have expired."""
         return self.management.nodes.list_expired(now=self.clock.now, limit=10)
 
 
@@ -66,14 +66,14 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Scene]:
-    scene = Scene()
-    await scene.service.start(folder=folder / "nodes", host="127.0.0.1", port=0)
-    await until(lambda: scene.service._node is not None)
+async def running(folder: Path) -> AsyncIterator[Harness]:
+    harness = Harness()
+    await harness.service.start(folder=folder / "nodes", host="127.0.0.1", port=0)
+    await until(lambda: harness.service._node is not None)
     try:
-        yield scene
+        yield harness
     finally:
-        await scene.service.stop()
+        await harness.service.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -84,23 +84,23 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_lease_is_renewed(tmp_path: Path) -> None:
     async def go() -> None:
-        async with running(tmp_path) as scene:
+        async with running(tmp_path) as harness:
             for _ in range(3):
-                scene.clock.advance(LEASE_SECONDS - 1)
+                harness.clock.advance(LEASE_SECONDS - 1)
                 await asyncio.sleep(0.1)
-                assert scene.over() == []
+                assert harness.over() == []
 
     asyncio.run(go())
 
 
 def test_a_closed_connection_loses_its_subscriptions(tmp_path: Path) -> None:
     async def go() -> None:
-        async with running(tmp_path) as scene:
-            scene.subscribe("c")
-            kept = scene.subscribe("d")
-            del scene.open["c"]
-            scene.service.end("c")
-            await until(lambda: scene.subscriptions() == [kept])
+        async with running(tmp_path) as harness:
+            harness.subscribe("c")
+            kept = harness.subscribe("d")
+            del harness.open["c"]
+            harness.service.end("c")
+            await until(lambda: harness.subscriptions() == [kept])
 
     asyncio.run(go())
 
@@ -109,8 +109,8 @@ def test_a_store_outage_at_a_close_delays_the_removal_of_subscriptions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def go() -> None:
-        async with running(tmp_path) as scene:
-            scene.subscribe("c")
+        async with running(tmp_path) as harness:
+            harness.subscribe("c")
             tries = 0
 
             def away(**_: Any) -> bool:
@@ -119,25 +119,25 @@ def test_a_store_outage_at_a_close_delays_the_removal_of_subscriptions(
                 raise StoreUnavailable
 
             with monkeypatch.context() as outage:
-                outage.setattr(scene.management.subscriptions, "delete_many", away)
-                scene.service.end("c")
+                outage.setattr(harness.management.subscriptions, "delete_many", away)
+                harness.service.end("c")
                 await until(lambda: tries > 1)
-            await until(lambda: scene.subscriptions() == [])
+            await until(lambda: harness.subscriptions() == [])
 
     asyncio.run(go())
 
 
 def test_a_process_with_an_expired_lease_closes_subscribed_connections_and_registers_again(tmp_path: Path) -> None:
     async def go() -> None:
-        async with running(tmp_path) as scene:
-            scene.subscribe("c")
-            before = scene.service._node
+        async with running(tmp_path) as harness:
+            harness.subscribe("c")
+            before = harness.service._node
             assert before is not None
-            assert scene.management.nodes.condemn(node_id=before.id, now=scene.clock.now + 2 * LEASE_SECONDS)
-            await until(lambda: scene.closed == ["c"])
-            await until(lambda: scene.service._node not in (None, before))
-            # The other connection was not subscribed, and may be now.
-            scene.subscribe("d")
+            assert harness.management.nodes.condemn(node_id=before.id, now=harness.clock.now + 2 * LEASE_SECONDS)
+            await until(lambda: harness.closed == ["c"])
+            await until(lambda: harness.service._node not in (None, before))
+            # The other connection had no subscription, so it stays open and may subscribe now.
+            harness.subscribe("d")
 
     asyncio.run(go())
 
@@ -146,12 +146,12 @@ def test_a_process_with_an_expired_lease_closes_subscribed_connections_and_regis
 def test_renewals_that_fail_for_longer_than_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_condemned: bool
 ) -> None:
-    """If only this process was cut off, it was taken for dead and begins anew. Otherwise nothing is lost."""
+    """If only this process was cut off, its lease has expired and it registers again. Otherwise nothing is lost."""
 
     async def go() -> None:
-        async with running(tmp_path) as scene:
-            id_ = scene.subscribe("c")
-            before = scene.service._node
+        async with running(tmp_path) as harness:
+            id_ = harness.subscribe("c")
+            before = harness.service._node
             assert before is not None
             tries = 0
 
@@ -161,31 +161,31 @@ def test_renewals_that_fail_for_longer_than_the_lease(
                 raise StoreUnavailable
 
             with monkeypatch.context() as outage:
-                outage.setattr(scene.management.nodes, "renew", away)
-                scene.clock.advance(LEASE_SECONDS + 5)
+                outage.setattr(harness.management.nodes, "renew", away)
+                harness.clock.advance(LEASE_SECONDS + 5)
                 await until(lambda: tries > 2)
-                assert scene.closed == []
+                assert harness.closed == []
                 if is_condemned:
-                    assert scene.management.nodes.condemn(node_id=before.id, now=scene.clock.now)
+                    assert harness.management.nodes.condemn(node_id=before.id, now=harness.clock.now)
             if is_condemned:
-                await until(lambda: scene.closed == ["c"])
-                await until(lambda: scene.service._node not in (None, before))
-                scene.subscribe("d")
-                (node_id,) = scene.over()
-                assert sum(scene.parts.connection_subscriptions.remove_of_node(node_id)) == 1
-                assert id_ not in scene.subscriptions()
+                await until(lambda: harness.closed == ["c"])
+                await until(lambda: harness.service._node not in (None, before))
+                harness.subscribe("d")
+                (node_id,) = harness.over()
+                assert sum(harness.parts.connection_subscriptions.remove_of_node(node_id)) == 1
+                assert id_ not in harness.subscriptions()
             else:
-                await until(lambda: scene.over() == [])
-                assert scene.service._node is before
-                assert scene.closed == []
-            assert len(scene.subscriptions()) == 1
+                await until(lambda: harness.over() == [])
+                assert harness.service._node is before
+                assert harness.closed == []
+            assert len(harness.subscriptions()) == 1
 
     asyncio.run(go())
 
 
 @pytest.mark.parametrize("skew", [-5.0, 5.0])
 def test_a_clock_that_is_off_by_five_seconds_neither_kills_a_node_nor_keeps_it(skew: float) -> None:
-    """Of the process against that of the notifier, with one renewal that fails."""
+    """The clock of the process differs from that of the notifier, and one renewal fails."""
     clock, management = FakeClock(), MemoryManagementStore()
     nodes = Nodes(management, lambda: clock.now + skew)
     node = nodes.begin(path="", host="h", port=1)
@@ -206,14 +206,14 @@ def test_after_a_stop_notifiers_may_remove_remaining_subscriptions_at_once(
         raise StoreUnavailable
 
     async def go() -> None:
-        async with running(tmp_path) as scene:
-            scene.subscribe("c")
-            node = scene.service._node
+        async with running(tmp_path) as harness:
+            harness.subscribe("c")
+            node = harness.service._node
             assert node is not None
             if is_away:
-                monkeypatch.setattr(scene.management.subscriptions, "delete_many", away)
-            scene.service.end("c")
-        assert scene.over() == [node.id]
-        assert bool(scene.subscriptions()) is is_away
+                monkeypatch.setattr(harness.management.subscriptions, "delete_many", away)
+            harness.service.end("c")
+        assert harness.over() == [node.id]
+        assert bool(harness.subscriptions()) is is_away
 
     asyncio.run(go())

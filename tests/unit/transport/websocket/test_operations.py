@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path that an action has over HTTP: what comes from the body is one segment of it."""
+"""The path of an action over HTTP. Each field of the body is one segment."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from zaqar.transport.websocket.order import Order, Ranges
 
 @dataclass(frozen=True)
 class Call:
-    """A delivery as one notifier has it under way."""
+    """A delivery that one notifier is sending."""
 
     number: int
     notifier: int
@@ -77,7 +77,7 @@ class World:
                     self.undelivered.discard(call.number)
 
     def kill(self) -> None:
-        """Its leases end. What it has sent already may still arrive, but nobody hears the answer."""
+        """The leases of the notifier end. Notifications that it has sent may still arrive, but it gets no answer."""
         killed = self.random.choice(self.notifiers)
         self.notifiers.remove(killed)
         self.notifiers.append(max(self.notifiers) + killed + 1)
@@ -139,7 +139,7 @@ def test_a_connection_that_stays_open_sees_each_notification_in_order(random: Ra
 
 
 def sent(order: Order[str]) -> list[int]:
-    """What goes out now, in order."""
+    """The numbers that are sent now, in order."""
     numbers = []
     while batch := order.take(1000):
         numbers += [entry.number for entry in batch]

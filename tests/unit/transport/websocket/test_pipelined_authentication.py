@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that come right behind ``authenticate``, over real sockets: each is one of the token before it."""
+"""Requests that directly follow ``authenticate``, over real sockets: each uses the token before it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LARGE = {"queue_name": "q", "messages": [{"body": "x" * 2 * SMALL_FRAME}]}
 
 
 class SlowTokens(Tokens):
-    """Keystone takes its time, so that the next frames are there long before the answer."""
+    """Keystone is slow, so that the next frames arrive long before its answer."""
 
     def validate(self, *arguments: Any, **named: Any) -> Identity:
         time.sleep(0.05)
@@ -85,7 +85,7 @@ def test_requests_after_authenticate_use_its_token(tmp_path: Path, format_: Form
         parts.close()
         assert [reply["headers"]["status"] for reply in replies] == [status for _, status in STEPS]
         assert [reply["request"]["action"] for reply in replies] == [sent["action"] for sent, _ in STEPS]
-        # What bob has posted is not in alice's queue, which she finds again.
+        # The message of bob is not in alice's queue, which she sees again.
         assert replies[-2]["body"]["messages"]["total"] == 2
         assert len(ended) == 2
         assert not json.dumps(replies).count("nobody's")

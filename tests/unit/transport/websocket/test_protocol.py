@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the library's connection does not bound by itself: many clients at once, those that are gone, and bombs."""
+"""Limits that the library does not have: many clients at once, closed clients, and compressed bombs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.acceptance.raw_websocket import CONTINUATION, RawConnection, frame, handshake
 from tests.acceptance.raw_websocket import PING as PING_CODE
-from tests.unit.transport.websocket.scripted import Scene, ask, run, wait_until
+from tests.unit.transport.websocket.scripted import Harness, ask, run, wait_until
 from tests.unit.transport.websocket.test_server import KEY, UPGRADE
 
 PING = b"\x89\x80\x00\x00\x00\x00"
@@ -58,11 +58,11 @@ def test_compressed_frames(tmp_path: Path, case: str) -> None:
             connection.send(raw)
             return connection.close_code(), resident_bytes() - before
 
-    async def script(scene: Scene) -> None:
-        closed, grown = await asyncio.to_thread(attack, scene.port)
+    async def script(harness: Harness) -> None:
+        closed, grown = await asyncio.to_thread(attack, harness.port)
         assert closed == code
         assert grown < 8 << 20
-        async with scene.connect() as other:
+        async with harness.connect() as other:
             assert await ask(other, text="x") == "x"
 
     run(script, tmp_path, compression=True)
@@ -73,11 +73,11 @@ def resident_bytes() -> int:
 
 
 def test_many_clients_may_connect_at_the_same_moment(tmp_path: Path) -> None:
-    """One that finds no room in the queue of the listening socket waits a second before it tries again."""
+    """A client that finds the queue of the listening socket full waits a second before it retries."""
 
-    async def script(scene: Scene) -> None:
-        # The server accepts nothing meanwhile, as the event loop is not given back.
-        clients = [socket.create_connection(("127.0.0.1", scene.port), timeout=0.9) for _ in range(500)]
+    async def script(harness: Harness) -> None:
+        # The server accepts no connection in this time, because this code blocks the event loop.
+        clients = [socket.create_connection(("127.0.0.1", harness.port), timeout=0.9) for _ in range(500)]
         for client in clients:
             client.close()
 
@@ -87,17 +87,17 @@ def test_many_clients_may_connect_at_the_same_moment(tmp_path: Path) -> None:
 def test_a_closed_connection_logs_few_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """asyncio logs each write to a connection that is lost; it may have sent thousands of pings before."""
 
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         for _ in range(3):
-            client = socket.create_connection(("127.0.0.1", scene.port))
+            client = socket.create_connection(("127.0.0.1", harness.port))
             client.sendall(f"GET / HTTP/1.1\nHost: h\n{UPGRADE}{KEY}\n".replace("\n", "\r\n").encode())
-            await wait_until(lambda: len(scene.server.connections) == 1)
-            # All of it happens before the server reads again.
+            await wait_until(lambda: len(harness.server.connections) == 1)
+            # All of this happens before the server reads again.
             client.sendall(PING * 2_000)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             client.close()
-            await wait_until(lambda: len(scene.server.connections) == 0)
-        async with scene.connect() as other:
+            await wait_until(lambda: len(harness.server.connections) == 0)
+        async with harness.connect() as other:
             assert await ask(other, text="x") == "x"
 
     run(script, tmp_path)

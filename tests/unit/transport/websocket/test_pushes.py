@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the links of notifiers to connections: who is answered what, and when the store is asked."""
+"""Notifications from links of notifiers to connections: their statuses, and the questions to the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zaqar.transport.websocket.pushes import Gone, Pushes, TooSlow
 
 @dataclass
 class FakeConnection:
-    """One that takes frames at once, or as ``fault`` says, or not before ``ready`` is set."""
+    """A connection that takes frames at once, raises ``fault``, or waits until ``ready`` is set."""
 
     frames: list[str] = field(default_factory=list)
     fault: type[Exception] | None = None
@@ -38,8 +38,8 @@ class FakeConnection:
         self.frames += map(str, frames)
 
 
-class Scene:
-    """The connections of a process, and a store in which ``undelivered`` are to come."""
+class Harness:
+    """The connections of a process, and a store with the ``undelivered`` numbers."""
 
     def __init__(self) -> None:
         self.connections = {"c": FakeConnection(), "d": FakeConnection()}
@@ -71,70 +71,70 @@ class Scene:
             self.pushes.receive(push, lambda status, number=number: self.answers.append((number, status)))  # type: ignore[misc]
 
     async def until(self, count: int) -> list[tuple[int, Status]]:
-        """The answers, once there are so many."""
+        """The answers, as soon as there are ``count``."""
         async with asyncio.timeout(5):
             while len(self.answers) < count:
                 await asyncio.sleep(0.005)
         return self.answers
 
 
-def play(go: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+def play(go: Callable[[Harness], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
-        scene = Scene()
-        await go(scene)
-        scene.pushes.stop()
+        harness = Harness()
+        await go(harness)
+        harness.pushes.stop()
 
     asyncio.run(run())
 
 
 def test_the_store_is_asked_once_and_then_no_more_while_they_come_in_order() -> None:
-    async def go(scene: Scene) -> None:
-        scene.receive(5)
-        await scene.until(1)
+    async def go(harness: Harness) -> None:
+        harness.receive(5)
+        await harness.until(1)
         for number in range(6, 50):
-            scene.receive(number)
-        assert await scene.until(45) == [(number, Status.PUSHED) for number in range(5, 50)]
-        assert scene.questions == [5]
-        assert scene.connections["c"].frames == [str(number) for number in range(5, 50)]
+            harness.receive(number)
+        assert await harness.until(45) == [(number, Status.PUSHED) for number in range(5, 50)]
+        assert harness.questions == [5]
+        assert harness.connections["c"].frames == [str(number) for number in range(5, 50)]
 
     play(go)
 
 
 def test_a_notification_before_its_turn_is_sent_after_the_earlier_one() -> None:
-    async def go(scene: Scene) -> None:
-        scene.undelivered = {5, 6, 7}
-        scene.receive(7, 6)
+    async def go(harness: Harness) -> None:
+        harness.undelivered = {5, 6, 7}
+        harness.receive(7, 6)
         await asyncio.sleep(0.05)
-        assert scene.connections["c"].frames == []
-        scene.receive(5)
-        await scene.until(3)
-        assert scene.connections["c"].frames == ["5", "6", "7"]
+        assert harness.connections["c"].frames == []
+        harness.receive(5)
+        await harness.until(3)
+        assert harness.connections["c"].frames == ["5", "6", "7"]
 
     play(go)
 
 
 def test_a_gap_without_deliveries_is_passed_over() -> None:
-    async def go(scene: Scene) -> None:
-        scene.receive(5)
-        await scene.until(1)
-        scene.receive(9, 12)
-        await scene.until(3)
-        assert scene.connections["c"].frames == ["5", "9", "12"]
+    async def go(harness: Harness) -> None:
+        harness.receive(5)
+        await harness.until(1)
+        harness.receive(9, 12)
+        await harness.until(3)
+        assert harness.connections["c"].frames == ["5", "9", "12"]
 
     play(go)
 
 
 def test_a_notification_held_too_long_has_to_arrive_again() -> None:
-    async def go(scene: Scene) -> None:
-        scene.undelivered = {5}
-        scene.receive(6, 7)
-        assert await scene.until(2) == [(6, Status.WAIT), (7, Status.WAIT)]
-        scene.receive(6)
-        scene.receive(5)
-        await scene.until(4)
-        scene.receive(7)
-        await scene.until(5)
-        assert scene.connections["c"].frames == ["5", "6", "7"]
+    async def go(harness: Harness) -> None:
+        harness.undelivered = {5}
+        harness.receive(6, 7)
+        assert await harness.until(2) == [(6, Status.WAIT), (7, Status.WAIT)]
+        harness.receive(6)
+        harness.receive(5)
+        await harness.until(4)
+        harness.receive(7)
+        await harness.until(5)
+        assert harness.connections["c"].frames == ["5", "6", "7"]
 
     play(go)
 
@@ -142,108 +142,108 @@ def test_a_notification_held_too_long_has_to_arrive_again() -> None:
 def test_a_store_outage_does_not_close_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AWAY_SECONDS", 0.05)
 
-    async def go(scene: Scene) -> None:
-        scene.is_away = True
-        scene.receive(5)
+    async def go(harness: Harness) -> None:
+        harness.is_away = True
+        harness.receive(5)
         await asyncio.sleep(0.15)
-        assert scene.connections["c"].frames == []
-        assert len(scene.questions) > 1
-        scene.is_away = False
-        assert await scene.until(1) == [(5, Status.PUSHED)]
+        assert harness.connections["c"].frames == []
+        assert len(harness.questions) > 1
+        harness.is_away = False
+        assert await harness.until(1) == [(5, Status.PUSHED)]
 
     play(go)
 
 
 def test_a_store_with_enough_questions_is_asked_again_soon() -> None:
-    async def go(scene: Scene) -> None:
-        scene.is_busy = True
-        scene.receive(5)
+    async def go(harness: Harness) -> None:
+        harness.is_busy = True
+        harness.receive(5)
         await asyncio.sleep(0.1)
-        assert scene.connections["c"].frames == []
-        assert len(scene.questions) > 2
-        scene.is_busy = False
-        assert await scene.until(1) == [(5, Status.PUSHED)]
+        assert harness.connections["c"].frames == []
+        assert len(harness.questions) > 2
+        harness.is_busy = False
+        assert await harness.until(1) == [(5, Status.PUSHED)]
 
     play(go)
 
 
 def test_a_connection_that_takes_nothing_does_not_delay_others() -> None:
-    async def go(scene: Scene) -> None:
-        scene.connections["c"].ready.clear()
-        scene.receive(1)
-        scene.receive(2, connection="d", subscription="t")
-        assert await scene.until(1) == [(2, Status.PUSHED)]
-        # The notifier is not kept waiting; it may come again while the frame is still on its way.
-        assert await scene.until(2) == [(2, Status.PUSHED), (1, Status.WAIT)]
-        scene.receive(1)
-        scene.connections["c"].ready.set()
-        assert await scene.until(3) == [(2, Status.PUSHED), (1, Status.WAIT), (1, Status.PUSHED)]
-        assert scene.connections["c"].frames == ["1"]
+    async def go(harness: Harness) -> None:
+        harness.connections["c"].ready.clear()
+        harness.receive(1)
+        harness.receive(2, connection="d", subscription="t")
+        assert await harness.until(1) == [(2, Status.PUSHED)]
+        # The notifier gets its answer in time. The notification may arrive again while its frame is being sent.
+        assert await harness.until(2) == [(2, Status.PUSHED), (1, Status.WAIT)]
+        harness.receive(1)
+        harness.connections["c"].ready.set()
+        assert await harness.until(3) == [(2, Status.PUSHED), (1, Status.WAIT), (1, Status.PUSHED)]
+        assert harness.connections["c"].frames == ["1"]
 
     play(go)
 
 
 def test_a_connection_that_is_too_slow_gets_all_notifications_later_in_order() -> None:
-    async def go(scene: Scene) -> None:
-        scene.receive(1)
-        await scene.until(1)
-        scene.connections["c"].fault = TooSlow
-        scene.receive(2, 3)
-        assert await scene.until(3) == [(1, Status.PUSHED), (2, Status.WAIT), (3, Status.WAIT)]
-        scene.connections["c"].fault = None
-        scene.undelivered = {2, 3}
-        scene.receive(3, 2)
-        await scene.until(5)
-        assert scene.connections["c"].frames == ["1", "2", "3"]
+    async def go(harness: Harness) -> None:
+        harness.receive(1)
+        await harness.until(1)
+        harness.connections["c"].fault = TooSlow
+        harness.receive(2, 3)
+        assert await harness.until(3) == [(1, Status.PUSHED), (2, Status.WAIT), (3, Status.WAIT)]
+        harness.connections["c"].fault = None
+        harness.undelivered = {2, 3}
+        harness.receive(3, 2)
+        await harness.until(5)
+        assert harness.connections["c"].frames == ["1", "2", "3"]
 
     play(go)
 
 
 @pytest.mark.parametrize("fault", [Gone, RuntimeError])
 def test_notifications_of_a_failed_push_get_the_status_of_its_fault(fault: type[Exception]) -> None:
-    async def go(scene: Scene) -> None:
-        scene.connections["c"].fault = fault
-        scene.receive(1, 2)
+    async def go(harness: Harness) -> None:
+        harness.connections["c"].fault = fault
+        harness.receive(1, 2)
         status = Status.GONE if fault is Gone else Status.WAIT
-        assert await scene.until(2) == [(1, status), (2, status)]
+        assert await harness.until(2) == [(1, status), (2, status)]
 
     play(go)
 
 
 def test_a_push_to_an_unknown_connection_or_subscription_is_gone() -> None:
-    async def go(scene: Scene) -> None:
-        scene.receive(1, connection="absent")
-        scene.ended.add("s")
-        scene.receive(2)
-        assert scene.answers == [(1, Status.GONE), (2, Status.GONE)]
+    async def go(harness: Harness) -> None:
+        harness.receive(1, connection="absent")
+        harness.ended.add("s")
+        harness.receive(2)
+        assert harness.answers == [(1, Status.GONE), (2, Status.GONE)]
 
     play(go)
 
 
 def test_waiting_notifications_are_gone_when_the_connection_closes() -> None:
-    async def go(scene: Scene) -> None:
-        scene.undelivered = {1}
-        scene.connections["d"].ready.clear()
-        scene.receive(2)
-        scene.receive(3, connection="d", subscription="t")
+    async def go(harness: Harness) -> None:
+        harness.undelivered = {1}
+        harness.connections["d"].ready.clear()
+        harness.receive(2)
+        harness.receive(3, connection="d", subscription="t")
         await asyncio.sleep(0.02)
-        scene.pushes.close("c")
-        scene.pushes.close("d")
-        assert sorted(scene.answers) == [(2, Status.GONE), (3, Status.GONE)]
-        scene.connections["d"].ready.set()
+        harness.pushes.close("c")
+        harness.pushes.close("d")
+        assert sorted(harness.answers) == [(2, Status.GONE), (3, Status.GONE)]
+        harness.connections["d"].ready.set()
         await asyncio.sleep(0.02)
-        assert scene.connections["d"].frames == []
+        assert harness.connections["d"].frames == []
 
     play(go)
 
 
 def test_nothing_is_pushed_any_more_for_a_subscription_that_has_ended() -> None:
-    async def go(scene: Scene) -> None:
-        scene.undelivered = {1}
-        scene.receive(2)
-        scene.ended.add("s")
-        scene.receive(3)
-        assert sorted(scene.answers) == [(2, Status.GONE), (3, Status.GONE)]
+    async def go(harness: Harness) -> None:
+        harness.undelivered = {1}
+        harness.receive(2)
+        harness.ended.add("s")
+        harness.receive(3)
+        assert sorted(harness.answers) == [(2, Status.GONE), (3, Status.GONE)]
 
     play(go)
 
@@ -251,14 +251,14 @@ def test_nothing_is_pushed_any_more_for_a_subscription_that_has_ended() -> None:
 def test_what_is_held_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 3)
 
-    async def go(scene: Scene) -> None:
-        scene.connections["c"].ready.clear()
-        scene.undelivered = {1}
-        scene.receive(12, 13, 14)
-        assert scene.answers == [(14, Status.WAIT)]
-        scene.pushes.close("c")
-        scene.receive(15, connection="d")
-        await scene.until(4)
-        assert scene.pushes._size == 0
+    async def go(harness: Harness) -> None:
+        harness.connections["c"].ready.clear()
+        harness.undelivered = {1}
+        harness.receive(12, 13, 14)
+        assert harness.answers == [(14, Status.WAIT)]
+        harness.pushes.close("c")
+        harness.receive(15, connection="d")
+        await harness.until(4)
+        assert harness.pushes._size == 0
 
     play(go)

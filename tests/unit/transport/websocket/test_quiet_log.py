@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients do again and again is one line in the log from time to time."""
+"""Events that clients can repeat are logged once in a period."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ def test_a_burst_of_one_second_then_the_rate() -> None:
     bucket = TokenBucket(10, now=100.0)
     assert [bucket.take(1, 100.0) for _ in range(10)] == [0.0] * 10
     assert bucket.take(1, 100.0) == pytest.approx(0.1)
-    # Who waits as told is admitted at the rate.
+    # A caller that waits as told is admitted at the rate.
     assert bucket.take(1, 100.1) == pytest.approx(0.1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no reply has in it, whichever action of the API it answers."""
+"""No reply of any action repeats secrets or long texts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_no_reply_repeats_a_token_wherever_the_request_has_it(parts: Parts, form
                 reply = client.send({**frame, "body": body})
                 seen.add(reply["headers"]["status"])
                 assert SECRET not in json.dumps(reply), (called, name)
-        # Some were carried out, and others refused in each of these ways.
+        # Some actions were carried out, and others refused in each of these ways.
         assert seen >= ({200, 403} if authenticated or not keystone else {200, 400, 403})
 
 
@@ -67,7 +67,7 @@ def test_no_reply_repeats_a_token_wherever_the_request_has_it(parts: Parts, form
     ids=["no token", "none", "another type", "bad Client-ID", "no headers"],
 )
 def test_the_body_of_authenticate_is_not_repeated(parts: Parts, format_: Format, headers: Any) -> None:
-    """It has none; a client may take it for the place of its token."""
+    """The action has no body, but a client may put its token there."""
     for body in ({"X-Auth-Token": SECRET}, SECRET, [SECRET]):
         reply = Client(parts, format_=format_).send({"action": "authenticate", "headers": headers, "body": body})
         assert reply["headers"] == {"status": 400}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The opening handshake, what a client sends beside requests, and the end of the server."""
+"""The opening handshake, frames other than requests, and the end of the server."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.unit.transport.websocket.scripted import KEY, UPGRADE, Scene, ask, closed, make_parts, run, wait_until
+from tests.unit.transport.websocket.scripted import KEY, UPGRADE, Harness, ask, closed, make_parts, run, wait_until
 from zaqar.transport.websocket import protocol
 from zaqar.transport.websocket import server as servers
 from zaqar.transport.websocket.close_codes import MEANINGS
 from zaqar.transport.websocket.quiet_log import QuietLog
 
 
-async def http(scene: Scene, request: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to what was sent as it is."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
+async def http(harness: Harness, request: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to these raw bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
     writer.write(request.replace("\n", "\r\n").encode())
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
@@ -41,9 +41,9 @@ MASKED = b"\x00\x00\x00\x00"
 """The mask of a frame's bytes; this one changes nothing."""
 
 
-async def open_raw(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_raw(harness: Harness) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection whose frames the test makes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
     writer.write(f"GET / HTTP/1.1\nHost: h\n{UPGRADE}{KEY}\n".replace("\n", "\r\n").encode())
     assert b"101 Switching" in await reader.readuntil(b"\r\n\r\n")
     return reader, writer
@@ -74,8 +74,8 @@ async def open_raw(scene: Scene) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     ],
 )
 def test_a_refused_handshake_has_the_reason_as_json(request_: str, status: int, tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        found, headers, body = await http(scene, request_)
+    async def script(harness: Harness) -> None:
+        found, headers, body = await http(harness, request_)
         assert found == status
         document = json.loads(body)
         assert set(document) == {"title", "description"}
@@ -87,13 +87,13 @@ def test_a_refused_handshake_has_the_reason_as_json(request_: str, status: int, 
 
 
 def test_any_path_and_offer_of_a_subprotocol_is_accepted(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect(subprotocols=["zaqar"], origin="http://127.0.0.1:1") as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect(subprotocols=["zaqar"], origin="http://127.0.0.1:1") as client:
             pytest.fail(f"it is {client}")
 
-    async def accepted(scene: Scene) -> None:
-        origin = f"http://127.0.0.1:{scene.port}"
-        async with scene.connect(subprotocols=["zaqar"], origin=origin) as client:
+    async def accepted(harness: Harness) -> None:
+        origin = f"http://127.0.0.1:{harness.port}"
+        async with harness.connect(subprotocols=["zaqar"], origin=origin) as client:
             assert client.subprotocol is None
             assert client.response is not None and "Server" not in client.response.headers
             assert await ask(client, text="x") == "x"
@@ -108,10 +108,10 @@ def test_the_log_says_which_pages_may_not_connect(
 ) -> None:
     monkeypatch.setattr(servers, "_quiet_log", QuietLog(logging.getLogger(servers.__name__)))
 
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         for _ in range(3):
             with pytest.raises(InvalidStatus):
-                await scene.connect(origin="https://evil.example/" + "x" * 200)
+                await harness.connect(origin="https://evil.example/" + "x" * 200)
 
     with caplog.at_level(logging.INFO, logger=servers.__name__):
         run(script, tmp_path)
@@ -121,8 +121,8 @@ def test_the_log_says_which_pages_may_not_connect(
 
 
 def test_origins_that_the_operator_allows(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect(origin="https://ui.example") as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect(origin="https://ui.example") as client:
             assert await ask(client, text="x") == "x"
 
     run(script, tmp_path, "[cors]\nallowed_origin = https://ui.example\n")
@@ -133,16 +133,16 @@ def test_connections_are_bounded(
 ) -> None:
     monkeypatch.setattr(servers, "_quiet_log", QuietLog(logging.getLogger(servers.__name__)))
 
-    async def script(scene: Scene) -> None:
-        async with scene.connect(), scene.connect():
-            await wait_until(lambda: len(scene.server.connections) == 2)
+    async def script(harness: Harness) -> None:
+        async with harness.connect(), harness.connect():
+            await wait_until(lambda: len(harness.server.connections) == 2)
             with pytest.raises(InvalidStatus) as caught:
-                await scene.connect()
+                await harness.connect()
             assert caught.value.response.status_code == 503
             assert caught.value.response.headers["Retry-After"] == "5"
             assert "too many connections" in json.loads(caught.value.response.body or b"")["description"]
-        await wait_until(lambda: not len(scene.server.connections))
-        async with scene.connect() as client:
+        await wait_until(lambda: not len(harness.server.connections))
+        async with harness.connect() as client:
             assert await ask(client, text="x") == "x"
 
     run(script, tmp_path, max_connections=2)
@@ -150,14 +150,14 @@ def test_connections_are_bounded(
 
 
 def test_many_simultaneous_clients_do_not_exceed_the_limit(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        found = await asyncio.gather(*(scene.connect() for _ in range(15)), return_exceptions=True)
+    async def script(harness: Harness) -> None:
+        found = await asyncio.gather(*(harness.connect() for _ in range(15)), return_exceptions=True)
         refused = [each for each in found if isinstance(each, InvalidStatus)]
-        assert (len(refused), len(scene.server.connections)) == (10, 5)
+        assert (len(refused), len(harness.server.connections)) == (10, 5)
         for each in found:
             if not isinstance(each, BaseException):
                 await each.close()
-        async with scene.connect() as client:
+        async with harness.connect() as client:
             assert await ask(client, text="x") == "x"
 
     run(script, tmp_path, max_connections=5)
@@ -166,32 +166,32 @@ def test_many_simultaneous_clients_do_not_exceed_the_limit(tmp_path: Path) -> No
 def test_connections_without_a_handshake_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zaqar.transport.websocket.settings._MIN_HANDSHAKES", 3)
 
-    async def script(scene: Scene) -> None:
-        silent = [await asyncio.open_connection("127.0.0.1", scene.port) for _ in range(4)]
-        reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
+    async def script(harness: Harness) -> None:
+        silent = [await asyncio.open_connection("127.0.0.1", harness.port) for _ in range(4)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
         with suppress(ConnectionError):
             assert await reader.read() == b""
         for _, each in [*silent, (reader, writer)]:
             each.close()
         await asyncio.sleep(0.1)
-        async with scene.connect() as client:
+        async with harness.connect() as client:
             assert await ask(client, text="x") == "x"
 
     run(script, tmp_path, max_connections=1)
 
 
 def test_compression_is_off_unless_it_is_wanted(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as client:
             assert client.response is not None
             assert "Sec-WebSocket-Extensions" not in client.response.headers
 
-    async def compressed(scene: Scene) -> None:
-        async with scene.connect() as client:
+    async def compressed(harness: Harness) -> None:
+        async with harness.connect() as client:
             assert client.response is not None
             assert "permessage-deflate" in client.response.headers["Sec-WebSocket-Extensions"]
             assert await ask(client, text="x" * 100_000) == "x" * 100_000
-            # Its size counts as it is after it was unpacked.
+            # The size after decompression counts.
             await client.send(json.dumps({"text": "x" * 2_000_000}))
             assert (await closed(client))[0] == 1009
 
@@ -200,9 +200,9 @@ def test_compression_is_off_unless_it_is_wanted(tmp_path: Path) -> None:
 
 
 def test_a_client_that_only_probes_the_port_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def script(scene: Scene) -> None:
+    async def script(harness: Harness) -> None:
         for sent in (b"", b"GET / HT"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
             writer.write(sent)
             writer.write_eof()
             assert await reader.read() == b""
@@ -216,8 +216,8 @@ def test_a_client_that_only_probes_the_port_logs_nothing(tmp_path: Path, caplog:
 
 
 def test_a_frame_may_be_as_large_as_a_post_and_a_little_more(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as client:
             assert len(await ask(client, text="x" * 5_000)) == 5_000
             await client.send(json.dumps({"text": "x" * 70_000}))
             assert (await closed(client))[0] == 1009
@@ -243,9 +243,9 @@ NO_WEBSOCKET = {
 def test_bytes_that_are_no_websocket_end_only_their_connection(what: str, tmp_path: Path) -> None:
     frames, code = NO_WEBSOCKET[what]
 
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as other:
-            reader, writer = await open_raw(scene)
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as other:
+            reader, writer = await open_raw(harness)
             writer.write(frames)
             writer.write_eof()
             answer = await reader.read()
@@ -259,8 +259,8 @@ def test_bytes_that_are_no_websocket_end_only_their_connection(what: str, tmp_pa
 
 
 def test_fragments_are_joined(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as client:
             await client.send(iter(['{"te', 'xt": ', '"x"}']))
             assert await client.recv() == "x"
 
@@ -268,19 +268,19 @@ def test_fragments_are_joined(tmp_path: Path) -> None:
 
 
 def test_a_lost_connection_leaves_nothing_behind(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        _, writer = await open_raw(scene)
+    async def script(harness: Harness) -> None:
+        _, writer = await open_raw(harness)
         writer.write(b"\x81\xfe" + struct.pack("!H", 1000) + MASKED + b"half")
-        await wait_until(lambda: len(scene.server.connections) == 1)
+        await wait_until(lambda: len(harness.server.connections) == 1)
         writer.transport.abort()
-        await wait_until(lambda: not len(scene.server.connections))
+        await wait_until(lambda: not len(harness.server.connections))
 
     run(script, tmp_path)
 
 
 def test_pings_are_answered(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as client:
             assert await (await client.ping("now")) < 5.0
 
     run(script, tmp_path)
@@ -290,11 +290,11 @@ def test_a_flood_of_pings_takes_no_memory_and_delays_no_client(tmp_path: Path) -
     """The client sends as fast as it can and reads nothing."""
     ping = b"\x89\xfd" + MASKED + b"x" * 125
 
-    async def script(scene: Scene) -> None:
-        _, writer = await open_raw(scene)
+    async def script(harness: Harness) -> None:
+        _, writer = await open_raw(harness)
         writer.transport.set_write_buffer_limits(high=0)
         flood = asyncio.create_task(send_for_ever(writer, ping * 1_000))
-        async with scene.connect() as other:
+        async with harness.connect() as other:
             waits = []
             for _ in range(30):
                 began = time.monotonic()
@@ -302,8 +302,8 @@ def test_a_flood_of_pings_takes_no_memory_and_delays_no_client(tmp_path: Path) -
                 waits.append(time.monotonic() - began)
                 await asyncio.sleep(0.01)
             assert sorted(waits)[15] < 0.1
-        assert scene.server._server is not None
-        buffers = [each.transport.get_write_buffer_size() for each in scene.server._server.all_connections]
+        assert harness.server._server is not None
+        buffers = [each.transport.get_write_buffer_size() for each in harness.server._server.all_connections]
         assert max(buffers) < 200_000
         flood.cancel()
         writer.transport.abort()
@@ -319,8 +319,8 @@ def test_a_flood_of_pings_takes_no_memory_and_delays_no_client(tmp_path: Path) -
 def test_many_tiny_frames_are_read_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "FRAMES_PER_SECOND", 100)
 
-    async def script(scene: Scene) -> None:
-        reader, writer = await open_raw(scene)
+    async def script(harness: Harness) -> None:
+        reader, writer = await open_raw(harness)
         began = time.monotonic()
         writer.write((b"\x89\x80" + MASKED) * 150)
         await reader.readexactly(2 * 150)
@@ -333,9 +333,9 @@ def test_many_tiny_frames_are_read_slowly(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_client_that_does_not_answer_pings_is_closed(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        reader, writer = await open_raw(scene)
-        async with scene.connect() as client:
+    async def script(harness: Harness) -> None:
+        reader, writer = await open_raw(harness)
+        async with harness.connect() as client:
             assert await reader.readexactly(2) == b"\x89\x00"
             answer = await reader.read()
             assert struct.unpack("!H", answer[2:4]) == (1011,)
@@ -346,10 +346,10 @@ def test_a_client_that_does_not_answer_pings_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_client_whose_pong_is_behind_its_requests_is_not_closed(tmp_path: Path) -> None:
-    """It is the server that does not read: the requests take their time."""
+    """The server does not read, because the requests take long."""
 
-    async def script(scene: Scene) -> None:
-        async with scene.connect(max_queue=None) as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect(max_queue=None) as client:
             for number in range(6):
                 await client.send(json.dumps({"text": str(number), "sleep": 0.3}))
             assert [await client.recv() for _ in range(6)] == list("012345")
@@ -361,19 +361,19 @@ def test_a_client_whose_pong_is_behind_its_requests_is_not_closed(tmp_path: Path
 
 
 def test_requests_that_were_read_are_answered_before_the_end(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect() as busy, scene.connect() as idle:
+    async def script(harness: Harness) -> None:
+        async with harness.connect() as busy, harness.connect() as idle:
             for number in range(10):
                 await busy.send(json.dumps({"text": str(number), "sleep": 0.3}))
-            await wait_until(lambda: scene.server.is_busy)
-            stopping = asyncio.create_task(scene.server.stop())
+            await wait_until(lambda: harness.server.is_busy)
+            stopping = asyncio.create_task(harness.server.stop())
             assert await closed(idle) == (1001, "The server ends.")
             assert await busy.recv() == "0"
             assert (await closed(busy))[0] == 1001
             await stopping
-            assert scene.sessions[0].answered == ["0"]
+            assert harness.sessions[0].answered == ["0"]
             with pytest.raises(ConnectionRefusedError):
-                await scene.connect()
+                await harness.connect()
 
     run(script, tmp_path)
 
@@ -382,14 +382,14 @@ def test_the_end_does_not_wait_for_clients_that_do_not_answer(tmp_path: Path, mo
     monkeypatch.setattr("zaqar.transport.websocket.server._LAST_CLOSE_SECONDS", 0.2)
     monkeypatch.setattr("zaqar.transport.websocket.server.DRAIN_SECONDS", 1.5)
 
-    async def script(scene: Scene) -> None:
-        silent = [await open_raw(scene) for _ in range(3)]
-        _, writer = await asyncio.open_connection("127.0.0.1", scene.port)  # in its handshake
-        async with scene.connect() as stuck:
+    async def script(harness: Harness) -> None:
+        silent = [await open_raw(harness) for _ in range(3)]
+        _, writer = await asyncio.open_connection("127.0.0.1", harness.port)  # in its handshake
+        async with harness.connect() as stuck:
             await stuck.send(json.dumps({"action": "block"}))
-            await wait_until(lambda: scene.server.is_busy)
+            await wait_until(lambda: harness.server.is_busy)
             began = time.monotonic()
-            await scene.server.stop()
+            await harness.server.stop()
             assert 1.0 < time.monotonic() - began < 3.0
             with pytest.raises(ConnectionClosed):
                 await stuck.recv()
@@ -400,9 +400,9 @@ def test_the_end_does_not_wait_for_clients_that_do_not_answer(tmp_path: Path, mo
 
 
 def test_many_connections_end_together(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        clients = await asyncio.gather(*(scene.connect() for _ in range(200)))
-        await scene.server.stop()
+    async def script(harness: Harness) -> None:
+        clients = await asyncio.gather(*(harness.connect() for _ in range(200)))
+        await harness.server.stop()
         codes = [(await closed(client))[0] for client in clients]
         assert codes == [1001] * 200
 
@@ -410,23 +410,23 @@ def test_many_connections_end_together(tmp_path: Path) -> None:
 
 
 def test_new_limits_hold_for_open_connections(tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        async with scene.connect(max_size=None) as client:
+    async def script(harness: Harness) -> None:
+        async with harness.connect(max_size=None) as client:
             await ask(client, text="x")
-            connection = await scene.connection()
-            settings = replace(scene.server._settings, max_frame_size=3_000_000, requests_per_second=0)
-            before = scene.sessions[0].parts
+            connection = await harness.connection()
+            settings = replace(harness.server._settings, max_frame_size=3_000_000, requests_per_second=0)
+            before = harness.sessions[0].parts
             folder = tmp_path / str(os.getpid())
             folder.mkdir()
             parts = make_parts(folder)
-            scene.server.use(parts, settings)
+            harness.server.use(parts, settings)
             assert await ask(client, text="x") == "x"
-            assert scene.sessions[0].parts is parts is not before
+            assert harness.sessions[0].parts is parts is not before
             text = "x" * 2_000_000
-            async with scene.connect(max_size=None) as other:
+            async with harness.connect(max_size=None) as other:
                 assert await ask(other, text=text) == text
             assert await ask(client, text=text) == text
-            assert connection.session is scene.sessions[0]
+            assert connection.session is harness.sessions[0]
             parts.close()
 
     run(script, tmp_path)

@@ -63,6 +63,6 @@ def test_each_action_checks_its_rule(tmp_path: Path, action: str, rule: str) -> 
 
 
 def test_only_the_report_is_for_administrators() -> None:
-    """The others are for everybody over HTTP too."""
+    """Every caller may use the other actions, as over HTTP."""
     admin = {action.name for action in ACTIONS if action.needs_admin_mode}
     assert admin == {action.name for action in ACTIONS if action.of_deployment} == {"check_node_health"}

@@ -190,10 +190,10 @@ def test_extra_spec_is_checked_in_addition_to_all_other_checks(parts: Parts) -> 
     assert client.status("queue_create", body, extra_spec="acme:no") == 403
     statuses = [client.status("queue_create", body, EXTRA_SPEC=value) for value in ("", "none:1", 5, [], "a" * 5000)]
     assert statuses == [400] * 5
-    # What cannot be served anyhow is not asked about.
+    # Keystone is not asked about a request that cannot be served anyhow.
     assert client.status("queue_create", {}, EXTRA_SPEC="acme:yes") == 400
     assert asked == ["acme:yes", "acme:no"]
-    # A header that is absent is none.
+    # An absent header is not checked.
     assert client.status("queue_list", {}) == 200
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which actions the headers of a pre-signed URL open, for whom they are carried out, and what is no permission."""
+"""The actions that the headers of a pre-signed URL open, their caller, and signatures that open nothing."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ OPENED: Mapping[tuple[str, str], set[str]] = {
     ("subscriptions", "PUT"): {"subscription_confirm"},
     ("subscriptions", "DELETE"): {"subscription_delete"},
 }
-"""By path and method. Nothing else is opened, and every other action never."""
+"""The actions by path and method. Other paths and methods open nothing."""
 
 OF_TOPICS = ("messages", "subscriptions")
 
 
 class Probe:
-    """The service on stores in memory, and a session whose actions do nothing but to note who asked for them."""
+    """The service on stores in memory, and a session whose actions only record their callers."""
 
     def __init__(self, **options: Any) -> None:
         configuration = conf.load(default_config_files=[])
@@ -77,7 +77,7 @@ class Probe:
         return Answer(200, {})
 
     def ask(self, action: str, body: Any, headers: Mapping[str, Any], form: Format = JSON) -> tuple[int, Any]:
-        """Status and body of the reply; what the frame has must not be in it, if that is a signature."""
+        """Status and body of the reply. It must not repeat a signature of the frame."""
         named = {"Client-ID": str(uuid.uuid4()), **headers}
         frame = {"action": action, "headers": named, "body": body}
         reply = self._session.answer(self._session.read(form.encode(frame)))
@@ -88,7 +88,7 @@ class Probe:
         return reply.status, document["body"]
 
     def is_opened(self, action: str, body: Any, headers: Mapping[str, Any], form: Format = JSON) -> bool:
-        """Whether the action was carried out; a refusal is the one that there is."""
+        """Whether the action was carried out. If not, the reply must be the one refusal of signatures."""
         before = len(self.calls)
         status, answer = self.ask(action, body, headers, form)
         if status == 200:
@@ -126,7 +126,7 @@ def probe() -> Probe:
 
 
 def body_of(action: Action, kind: str = "queue", name: str = "mail") -> dict[str, Any]:
-    """What the session takes for a whole body of this action: each field that it needs, and the queue or topic."""
+    """A valid body of this action: each required field, and the queue or topic."""
     values: dict[str, Any] = {"string": ID, "integer": 60, "boolean": True, "array": [], "object": {}}
     body = {field: values[about.type] for field, about in action.fields.items() if about.required}
     body |= {f"{each}_name": name for each in ("queue", "topic") if f"{each}_name" in body}
@@ -189,7 +189,7 @@ IDS = [f"{ID}/confirm", f"{ID}/../{ID}", "..", ".", "", "a/b", "a%2Fb", "a?b", "
 
 @pytest.mark.parametrize("value", IDS)
 def test_an_id_cannot_lead_to_another_path(probe: Probe, value: str) -> None:
-    """It is one part of the path, so that it opens nothing that the signature does not, and is no other path."""
+    """It is one segment of the path, so it cannot lead out of the signed path."""
     signed = [f"/v2/queues/mail/{each}" for each in ("messages", "claims", "subscriptions")]
     headers = probe.grant(signed, METHODS)
     for noun in ("message", "claim", "subscription"):
@@ -217,7 +217,7 @@ def test_a_signed_action_has_no_identity_whatever_its_headers_claim(probe: Probe
     assert (caller.project, caller.signed, caller.user_id, caller.token) == (PROJECT, True, None, None)
     assert (caller.roles, caller.system_scope, probe.calls[-1].grant) == (frozenset(), None, None)
     assert probe.calls[-1].address == QueueName(PROJECT, QUEUE, "mail")
-    # The next frame is nobody's, and the one before leaves nothing behind.
+    # The next frame has no identity: the signed frame leaves nothing behind.
     status, _ = probe.ask("message_list", {"queue_name": "mail"}, {"X-Project-ID": "other"})
     assert status == 200
     assert (probe.calls[-1].caller.project, probe.calls[-1].caller.signed) == ("other", False)
@@ -234,7 +234,7 @@ def test_names_of_headers_match_in_any_case(probe: Probe) -> None:
 
 @pytest.mark.parametrize("value", [None, "", " ", 0, False, [], {}, "0" * 64])
 def test_a_frame_with_an_invalid_signature_is_not_served_without_one(probe: Probe, value: Any) -> None:
-    """A frame with the header is judged by it alone: it is never served as one without."""
+    """A frame with the header is never served as a frame without it."""
     before = len(probe.calls)
     status, answer = probe.ask("queue_list", {}, {"X-Project-ID": PROJECT, "URL-Signature": value})
     assert (status, len(probe.calls)) == (403, before), answer
@@ -271,7 +271,7 @@ def test_a_confirmation_opens_only_its_action(probe: Probe) -> None:
     path = f"/v2/queues/mail/subscriptions/{ID}/confirm"
     headers = probe.grant([path], ["PUT"], bound_to=["http://192.0.2.1", "1"])
     body = {"queue_name": "mail", "subscription_id": ID, "confirmed": True}
-    # It is for the handler to ask the grant, which alone knows the subscription.
+    # The handler must check the grant, because only the handler reads the subscription.
     assert probe.is_opened("subscription_confirm", body, headers)
     grant = probe.calls[-1].grant
     assert grant is not None

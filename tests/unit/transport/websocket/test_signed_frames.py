@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A signature opens the one action that it came with, and makes nobody of the caller."""
+"""A signature opens only the action of its frame, and gives the caller no identity."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def signed(*paths: str, methods: tuple[str, ...] = ("GET", "POST"), **changed: A
 
 @pytest.fixture(scope="module")
 def served() -> Parts:
-    """With Keystone, so that nothing is served without a signature."""
+    """The service with Keystone, so that nothing is served without a signature."""
     return with_tokens(make_parts(FakeClock(), signed_url__secret_key=KEY), Tokens({"t": ALICE}))
 
 
@@ -63,7 +63,7 @@ def test_a_signature_opens_its_action_without_authentication(parts: Parts, forma
     (id_,) = reply["body"]["message_ids"]
     assert client.status("message_list", {"queue_name": "q"}, **signed()) == 200
     assert client.status("message_get", {"queue_name": "q", "message_id": id_}, **signed()) == 200
-    # The connection is nobody's all the same.
+    # The connection still has no identity.
     assert client.status("message_list", {"queue_name": "q"}) == 403
     assert client.session.identity is None
 
@@ -138,7 +138,7 @@ def test_every_refused_signature_gets_the_same_sentence(parts: Parts, changed: d
     sent = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": PROJECT}
     sent |= {name.replace("_", "-"): value for name, value in signed(**changed).items()}
     if changed.get("X-Project-ID", "") is None:
-        # Another name for the header does not help: the signature is about this one.
+        # The same project in another header does not help: the signature is about X-Project-ID.
         sent["X-Tenant-ID"] = PROJECT
     reply = client.send({**headers, "headers": sent})
     assert reply["headers"] == {"status": 403}
@@ -169,7 +169,7 @@ def test_a_signature_gives_the_caller_no_identity(parts: Parts) -> None:
     assert (own.user_id, own.roles, own.token, own.signed) == ("alice", ALICE.roles, "t", False)
     assert (opened.user_id, opened.roles, opened.token, opened.signed) == (None, frozenset(), None, True)
     assert opened.project == PROJECT
-    # One that opens nothing is refused, though the connection itself may do this.
+    # A frame with a signature that opens nothing is refused, even if the connection itself may carry out the action.
     assert client.status("message_list", {"queue_name": "q"}, **signed("/v2/queues/x/messages")) == 403
 
 
@@ -196,7 +196,7 @@ def test_a_grant_to_confirm_confirms_its_subscription_and_does_nothing_else(part
     assert client.status("subscription_confirm", confirm, **grant(("mailto:bob@example.org", "0"))) == 403
     assert client.status("subscription_confirm", {**confirm, "subscription_id": "0" * 24}, **grant(())) == 403
     terms = found.grant_terms
-    # Nor would an action that were served at the same path and method: only one asks what the grant is bound to.
+    # Nor does it open another action with the same path and method: only this one checks the grant.
     same = dataclasses.replace(ACTIONS["subscription_confirm"], name="same", handle=lambda parts, call: Answer(204, {}))
     assert Client(parts, {"same": same}).status("same", confirm, **grant(terms)) == 403
     assert client.status("subscription_delete", confirm, **grant(terms)) == 403

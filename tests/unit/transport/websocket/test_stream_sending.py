@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many streams of one process: what they cost the store, the threads and the event loop."""
+"""Many streams of one process: their reads, threads and time of the event loop."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
         del reads[:]
         await asyncio.to_thread(post, parts, *range(2, 18))
         await wait_until(lambda: all(each.bodies == list(range(18)) for each in connections))
-        # A read for each would be a thousand. On a busy machine streams go on from several positions.
+        # One read for each stream would be a thousand. On a busy machine streams read from several positions.
         assert len(reads) <= STREAMS // 20
         assert all(each.account.held == 0 and not each.is_aborted for each in connections)
         for connection in connections:
@@ -136,7 +136,7 @@ def test_a_post_to_a_thousand_streams_costs_few_reads(tmp_path: Path, monkeypatc
 
 
 def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
-    """Also those of a stream that is sent what another one has read."""
+    """Also the messages of a stream that shares the read of another stream."""
     parts = make_parts(tmp_path)
     threads: list[int] = []
 
@@ -160,7 +160,7 @@ def test_stages_see_the_messages_of_streams_in_threads(tmp_path: Path) -> None:
 def test_a_frame_that_cannot_be_made_ends_the_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client whose stream is silent for ever would not find out."""
+    """Otherwise the client could not learn that its stream has stopped."""
     parts = make_parts(tmp_path)
 
     def fail(*_: Any) -> Any:
@@ -182,7 +182,7 @@ def test_a_frame_that_cannot_be_made_ends_the_connection(
 
 
 def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # No stream asks a second time until all have been told.
+    # No stream asks a second time before all have learnt of the outage.
     for name in ("_RETRY_SECONDS", "_MAX_RETRY_SECONDS"):
         monkeypatch.setattr(stream_sending, name, 3600.0)
     parts = make_parts(tmp_path)
@@ -200,7 +200,8 @@ def test_a_silent_store_is_asked_once_for_all_streams(tmp_path: Path, monkeypatc
         monkeypatch.setattr(store_ref.store.messages, "list_after", fail)
         await asyncio.to_thread(post, parts, 1)
         await wait_until(lambda: all(each.table.all()[0].failures for each in connections))
-        assert len(failures) <= 5
+        # One question for each stream would be 200. On a busy machine some streams ask before the first answer.
+        assert len(failures) <= len(connections) // 20
         monkeypatch.setattr(store_ref.store.messages, "list_after", read)
         for connection in connections:
             connection.table.all()[0].retry_at = 0.0

@@ -36,7 +36,7 @@ PATH = "/v2/queues/q/messages"
 
 @pytest.fixture
 def store() -> str:
-    """Where messages are kept; tests/conformance/waiting plays some of these tests on SQLite."""
+    """The driver of the stores; tests/conformance/waiting runs some of these tests on SQLite."""
     return "memory"
 
 
@@ -107,7 +107,7 @@ def test_claimed_messages_are_sent_too(tmp_path: Path) -> None:
 
 
 def test_a_reader_resumes_where_its_connection_was_cut(tmp_path: Path, store: str) -> None:
-    """Also if the queue was not there when it began, and if messages were deleted meanwhile."""
+    """Also if the queue did not exist when the stream began, and if messages were deleted in between."""
 
     async def script(service: Service) -> None:
         async with service.client() as poster:
@@ -185,7 +185,7 @@ def test_a_recreated_queue_resets_its_streams_and_a_deleted_topic_ends_them(tmp_
             await client.request("topic_delete", topic_name="t")
             bye = await client.frame()
             assert (bye["event"], bye["topic_name"], bye["data"]) == ("bye", "t", {"reason": "deleted"})
-            # Only the other one is left.
+            # Only the other stream is left.
             await service.until_waiting(1)
 
     run(script, make_parts(tmp_path))
@@ -373,7 +373,7 @@ def test_a_drain_sends_a_last_frame_to_all_streams(tmp_path: Path) -> None:
 
 
 def test_the_last_frame_has_the_marker_of_the_frame_before(tmp_path: Path) -> None:
-    """And not the position up to which the service has read."""
+    """It is not the position up to which the service has read."""
 
     async def script(service: Service) -> None:
         async with service.client() as client, service.client() as poster:
@@ -463,7 +463,7 @@ def test_a_connection_with_a_stream_is_not_idle(tmp_path: Path) -> None:
     async def script(service: Service) -> None:
         async with service.client() as client:
             await follow(client)
-            # One that is idle for less time than this one is closed.
+            # A connection without a stream is closed after a shorter time.
             async with service.client() as idle:
                 assert await close_code(idle) == close_codes.IDLE
             await service.post(1)

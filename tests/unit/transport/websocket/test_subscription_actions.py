@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The actions on subscriptions and deliveries: what they answer, and which rule they ask."""
+"""The actions on subscriptions and deliveries: their answers and policy rules."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def service() -> Iterator[Caller]:
 
 @pytest.fixture
 def caller(service: Caller) -> Caller:
-    """In a project of its own."""
+    """A caller in a project of its own."""
     service.begin()
     return service
 
 
 @pytest.fixture(params=["queue_name", "topic_name"])
 def of(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What the subscriptions of a test belong to."""
+    """The queue or topic of the subscriptions of a test."""
     return {request.param: "q"}
 
 
@@ -77,7 +77,7 @@ def test_a_subscription_is_created_shown_changed_and_deleted(caller: Caller, of:
 
 def test_a_second_subscription_with_the_same_subscriber_is_a_conflict(caller: Caller, of: dict[str, str]) -> None:
     id_ = subscribe(caller, of)
-    # Not confirmed yet, it is asked once more.
+    # The subscription is not confirmed yet, so its subscriber is asked again.
     assert subscribe(caller, of) == id_
     caller.call("subscription_confirm", **of, subscription_id=id_, confirmed=True)
     again = caller.call("subscription_create", **of, subscriber=MAIL)
@@ -85,7 +85,7 @@ def test_a_second_subscription_with_the_same_subscriber_is_a_conflict(caller: Ca
 
 
 def test_a_change_to_the_subscriber_of_another_subscription_is_a_conflict(caller: Caller, of: dict[str, str]) -> None:
-    """Only a creation has the sentence of clients; other conflicts say what is wrong."""
+    """Only the conflict of a creation has the text that clients compare; others say what is wrong."""
     subscribe(caller, of)
     other = subscribe(caller, of, HOOK)
     with pytest.raises(Conflict, match="subscriber"):
@@ -238,7 +238,7 @@ def test_the_scheme_of_a_connection_in_a_rule(tmp_path: Path, of: dict[str, str]
 def test_a_share_subscribes_no_connection_that_a_rule_about_schemes_does_not_allow(
     tmp_path: Path, of: dict[str, str], rule: str, allowed: bool
 ) -> None:
-    """The maker of the share was asked for the schemes of subscribers only."""
+    """The maker of the pre-signed URL was checked only for the schemes in subscriber_types."""
     caller = with_policy(tmp_path, f'"subscription:create": "{rule}"')
     caller.roles = set()
     if allowed:
@@ -253,7 +253,7 @@ def test_a_share_subscribes_no_connection_that_a_rule_about_schemes_does_not_all
 
 
 def give_up(caller: Caller, of: dict[str, str], id_: str, numbers: range) -> list[str]:
-    """Deliveries as notifiers leave them that have given up; the newest first."""
+    """Deliveries that a notifier has given up; the newest first."""
     (kind,) = (name.removesuffix("_name") for name in of)
     row = caller.parts.queues.row(QueueName(caller.project, kind, "q"))
     assert row is not None

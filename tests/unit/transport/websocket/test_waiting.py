@@ -37,7 +37,7 @@ WAITS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture
 def store() -> str:
-    """Where messages are kept; tests/conformance/waiting plays some of these tests on SQLite."""
+    """The driver of the stores; tests/conformance/waiting runs some of these tests on SQLite."""
     return "memory"
 
 
@@ -171,7 +171,7 @@ def test_a_request_above_the_limit_gets_a_true_answer_at_once(tmp_path: Path, op
             reply = await second.whole_reply()
             assert reply["headers"] == {"status": 204, "Retry-After": 1}
             assert reply["body"] == {"claim_id": None}
-            # If there is a message, it is not an empty answer, though others wait for the queue.
+            # If there is a message, the answer is not empty, although others wait for the queue.
             await post(poster, 1, 2)
             assert bodies((await first.reply())[1]) == [1, 2]
 
@@ -179,7 +179,7 @@ def test_a_request_above_the_limit_gets_a_true_answer_at_once(tmp_path: Path, op
 
 
 def test_stages_see_the_answer_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the answer is made in a thread, because a stage may block."""
+    """The answer is made in a thread, because a stage may block."""
     monkeypatch.setattr(Pending, "ends_at_once", False)
     ended: list[str] = []
     end = Pending.end
@@ -273,7 +273,7 @@ def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str)
             answers = await asyncio.gather(*(each.request("queue_create", queue_name="other") for each in others))
             assert {status for status, _ in answers} <= {201, 204}
             await post(others[0], *range(5))
-            # One of them has them all, and the others still wait.
+            # One request has all messages, and the others still wait.
             await service.until_waiting(299)
             assert bodies((await clients[0].reply())[1]) == list(range(5))
             ending = asyncio.ensure_future(service.server.stop())
@@ -299,7 +299,7 @@ def test_no_message_is_taken_for_a_client_that_has_closed(tmp_path: Path, way: s
                 await client.send("claim_create", queue_name="q", wait=20)
                 await service.until_waiting(1)
                 if way == "abort behind unread requests":
-                    # The server does not read these now, nor what is behind them.
+                    # The server does not read these requests now, nor those after them.
                     for _ in range(50):
                         await client.send("queue_get_stats", queue_name="q", more="x" * 1000)
                     await asyncio.sleep(0.1)
@@ -423,7 +423,7 @@ def test_a_waiting_request_is_no_idle_connection(tmp_path: Path) -> None:
         async with service.client() as client:
             await client.send("claim_create", queue_name="q", wait=20)
             await service.until_waiting(1)
-            # One that is idle for less time than this one is closed.
+            # A connection without a waiting request is closed after a shorter time.
             async with service.client() as idle:
                 assert await close_code(idle) == close_codes.IDLE
             await service.post(1)
@@ -446,7 +446,7 @@ def test_waiters_outlive_a_reload(tmp_path: Path) -> None:
             service.server.use(anew, service.server._settings)
             await late.send("claim_create", queue_name="q", wait=20, limit=1)
             await service.until_waiting(2)
-            # The new limit counts those that waited before.
+            # The new limit counts requests that began to wait before the reload.
             async with service.client() as third:
                 await third.send("claim_create", queue_name="q", wait=20)
                 assert (await third.whole_reply())["headers"]["Retry-After"] == 1

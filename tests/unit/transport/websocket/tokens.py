@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session is told about tokens, without a Keystone: tests against a real one are in tests/api."""
+"""A validator of tokens without Keystone. Tests with a real Keystone are in tests/api."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALICE = Identity(PROJECT, "alice", frozenset({"member"}), None, START + 3600)
 
 
 class Tokens:
-    """In place of the validator: who has which token. ``rules`` maps a token to the one (method, path) it is for."""
+    """Replaces the validator. ``rules`` maps a token with access rules to its only (method, path)."""
 
     cache_seconds = 300.0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client says about its identity is taken out of a request, and nothing else is."""
+"""Headers of a client about its identity are removed from a request, and no others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_header_that_the_library_sets_is_removed_from_a_request(name: str)
 
 
 def test_the_library_sets_many_headers() -> None:
-    """The test above is about something."""
+    """The test above covers many headers."""
     assert len(set_by_keystonemiddleware()) > 30
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that wait are woken when their clients go away; tests/acceptance asks real servers."""
+"""Waiting requests are woken when their clients close. tests/acceptance shows it with real servers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-origin requests: who may read what, and what a preflight promises."""
+"""Cross-origin requests: the origins that may read answers, and the answers to preflights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_allowed_origin_reads_answers_and_errors() -> None:
 
 
 def test_origins_and_methods_match_in_any_case() -> None:
-    """Browsers send what they are sent to in lower case."""
+    """Browsers send scheme and host in lower case."""
     with_ui = client(allowed_origin=["HTTPS://UI.Example"], allow_methods=["get", "Delete"])
     assert with_ui.simulate_get("/", headers={"Origin": UI}).headers["Access-Control-Allow-Origin"] == UI
     assert preflight(with_ui).headers["Access-Control-Allow-Methods"] == "DELETE, GET"

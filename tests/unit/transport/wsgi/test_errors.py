@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors as answers: each class of the tree, falcon's own, and what nobody expected."""
+"""Errors as answers: each class of the tree, errors of falcon, and unexpected exceptions."""
 
 from __future__ import annotations
 

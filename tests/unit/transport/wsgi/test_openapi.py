@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The document by itself: whole, sound, and of the limits it was made for."""
+"""The document is complete, valid, and has the limits that it was made for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def whole(admin_mode: bool) -> dict[str, Any]:
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object in it, at any depth."""
+    """Every object in the document, at any depth."""
     if isinstance(value, dict):
         yield value
         value = list(value.values())
@@ -59,7 +59,7 @@ def test_every_reference_leads_somewhere(whole: dict[str, Any]) -> None:
     assert references
     for reference in references:
         assert isinstance(resolve(whole, reference), dict)
-    # And nothing is described that nothing refers to.
+    # Every component is referred to.
     for section, names in whole["components"].items():
         assert {f"#/components/{section}/{name}" for name in names} <= references
 
@@ -116,7 +116,7 @@ def test_health_is_for_admin_mode(whole: dict[str, Any], admin_mode: bool) -> No
 
 
 def test_the_table_does_not_grow() -> None:
-    """Each call makes a table of its own."""
+    """Each call makes a new table."""
     assert ("/v2/health", "get") in operations(make_limits(), admin_mode=True)
     assert ("/v2/health", "get") not in operations(make_limits(), admin_mode=False)
 

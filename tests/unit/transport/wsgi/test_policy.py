@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every endpoint asks the rule that the documentation names for it, about the right target."""
+"""Every endpoint checks the rule that the documentation names for it, with the right target."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def endpoints(api: Api) -> list[Endpoint]:
 
 
 def documented() -> dict[Endpoint, list[str]]:
-    """The rules of each endpoint, by what the rules themselves say."""
+    """The rules of each endpoint, from the descriptions of the rules."""
     return {endpoint: [rule.name for rule in rules] for endpoint, rules in rules_of_endpoints().items()}
 
 
@@ -98,12 +98,12 @@ def test_each_rule_is_checked_by_exactly_its_endpoints(api: Api, policy_file: Pa
 
 
 def removes_last(endpoint: Endpoint) -> tuple[bool, int]:
-    """The order in which each request finds what it is about; what removes most comes at the end."""
+    """The order in which each request finds its resource: requests that remove most come last."""
     return endpoint[0] == "DELETE" or endpoint[1].endswith("/purge"), -len(endpoint[1])
 
 
 def test_every_endpoint_passes_its_target(api: Api, monkeypatch: pytest.MonkeyPatch, policy_file: Path) -> None:
-    """What the guide says about targets, taken from the calls; with a policy that asks for the scheme everywhere."""
+    """The targets in the guide are those of the calls, with a policy that uses the scheme in all rules."""
     seen: dict[str, set[str]] = {}
     check = type(api.parts.authorizer).check
 
@@ -128,7 +128,7 @@ def test_every_endpoint_passes_its_target(api: Api, monkeypatch: pytest.MonkeyPa
         body = {"subscriber": "mailto:a@example.org"}
         made[kind] = api.post(f"/v2/{kind}/{name}/subscriptions", body).json["subscription_id"]
     monkeypatch.setattr(type(api.parts.authorizer), "check", note)
-    # What removes something comes last, and of that what removes most.
+    # Requests that remove something come last, and requests that remove most at the very end.
     for endpoint in sorted(endpoints(api), key=removes_last):
         monkeypatch.setitem(NAMES, "subscription_id", made["topics" if "topics" in endpoint[1] else "queues"])
         request(api, endpoint)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reverse proxy says about where the service is, and links that begin with a mount path."""
+"""The headers of a reverse proxy, and links that begin with a mount path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVER = {"wsgi.url_scheme": "http", "HTTP_HOST": "inside:8888", "REMOTE_ADDR": 
 
 
 def believed(script_name: str = "", **headers: str) -> dict[str, Any]:
-    """What is different in the environment of a server, after a request with these headers."""
+    """The changes of the WSGI environment by a request with these headers."""
     given = {f"HTTP_{name.upper()}": value for name, value in headers.items()}
     env: dict[str, Any] = {**SERVER, "SCRIPT_NAME": script_name, **given}
     believe_proxy(env)
@@ -42,7 +42,7 @@ def believed(script_name: str = "", **headers: str) -> dict[str, Any]:
             {"forwarded": 'for="[2001:db8::1]:4711";Proto=https;HOST="api.example", for=10.0.0.1;proto=http'},
             {"REMOTE_ADDR": "[2001:db8::1]:4711", "wsgi.url_scheme": "https", "HTTP_HOST": "api.example"},
         ),
-        # As in oslo.middleware: where there is Forwarded, the older headers but the prefix are not looked at.
+        # As in oslo.middleware: with Forwarded, the older headers are ignored except for the prefix.
         (
             {"forwarded": "proto=https", "x_forwarded_proto": "nonsense", "x_forwarded_prefix": "/m"},
             {"wsgi.url_scheme": "https", "SCRIPT_NAME": "/m"},

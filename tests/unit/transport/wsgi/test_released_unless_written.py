@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The body of an answer that names a claim: a claim that no client can know of is released."""
+"""The body of an answer that names a claim: the claim is released if the client cannot know of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers, query and body of a request, from servers and clients that keep to the rules and from others."""
+"""Headers, query and body of valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_body_that_arrives_in_pieces_is_read_whole(size: int, step: int) -> No
 
 
 def test_bytes_after_the_content_length_are_not_read() -> None:
-    """It is the next request of that connection."""
+    """They belong to the next request of the connection."""
     stream = Stream(b"12345GET /")
     assert read_body(request(stream, length=5), MOST) == b"12345"
     assert stream.parts == [b"GET /"]
@@ -116,7 +116,7 @@ def test_reading_stops_at_chunks_beyond_the_limit(step: int) -> None:
 
 
 class ServerError(Exception):
-    """What a WSGI server raises for bad framing: a class of its own."""
+    """An error that a WSGI server raises for bad framing, of its own class."""
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_bad_length_is_a_bad_request(length: str) -> None:
     raw=st.binary(max_size=30), sizes=st.lists(st.integers(1, 7), max_size=30), length=st.none() | st.integers(0, 30)
 )
 def test_any_pieces_and_any_length(raw: bytes, sizes: list[int], length: int | None) -> None:
-    """What comes back is what was sent, all of it, or there is a refusal."""
+    """The whole body is returned as it was sent, or the request is refused."""
 
     def pieces() -> Iterator[bytes]:
         at = 0
@@ -260,7 +260,7 @@ def checked(
     env: dict[str, str] | None = None,
     **limits: Any,
 ) -> Any:
-    """The request's context after the checks; ``env`` is what the server has put into the environment besides."""
+    """The request's context after the checks. ``env`` has additional values of the environment."""
     env = testing.create_environ(path=path, method=method) | (env or {})
     for name, value in headers.items():
         variable = name.upper().replace("-", "_")
@@ -305,7 +305,7 @@ def test_the_caller_is_read_from_the_headers() -> None:
     ids=["many roles", "a long role", "commas", "a long user id", "hyphens", "braces"],
 )
 def test_long_headers_leave_nothing_in_memory(headers: Callable[[int], dict[str, str]]) -> None:
-    """Each caller chooses what it sends, so what is remembered of a header is bounded in bytes, not in entries only."""
+    """Caches of headers are bounded in bytes and not only in entries, because callers choose the headers."""
 
     def send(n: int) -> None:
         with contextlib.suppress(InvalidInput):
@@ -478,7 +478,7 @@ BAD = [
 @pytest.mark.parametrize("headers", BAD)
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "BREW"])
 def test_a_signature_that_does_not_open_the_path_is_refused(headers: dict[str, str], method: str) -> None:
-    """It is refused before the request is routed, so it does not matter what there is at the path."""
+    """The request is refused before routing, so the answer does not show whether the path exists."""
     with pytest.raises(SignatureRefused):
         checked(headers, checks=keyed(), path=PATH, method=method, resource=AssertionError("it is not reached"))
 

@@ -92,7 +92,7 @@ def test_templates_have_the_variables_of_their_operations(
         operations = [table[path, method.lower()] for method in resource["hints"]["allow"]]
         known = {parameter for operation in operations for parameter in operation.query}
         assert set(variables) <= known, name
-        # All that the operation takes, but for what picks another operation of the same path.
+        # All parameters of the operation, except those that select another operation of the same path.
         if resource["hints"]["allow"] == ["GET"]:
             assert known - set(variables) - UNLISTED <= {"ids"}, name
         taken = set(variables) | set(re.findall(r"{(\w+)}", resource.get("href-template", "").partition("{?")[0]))

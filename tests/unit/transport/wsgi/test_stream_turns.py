@@ -37,7 +37,7 @@ gevent.sleep(0.05)
 del log[:]
 gevent.spawn(ask, 100).join()
 asked = list(log)
-# Such as at the end of a worker: those that wait, and the one that has the turn.
+# As at the end of a worker: kill the streams that wait and the stream that has the turn.
 gevent.killall(streams[:150])
 is_over = True
 gevent.joinall(streams)

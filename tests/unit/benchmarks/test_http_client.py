@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client end of HTTP, against a server whose every byte is given."""
+"""The HTTP client, against a server that sends given bytes."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.unit.benchmarks.serving import scripted
-from zaqar.benchmarks.wire import Answer, Connection, Endpoint
+from zaqar.benchmarks.http_client import Answer, Connection, Endpoint
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

@@ -8,11 +8,11 @@ import re
 
 import pytest
 
-from zaqar.benchmarks.spelling import Spelling, encode, hrefs, make_body, make_name, next_page, resources
-from zaqar.benchmarks.wire import Answer, Endpoint
+from zaqar.benchmarks.http_client import Answer, Endpoint
+from zaqar.benchmarks.request_encoder import RequestEncoder, encode, hrefs, make_body, make_name, next_page, resources
 
 ALICE = "3381af92-2b9e-11e3-b191-71861300734c"
-SPELLING = Spelling(Endpoint("http", "127.0.0.1", 8888), "project", client_id=ALICE)
+ENCODER = RequestEncoder(Endpoint("http", "127.0.0.1", 8888), "project", client_id=ALICE)
 
 
 def first_line(request: bytes) -> str:
@@ -20,7 +20,7 @@ def first_line(request: bytes) -> str:
 
 
 def test_a_request_carries_what_the_api_asks_for() -> None:
-    assert SPELLING.post("q", [{"body": 1}]).decode().split("\r\n") == [
+    assert ENCODER.post("q", [{"body": 1}]).decode().split("\r\n") == [
         "POST /v2/queues/q/messages HTTP/1.1",
         "Host: 127.0.0.1:8888",
         "Accept: application/json",
@@ -34,29 +34,29 @@ def test_a_request_carries_what_the_api_asks_for() -> None:
 
 
 def test_a_token_is_sent_if_one_is_given() -> None:
-    spelling = Spelling(SPELLING.endpoint, "project", "secret")
-    assert b"\r\nX-Auth-Token: secret\r\n" in spelling.get("/v2/")
-    assert b"X-Auth-Token" not in SPELLING.get("/v2/")
+    encoder = RequestEncoder(ENCODER.endpoint, "project", "secret")
+    assert b"\r\nX-Auth-Token: secret\r\n" in encoder.get("/v2/")
+    assert b"X-Auth-Token" not in ENCODER.get("/v2/")
 
 
 def test_clients_are_told_apart() -> None:
-    assert Spelling(SPELLING.endpoint, "p").client_id != Spelling(SPELLING.endpoint, "p").client_id
+    assert RequestEncoder(ENCODER.endpoint, "p").client_id != RequestEncoder(ENCODER.endpoint, "p").client_id
 
 
 def test_paths() -> None:
-    assert first_line(SPELLING.create("q", {})) == "PUT /v2/queues/q HTTP/1.1"
-    assert first_line(SPELLING.drop("q")) == "DELETE /v2/queues/q HTTP/1.1"
-    assert first_line(SPELLING.page("q", limit=10)) == "GET /v2/queues/q/messages?limit=10 HTTP/1.1"
-    assert first_line(SPELLING.claim("q", limit=1)) == "POST /v2/queues/q/claims?limit=1 HTTP/1.1"
-    assert SPELLING.claim("q", limit=1, ttl=60, grace=61).endswith(b'\r\n\r\n{"ttl":60,"grace":61}')
-    assert first_line(SPELLING.delete("/v2/queues/q/messages/a?claim_id=b")) == (
+    assert first_line(ENCODER.create("q", {})) == "PUT /v2/queues/q HTTP/1.1"
+    assert first_line(ENCODER.drop("q")) == "DELETE /v2/queues/q HTTP/1.1"
+    assert first_line(ENCODER.page("q", limit=10)) == "GET /v2/queues/q/messages?limit=10 HTTP/1.1"
+    assert first_line(ENCODER.claim("q", limit=1)) == "POST /v2/queues/q/claims?limit=1 HTTP/1.1"
+    assert ENCODER.claim("q", limit=1, ttl=60, grace=61).endswith(b'\r\n\r\n{"ttl":60,"grace":61}')
+    assert first_line(ENCODER.delete("/v2/queues/q/messages/a?claim_id=b")) == (
         "DELETE /v2/queues/q/messages/a?claim_id=b HTTP/1.1"
     )
 
 
 def test_messages_of_a_claim_are_deleted_under_it() -> None:
     claimed = ["/v2/queues/q/messages/a?claim_id=c", "/v2/queues/q/messages/b?claim_id=c"]
-    assert first_line(SPELLING.delete_claimed("q", claimed)) == (
+    assert first_line(ENCODER.delete_claimed("q", claimed)) == (
         "DELETE /v2/queues/q/messages?ids=a,b&claim_ids=c HTTP/1.1"
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from zaqar.benchmarks.wire import Answer, Endpoint
+from zaqar.benchmarks.http_client import Answer, Endpoint
 
 Draft = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def resources(posted: Answer) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
+class RequestEncoder:
     """Encodes the requests of one client of one project to one server."""
 
     endpoint: Endpoint
