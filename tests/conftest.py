@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, settings
 
 from tests import servers
 
-# The processes of one run would wake each other's clients in a common state directory, which is also the user's own.
+# In a common state directory, which is also the user's, the processes of a run would wake each other's clients.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="zaqar-tests-state-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
-# A shared machine has slow moments: no test is judged by the time one example takes.
+# A shared machine is slow at times, so Hypothesis has no deadline for an example.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
@@ -44,7 +44,7 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one driver run in one process of several (pytest-xdist), so that its server is started once.
 
-    Others run in one with those of their file, or of the one that ``RUNS_WITH`` of their module names.
+    Other tests run in one process with those of their file, or of the file that ``RUNS_WITH`` of their module names.
     """
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -54,9 +54,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """All at once, while the first tests run: whoever needs one waits for it. Several processes start their own.
+    """Start all servers at once while the first tests run. A test that needs one waits for it.
 
-    ``VIRTUALENVS`` of a module are those that its tests need; several processes make each once.
+    With pytest-xdist each process starts its servers when a test asks for them. ``VIRTUALENVS`` of a module are the
+    environments that its tests need; each is made once for all processes.
     """
     for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
         for virtualenv in getattr(module, "VIRTUALENVS", ()):

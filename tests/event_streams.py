@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client of event streams: a parser as in the HTML standard (section 9.2.6), and a reader of the application's."""
+"""A client of event streams: a parser as in the HTML standard (section 9.2.6), and a reader of one stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ACCEPT = "text/event-stream"
 
 
 class ServerEvent(NamedTuple):
-    """An event as a browser dispatches it. A comment is one of type ":", and an id on its own one of type ""."""
+    """An event as a browser dispatches it. A comment has the type ":", and an id without data has the type ""."""
 
     type: str
     data: str
@@ -25,7 +25,7 @@ class ServerEvent(NamedTuple):
 
 
 class Parser:
-    """Bytes in, events out. ``last_id`` is what a browser would send as Last-Event-ID, "" for none."""
+    """Parses bytes into events. ``last_id`` is the Last-Event-ID that a browser would send, "" for none."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -71,7 +71,7 @@ class Parser:
 
 
 class Reader:
-    """One request for a stream, in this thread. ``status`` and ``headers`` are those of the answer."""
+    """One request for a stream, in this thread. ``status`` and ``headers`` belong to the answer."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Reader:
         return lambda _: None
 
     def piece(self) -> bytes:
-        """What the application writes next; b"" after the end."""
+        """The next bytes that the application writes; b"" after the end."""
         try:
             piece: bytes = next(self._pieces)
         except StopIteration:
@@ -109,7 +109,7 @@ class Reader:
         return piece
 
     def next(self) -> ServerEvent:
-        """The next event, which has to come."""
+        """The next event. The stream must not end before it."""
         while not self._events:
             assert self.piece(), "the stream has ended"
         return self._events.pop(0)
@@ -118,13 +118,13 @@ class Reader:
         return [self.next() for _ in range(count)]
 
     def bodies(self, count: int) -> list[Any]:
-        """The bodies of the next messages, which have to be the next events."""
+        """The bodies of the next events, which must be messages."""
         events = self.take(count)
         assert [event.type for event in events] == ["message"] * count
         return [event.json["body"] for event in events]
 
     def close(self) -> None:
-        """Go away, as the server notes at the end of a response or of a connection."""
+        """End the request, as a server does after a response or when the connection is closed."""
         if hasattr(self._body, "close"):
             self._body.close()
 

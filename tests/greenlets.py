@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether other greenlets of a process run while one waits. Imported by processes that gevent has patched."""
+"""Measures whether other greenlets run while one waits. Processes that gevent has patched import it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gevent import monkey
 PAUSE = 0.01
 
 
-class Pulse:
-    """Two that beat at the same pace: a greenlet, and a thread of the system as the control.
+class ProgressMeter:
+    """Two counters at the same pace: one in a greenlet, and one in a system thread as the control.
 
     On a busy machine both are slow. While something waits inside C only the thread beats.
     """
@@ -34,5 +34,5 @@ class Pulse:
             self._greenlet += 1
 
     def share(self) -> float:
-        """The beats of the greenlet as a share of those of the thread."""
+        """The count of the greenlet as a share of that of the thread."""
         return self._greenlet / max(1, self._thread)

@@ -43,7 +43,7 @@ from tests.virtualenvs import KEYSTONE, cache_folder, key_of, made_once
 PASSWORD = "not-a-secret-of-anybody"
 REGION = "RegionOne"
 SERVICES = ("messaging", "messaging-websocket")
-NOWHERE = "http://127.0.0.1:9"  # the endpoints before somebody sets them
+NOWHERE = "http://127.0.0.1:9"  # the endpoints before a test sets them
 
 _PROJECTS = ("service", "demo", "other")
 _ROLES: Mapping[str, Iterable[tuple[str, str]]] = {
@@ -59,8 +59,8 @@ _ROLES: Mapping[str, Iterable[tuple[str, str]]] = {
 
 # One process, so that a signal reaches all of it and its cache is never stale. Without the cache it is a hundred
 # times slower.
-# One thread, as transactions in SQLite that read and then write end each other ("database is locked").
-# Keystone parses the command line of whoever imports it.
+# One thread, because transactions in SQLite that read and then write abort each other ("database is locked").
+# Keystone parses the command line of the process that imports it.
 _PROGRAM = """\
 import sys
 port = int(sys.argv.pop())
@@ -104,14 +104,14 @@ class ApplicationCredential:
 
 
 class Keystone:
-    """A Keystone with the accounts of this module. It is started; ``stop`` ends it and removes its data.
+    """A running Keystone with the accounts of this module. ``stop`` ends it and removes its data.
 
     ``token_seconds`` is how long its tokens live; with less than 2, one can end before its first use.
     """
 
     def __init__(self, *, token_seconds: int = 3600) -> None:
         environment = KEYSTONE.folder()
-        # The accounts depend on what is written here, so another version of this file prepares its own.
+        # The key covers this source, so another version of this file prepares its own accounts.
         contents = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
         prepared = cache_folder() / f"keystone-data-{key_of(*KEYSTONE.requirements, contents)}"
         made_once(prepared, lambda folder: _prepare(environment, folder))
@@ -142,16 +142,16 @@ class Keystone:
         return f"http://127.0.0.1:{self.program.port}/v3"
 
     def start(self) -> None:
-        """Start it, again if it was killed: on the same port, with the same data."""
+        """Start it, or start it again after a kill: on the same port, with the same data."""
         self.program.start()
         self.program.wait_until(lambda: self.request("GET", "") is not None)
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """Send SIGKILL. Returns when the process is gone."""
         self.program.kill()
 
     def signal(self, number: int) -> None:
-        """SIGSTOP makes it silent: it takes connections and answers nothing. SIGCONT wakes it up."""
+        """SIGSTOP makes it silent: it accepts connections and does not answer. SIGCONT ends that."""
         self.program.signal(number)
 
     def stop(self) -> None:
@@ -162,11 +162,11 @@ class Keystone:
     def request(
         self, method: str, path: str, body: Any = None, *, token: str = "", subject: str = ""
     ) -> dict[str, Any]:
-        """The body of the answer to a request below ``/v3``; raises KeystoneError where it is a refusal."""
+        """The body of the answer to a request below ``/v3``. Raises KeystoneError if it is a refusal."""
         return self._exchange(method, path, body, token, subject)[1]
 
     def _exchange(self, method: str, path: str, body: Any, token: str, subject: str) -> tuple[str, dict[str, Any]]:
-        # Without the last one Keystone hides tokens that have access rules.
+        # Without this header Keystone hides tokens that have access rules.
         headers = {
             "X-Auth-Token": token,
             "X-Subject-Token": subject,
@@ -199,7 +199,7 @@ class Keystone:
         unscoped: bool = False,
         trust: str = "",
     ) -> str:
-        """A token for a project, unless another scope is asked for: a domain, the system, none, or that of a trust."""
+        """A token for a project, unless another scope is given: a domain, the system, none, or a trust."""
         scope: Any = {"project": {"name": project, "domain": {"id": "default"}}}
         if domain:
             scope = {"domain": {"name": domain}}
@@ -213,7 +213,7 @@ class Keystone:
         return self._authenticate({"methods": ["password"], "password": {"user": who}}, scope)
 
     def token_of(self, credential: ApplicationCredential) -> str:
-        """The token that somebody gets for an application credential."""
+        """A token made with an application credential."""
         body = {"id": credential.id, "secret": credential.secret}
         return self._authenticate({"methods": ["application_credential"], "application_credential": body})
 
@@ -222,7 +222,7 @@ class Keystone:
         return self._exchange("POST", "/auth/tokens", {"auth": auth}, "", "")[0]
 
     def inspect(self, token: str) -> dict[str, Any]:
-        """What Keystone says of a valid token; KeystoneError 404 for another."""
+        """Keystone's data about a valid token. Raises KeystoneError 404 for another token."""
         found: dict[str, Any] = self.request("GET", "/auth/tokens", token=self.administrator(), subject=token)["token"]
         return found
 
@@ -269,7 +269,7 @@ class Keystone:
         self.request("PUT", self._grant_path(role, user, project), token=self.administrator())
 
     def withdraw(self, role: str, user: str, project: str = "demo") -> None:
-        """Take a role away, whereby the user's tokens for the project end."""
+        """Remove a role, which ends the user's tokens for the project."""
         self.request("DELETE", self._grant_path(role, user, project), token=self.administrator())
         _await_next_second()
 
@@ -278,7 +278,7 @@ class Keystone:
         return "/projects/{}/users/{}/roles/{}".format(*ids)
 
     def set_enabled(self, user: str, enabled: bool) -> None:
-        """Disable somebody, whose tokens end thereby, or enable again."""
+        """Disable a user or project, which ends its tokens, or enable it again."""
         path = f"/users/{self.id_of('user', user)}"
         self.request("PATCH", path, {"user": {"enabled": enabled}}, token=self.administrator())
         if not enabled:
@@ -293,7 +293,7 @@ class Keystone:
         service: str = "messaging",
         unrestricted: bool = False,
     ) -> ApplicationCredential:
-        """One of this user; with access rules, pairs of method and path, it opens nothing else of the service."""
+        """A credential of this user. With access rules, pairs of method and path, it opens only these requests."""
         wanted: dict[str, Any] = {"name": uuid.uuid4().hex, "unrestricted": unrestricted}
         if rules := [{"service": service, "method": method, "path": path} for method, path in access_rules]:
             wanted["access_rules"] = rules
@@ -325,7 +325,7 @@ class Keystone:
         return str(made["trust"]["id"])
 
     def trusts(self, trustor: str = "member") -> list[dict[str, Any]]:
-        """Those that somebody gave and that still hold."""
+        """The valid trusts of a trustor."""
         path = f"/OS-TRUST/trusts?trustor_user_id={self.id_of('user', trustor)}"
         found: list[dict[str, Any]] = self.request("GET", path, token=self.administrator())["trusts"]
         return found
@@ -333,7 +333,7 @@ class Keystone:
     # -- the service under test ---------------------------------------------------------------------------------------
 
     def set_endpoint(self, url: str, service: str = "messaging") -> None:
-        """Let the catalogue say that a service is at this URL."""
+        """Set the URL of a service in the catalogue."""
         token = self.administrator()
         (found,) = self.request("GET", f"/services?type={service}", token=token)["services"]
         for endpoint in self.request("GET", f"/endpoints?service_id={found['id']}", token=token)["endpoints"]:
@@ -342,7 +342,7 @@ class Keystone:
     def options(self, bind: str = "") -> str:
         """The lines of zaqar.conf that make a service ask this Keystone.
 
-        With ``bind``, an address as ``127.0.0.1:8888``, the catalogue says from now on that the service is there.
+        With ``bind``, an address such as ``127.0.0.1:8888``, the catalogue then has that address for the service.
         """
         if bind:
             self.set_endpoint(f"http://{bind}")
@@ -356,7 +356,7 @@ class Keystone:
 
 
 def _await_next_second() -> None:
-    # What ends all tokens of a user ends those of the same second that are made afterwards, too.
+    # An event that ends all tokens of a user also ends tokens that are made later in the same second.
     time.sleep(1.01 - time.time() % 1)
 
 
@@ -374,7 +374,7 @@ def _configure(folder: Path, token_seconds: int = 3600) -> None:
 
 
 def _set_port(folder: Path, port: int) -> None:
-    # Not through its API, which nobody can log in to from the catalogue before this is done.
+    # Not through the API: before this is done, a client cannot authenticate through the catalogue.
     with closing(sqlite3.connect(folder / "keystone.db")) as database, database:
         database.execute(
             "UPDATE endpoint SET url = ? WHERE service_id IN (SELECT id FROM service WHERE type = 'identity')",

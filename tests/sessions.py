@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def answer(session: Session, frame: str | bytes) -> Reply:
-    """The reply to a frame. A request that waits is answered as at the end of its time."""
+    """The reply to a frame. A request that waits is answered as if its time had ended."""
     request = session.read(frame)
     reply = session.answer(request)
     return reply if reply.pending is None else session.end_wait(request)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual environments of their own for programs whose dependencies do not go together with those of the tests.
+"""Virtual environments for programs whose dependencies conflict with those of the tests.
 
 The first test that asks for one makes it, with the Python and the pip configuration of the test run; later runs find
 it in the user's cache. Several processes may ask at once: one makes it, the others wait.
@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 
 def key_of(*parts: str) -> str:
-    """A short name for what depends on all of these and on this Python."""
+    """A short name that depends on all of these texts and on this Python."""
     python = (sys.version, sys.base_prefix)
     return hashlib.sha256("\0".join((*python, *parts)).encode()).hexdigest()[:16]
 
@@ -47,7 +47,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, filled by ``make`` unless an earlier call, here or in another process, has done so.
+    """The folder, which ``make`` fills unless an earlier call, here or in another process, has done so.
 
     A ``make`` that was interrupted leaves no ``complete`` behind, so the next call starts afresh.
     """
@@ -63,7 +63,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _stay_behind() -> None:
-    # Tests run beside it. In the child between fork and exec.
+    # Tests run at the same time. In the child between fork and exec.
     os.nice(10)
     end_with_parent()
 
@@ -90,23 +90,23 @@ def _install(folder: Path, requirements: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Virtualenv:
-    """One with these packages, under a name that says what it is for."""
+    """A virtual environment with these packages. Its name says what it is for."""
 
     name: str
     requirements: tuple[str, ...]
 
     def begin(self) -> None:
-        """Begin to make it, if that has not begun yet; whoever asks for the folder waits for it."""
+        """Start to make it in the background, unless that was started. A caller that asks for the folder waits."""
         if self not in _begun:
             _begun[self] = _pool.submit(self._make)
 
     def folder(self) -> Path:
-        """Where it is; its programs are in ``bin``. Raises ServerMissing if the packages cannot be installed."""
+        """The folder; its programs are in ``bin``. Raises ServerMissing if the packages cannot be installed."""
         self.begin()
         return _begun[self].result()
 
     def _make(self) -> Path:
-        # Its outcome stays: a run without a network shall not wait for pip in each of its tests.
+        # The outcome is kept: without a network, not every test of a run should wait for pip.
         wanted = " ".join(self.requirements)
         try:
             return made_once(

@@ -31,7 +31,7 @@ class Reply(NamedTuple):
     status: int
     body: Any
     request: Mapping[str, Any]
-    """What the reply repeats of the request."""
+    """The parts of the request that the reply repeats."""
 
     @property
     def error(self) -> str:
@@ -76,14 +76,14 @@ class WebSocket:
         self.client_id = client_id or str(uuid.uuid4())
         self.project = project
         self.pushes: deque[Any] = deque()
-        """Those that came while a reply was awaited."""
+        """Notifications that came before an awaited reply."""
         settings: dict[str, Any] = {
             "additional_headers": dict(headers or {}),
             "compression": None,
             "max_size": None,
             "open_timeout": SECONDS,
             "ping_interval": None,
-            # Not the one of the environment: everything here is on this machine.
+            # Not the proxy of the environment: all addresses here are on this machine.
             "proxy": None,
         }
         self._open = ExitStack()
@@ -127,7 +127,7 @@ class WebSocket:
         return self.reply(form or self.form)
 
     def authenticate(self, token: str, *, project: str | None = None) -> Reply:
-        """The reply to ``authenticate`` with a token; ``project`` is X-Project-ID from now on."""
+        """The reply to ``authenticate`` with a token. From now on requests have ``project`` as X-Project-ID."""
         if project is not None:
             self.project = project
         return self.request("authenticate", headers={"X-Auth-Token": token})
@@ -136,7 +136,7 @@ class WebSocket:
         self.library.send(frame)
 
     def reply(self, form: Format | None = None) -> Reply:
-        """The next frame that is no push. It has to be in the format of the request, or in ``form``."""
+        """The next frame that is no notification. It must be in the format of the request, or in ``form``."""
         form = form or self.form
         deadline = time.monotonic() + SECONDS
         while True:
@@ -159,13 +159,13 @@ class WebSocket:
         return document
 
     def closed(self, *, seconds: float = SECONDS) -> tuple[int, str]:
-        """Wait until the server closes; the code and the reason. Pushes before that are kept in ``pushes``."""
+        """Wait until the server closes. Returns code and reason. Earlier notifications are kept in ``pushes``."""
         deadline = time.monotonic() + seconds
         while True:
             try:
                 _, document = self._receive(deadline - time.monotonic())
             except ConnectionClosed as exc:
-                # Without a closing frame it is 1006, as RFC 6455 says (section 7.1.5).
+                # Without a close frame the code is 1006 (RFC 6455, section 7.1.5).
                 return (exc.rcvd.code, exc.rcvd.reason) if exc.rcvd else (1006, "")
             assert _is_push(document), f"not a push: {document}"
             self.pushes.append(document)

@@ -67,7 +67,7 @@ SPOOFED = {
 """Headers with which a caller claims to be someone else: the headers in which auth_token names a caller, and others."""
 
 
-def remade(keystone: Keystone, token: str, *, key: bytes | None = None, age: float = 0.0) -> str:
+def remake_token(keystone: Keystone, token: str, *, key: bytes | None = None, age: float = 0.0) -> str:
     """A Fernet token made with another key, or as if it had been made some seconds earlier."""
     folder = keystone.program.folder / "fernet-keys"
     newest = max(folder.iterdir(), key=lambda file: int(file.name)).read_bytes()
@@ -96,7 +96,7 @@ class Callers:
             "an empty token": "",
             "blanks": "  ",
             "an unknown token": uuid.uuid4().hex,
-            "a foreign Keystone's token": remade(keystone, member, key=fernet.Fernet.generate_key()),
+            "a foreign Keystone's token": remake_token(keystone, member, key=fernet.Fernet.generate_key()),
             "a token in two headers": f"{member}, {member}",
             "a token and a word": f"{member} x",
             "a token cut short": member[:-9],
@@ -104,7 +104,7 @@ class Callers:
             "a token with a NUL": f"{member}\0",
             "a long token": "x" * 65536,
             "a token as a bearer's": f"Bearer {member}",
-            "an expired token": remade(keystone, member, age=7200),
+            "an expired token": remake_token(keystone, member, age=7200),
             "a revoked token": self._revoked(),
             "a disabled user": self._disabled(),
             "rules for other paths": self._limited(),

@@ -27,7 +27,7 @@ def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = os.fork()
         if child == 0:
-            _become_the_command(arguments, environment, output.fileno(), errors.fileno())
+            _run_as_the_command(arguments, environment, output.fileno(), errors.fileno())
         _, status = os.waitpid(child, 0)
         found: dict[str, Any] = {"status": os.waitstatus_to_exitcode(status)}
         for name, file in {"output": output, "errors": errors}.items():
@@ -36,7 +36,7 @@ def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
         return found
 
 
-def _become_the_command(arguments: list[str], environment: dict[str, str], output: int, errors: int) -> NoReturn:
+def _run_as_the_command(arguments: list[str], environment: dict[str, str], output: int, errors: int) -> NoReturn:
     """In the child process: do the same as the installed script, and exit."""
     os.dup2(output, 1)
     os.dup2(errors, 2)

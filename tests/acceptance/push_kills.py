@@ -124,7 +124,7 @@ class DeadSubscription:
     """When its note was first seen to be gone. A notifier removes the note after it has dropped the deliveries."""
 
 
-class Watch(threading.Thread):
+class RemovalWatch(threading.Thread):
     """Watches the API and the stores until the subscriptions of dead connections and their deliveries are gone."""
 
     def __init__(self, server: Server, config: Path, connections: Callable[[], dict[str, float]]) -> None:
@@ -242,7 +242,7 @@ class Run:
     sink: Sink
     staying: Listeners
     returning: Listeners
-    watch: Watch
+    watch: RemovalWatch
     websocket_kills: list[float]
     """Times on the monotonic clock."""
     kills: Counter[str] = field(default_factory=Counter)
@@ -305,7 +305,7 @@ def run_with_kills(backend: Backend | None, folder: Path, size: Size, stack: Exi
         websocket = WebSocketProcess(config, server.state_dir)
         beside.callback(lambda: statuses.update(websocket=websocket.close()))
         beside.callback(poster.end)
-        watch = stack.enter_context(Watch(server, config, lambda: _deaths(returning, kills)))
+        watch = stack.enter_context(RemovalWatch(server, config, lambda: _deaths(returning, kills)))
         staying = Listeners(websocket.url, count=size.staying, **common)
         run = Run(size, server, poster, sink, staying, returning, watch, kills, statuses=statuses)
         with staying, returning:

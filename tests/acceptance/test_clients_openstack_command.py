@@ -42,7 +42,7 @@ PLAIN = {
 }
 
 Run = Callable[..., Any]
-Execute = Callable[[list[str], dict[str, str]], "Done"]
+Execute = Callable[[list[str], dict[str, str]], "CommandResult"]
 """Runs the program with these arguments and this environment."""
 
 
@@ -53,7 +53,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 
 @dataclass(frozen=True)
-class Done:
+class CommandResult:
     """The result of a command."""
 
     status: int
@@ -61,7 +61,7 @@ class Done:
     errors: str
 
 
-def run_program(arguments: list[str], environment: dict[str, str]) -> Done:
+def run_program(arguments: list[str], environment: dict[str, str]) -> CommandResult:
     """Run the program as a user does, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "openstackclient.shell", *arguments],
@@ -71,7 +71,7 @@ def run_program(arguments: list[str], environment: dict[str, str]) -> Done:
         text=True,
         timeout=COMMAND_SECONDS,
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
@@ -80,11 +80,11 @@ def forking_program() -> Iterator[Execute]:
     command = [sys.executable, str(Path(__file__).with_name("openstack_commands.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-        def execute(arguments: list[str], environment: dict[str, str]) -> Done:
+        def execute(arguments: list[str], environment: dict[str, str]) -> CommandResult:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(json.dumps({"arguments": arguments, "environment": environment}) + "\n")
             process.stdin.flush()
-            return Done(**json.loads(process.stdout.readline()))
+            return CommandResult(**json.loads(process.stdout.readline()))
 
         try:
             yield execute

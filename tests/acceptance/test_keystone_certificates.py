@@ -62,7 +62,7 @@ class Authority:
         return file
 
 
-class TlsFront:
+class TlsProxy:
     """A TLS proxy in front of Keystone, such as a load balancer."""
 
     def __init__(self, target: int, certificate: Path) -> None:
@@ -128,19 +128,19 @@ def keystone() -> Iterator[Keystone]:
 
 
 @contextmanager
-def _behind(keystone: Keystone, certificate: Path) -> Iterator[TlsFront]:
+def _behind_proxy(keystone: Keystone, certificate: Path) -> Iterator[TlsProxy]:
     """A proxy whose URL Keystone's catalogue and version list name."""
-    front = TlsFront(keystone.program.port, certificate)
-    url = f"https://127.0.0.1:{front.port}"
+    proxy = TlsProxy(keystone.program.port, certificate)
+    url = f"https://127.0.0.1:{proxy.port}"
     keystone.set_endpoint(f"{url}/v3", "identity")
     keystone.kill()
     with (keystone.program.folder / "keystone.conf").open("a") as configuration:
         configuration.write(f"[DEFAULT]\npublic_endpoint = {url}\n")
     keystone.start()
     try:
-        yield front
+        yield proxy
     finally:
-        front.close()
+        proxy.close()
 
 
 def test_certificates_are_replaced_under_load(keystone: Keystone, tmp_path: Path) -> None:
@@ -151,16 +151,16 @@ def test_certificates_are_replaced_under_load(keystone: Keystone, tmp_path: Path
     first, second = old.write_certificate(tmp_path / "1.pem"), old.write_certificate(tmp_path / "2.pem")
     third = new.write_certificate(tmp_path / "3.pem")
     token = keystone.token()
-    with _behind(keystone, first) as front:
-        lines = f"auth_url = https://127.0.0.1:{front.port}/v3\ncafile = {trusted}"
+    with _behind_proxy(keystone, first) as proxy:
+        lines = f"auth_url = https://127.0.0.1:{proxy.port}/v3\ncafile = {trusted}"
         with serving("gunicorn", keystone, tmp_path, lines) as server:
             assert ask(server, token, "GET", "/v2/queues").status == 200
             with Load(server, token, known=2, unknown=4) as load:
                 load.during("first", 0.5, until=401)
-                front.replace(second)
+                proxy.replace(second)
                 load.during("second", 1.0, until=401)
                 # A certificate of an authority that is not trusted yet: callers with new tokens are refused.
-                front.replace(third)
+                proxy.replace(third)
                 load.during("not trusted", 1.0, until=503)
                 other = tmp_path / "new"
                 other.write_text(old.pem + new.pem)
@@ -175,7 +175,7 @@ def test_certificates_are_replaced_under_load(keystone: Keystone, tmp_path: Path
         for phase in phases
         for kind in (KNOWN, UNKNOWN)
     }
-    print(report, f"{front.handshakes} handshakes, {seconds:.1f} s", file=sys.stderr)
+    print(report, f"{proxy.handshakes} handshakes, {seconds:.1f} s", file=sys.stderr)
     assert load.errors == []
     assert all(set(report[phase, KNOWN]) <= {200} for phase in phases), report
     assert 503 not in report["first", UNKNOWN], report

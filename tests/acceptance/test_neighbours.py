@@ -132,7 +132,7 @@ async def _hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await reader.read(-1)
 
 
-async def _never_come_to_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _send_interim_answers_forever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send interim answers forever (RFC 8297)."""
     await reader.readuntil(b"\r\n\r\n")
     while True:
@@ -190,7 +190,7 @@ Neighbour = Callable[[Environment], AbstractContextManager[Begin]]
 
 
 @contextmanager
-def conditions_without_end(environment: Environment) -> Iterator[Begin]:
+def many_conditions(environment: Environment) -> Iterator[Begin]:
     """40 subscriptions with 150 conditions each, and one post of 100 bodies of 600 words."""
     project = Project(environment.server, "conditions")
     for number in range(40):
@@ -274,10 +274,10 @@ def receivers_that_hang(environment: Environment) -> Iterator[Begin]:
 
 
 @contextmanager
-def answers_without_end(environment: Environment) -> Iterator[Begin]:
+def endless_interim_answers(environment: Environment) -> Iterator[Begin]:
     """20 receivers that send interim answers forever."""
     project = Project(environment.server, "endless")
-    with receivers(_never_come_to_the_end, [f"127.2.0.{host + 1}" for host in range(20)]) as urls:
+    with receivers(_send_interim_answers_forever, [f"127.2.0.{host + 1}" for host in range(20)]) as urls:
         for url in urls:
             project.subscribe("q", url)
         yield lambda: project.post("q", *range(5))
@@ -285,9 +285,9 @@ def answers_without_end(environment: Environment) -> Iterator[Begin]:
 
 
 NEIGHBOURS = (
-    answers_without_end,
+    endless_interim_answers,
     receivers_that_hang,
-    conditions_without_end,
+    many_conditions,
     a_big_post,
     dead_letters_for_a_silent_store,
 )

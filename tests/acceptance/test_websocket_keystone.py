@@ -22,7 +22,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tests import servers
-from tests.acceptance.callers import remade
+from tests.acceptance.callers import remake_token
 from tests.acceptance.server import Server, free_port, wait_until
 from tests.keystone import PASSWORD, Keystone
 from tests.websocket import JSON, MSGPACK, SECONDS, Format, Reply, WebSocket
@@ -288,7 +288,7 @@ def test_tokens_of_a_trust_and_of_application_credentials_authenticate(service: 
 
 def aged(service: Service, token: str, *, left: float) -> str:
     """The same token as if it expired in so many seconds."""
-    older = remade(service.keystone, token, age=TOKEN_SECONDS - left)
+    older = remake_token(service.keystone, token, age=TOKEN_SECONDS - left)
     service.secrets.add(older)
     return older
 

@@ -142,7 +142,7 @@ def test_a_malformed_claim_id_is_an_absent_claim(api: Api, claim_id: str) -> Non
 # -- dead letters ------------------------------------------------------------------------------------------------------
 
 
-def use_up(api: Api, times: int) -> None:
+def claim_and_release_all(api: Api, times: int) -> None:
     for _ in range(times):
         claim_id, messages = api.claim("q", limit=20)
         assert messages
@@ -152,7 +152,7 @@ def use_up(api: Api, times: int) -> None:
 def test_a_message_moves_to_the_dead_letter_queue_after_the_last_claim(api: Api) -> None:
     api.put("/v2/queues/q", {"_max_claim_count": 2, "_dead_letter_queue": "dead"})
     ids = api.send("q", "a", "b", ttl=600)
-    use_up(api, 2)
+    claim_and_release_all(api, 2)
     api.send("q", "fresh")
     api.clock.advance(10)
     _, messages = api.claim("q", limit=1)
@@ -176,7 +176,7 @@ def test_a_dead_letter_gets_the_ttl_of_the_rule(api: Api) -> None:
     reserved = {"_max_claim_count": 1, "_dead_letter_queue": "dead", "_dead_letter_queue_messages_ttl": 60}
     api.put("/v2/queues/q", reserved)
     api.send("q", "a", ttl=600)
-    use_up(api, 1)
+    claim_and_release_all(api, 1)
     api.clock.advance(30)
     assert api.claim("q") == ("", [])
     (moved,) = api.get("/v2/queues/dead/messages?echo=true").json["messages"]
@@ -189,7 +189,7 @@ def test_a_dead_letter_gets_the_ttl_of_the_rule(api: Api) -> None:
 def test_a_queue_with_half_a_dead_letter_rule_moves_no_message(api: Api, reserved: dict[str, Any]) -> None:
     api.put("/v2/queues/q", reserved)
     api.send("q", "a")
-    use_up(api, 3)
+    claim_and_release_all(api, 3)
     assert api.bodies("q") == ["a"]
     assert api.bodies("dead") == []
     assert [queue["name"] for queue in api.get("/v2/queues").json["queues"]] == ["q"]
@@ -198,7 +198,7 @@ def test_a_queue_with_half_a_dead_letter_rule_moves_no_message(api: Api, reserve
 def test_a_deleted_dead_letter_queue_is_created_again_by_a_dead_letter(api: Api) -> None:
     api.put("/v2/queues/q", {"_max_claim_count": 1, "_dead_letter_queue": "dead"})
     api.send("q", "a")
-    use_up(api, 1)
+    claim_and_release_all(api, 1)
     api.delete("/v2/queues/dead")
     assert api.claim("q") == ("", [])
     assert api.bodies("dead") == ["a"]

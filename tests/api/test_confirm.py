@@ -52,7 +52,7 @@ def path_of(id_: str) -> str:
     return f"/v2/queues/q/subscriptions/{id_}/confirm"
 
 
-def asked(api: Api, id_: str) -> Delivery | None:
+def confirmation_request_of(api: Api, id_: str) -> Delivery | None:
     """The delivery of the confirmation request that waits to be sent."""
     queue = api.parts.management.queue_records.get(project=api.project, kind=QUEUE, name="q")
     assert queue is not None
@@ -97,26 +97,26 @@ def signed(api: Api, path: str, *, key: str = KEY, methods: str = "PUT", **chang
 
 def test_a_subscriber_is_asked_to_confirm_and_may_unsubscribe(api: Api) -> None:
     id_ = subscribe(api)
-    first = asked(api, id_)
+    first = confirmation_request_of(api, id_)
     assert first is not None
     assert (first.kind, first.due) == (SUBSCRIPTION_CONFIRMATION, api.clock.now)
     api.clock.advance(5)
     assert subscribe(api) == id_
-    again = asked(api, id_)
+    again = confirmation_request_of(api, id_)
     assert again is not None
     assert again.created == first.created + 5
     assert api.put(path_of(id_), {"confirmed": True}).status_code == 204
     assert api.put(path_of(id_), {"confirmed": False}).status_code == 204
-    farewell = asked(api, id_)
-    assert farewell is not None
-    assert farewell.kind == UNSUBSCRIBE_CONFIRMATION
+    notice = confirmation_request_of(api, id_)
+    assert notice is not None
+    assert notice.kind == UNSUBSCRIBE_CONFIRMATION
     subscription, _ = api.parts.subscriptions.get(QueueName(api.project, QUEUE, "q"), id_)
     assert subscription.state == REFUSED
     # A new subscription of the same subscriber is asked to confirm again.
     assert subscribe(api) == id_
-    anew = asked(api, id_)
-    assert anew is not None
-    assert anew.kind == SUBSCRIPTION_CONFIRMATION
+    asked_again = confirmation_request_of(api, id_)
+    assert asked_again is not None
+    assert asked_again.kind == SUBSCRIPTION_CONFIRMATION
 
 
 def test_a_changed_subscriber_has_to_confirm_again(api: Api) -> None:
@@ -125,7 +125,7 @@ def test_a_changed_subscriber_has_to_confirm_again(api: Api) -> None:
     api.clock.advance(5)
     assert api.patch(f"/v2/queues/q/subscriptions/{id_}", {"subscriber": HOOK + "2"}).status_code == 204
     assert not confirmed(api, id_)
-    delivery = asked(api, id_)
+    delivery = confirmation_request_of(api, id_)
     assert delivery is not None
     assert (delivery.kind, delivery.created) == (SUBSCRIPTION_CONFIRMATION, api.clock.now)
 
@@ -134,7 +134,7 @@ def test_no_confirmation_is_sent_unless_it_is_required(make_api: Callable[..., A
     api = make_api(signed_url__secret_key=KEY)
     id_ = subscribe(api, "mailto:a@example.org")
     assert api.put(path_of(id_), {"confirmed": False}).status_code == 204
-    assert asked(api, id_) is None
+    assert confirmation_request_of(api, id_) is None
 
 
 # -- signed requests -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.agreement import BOSS, TRANSPORTS, Row, assert_same_answers, over_websocket, run, send
+from tests.api.agreement import ALL_ROLES, TRANSPORTS, Row, assert_same_answers, over_websocket, run, send
 from tests.api.agreement.pools import ROWS, Deployment
 from zaqar.transport.websocket.actions import ACTIONS
 
@@ -33,16 +33,16 @@ def whole(deployments: Deployments) -> Iterator[Deployments]:
         each.restore()
 
 
-def as_boss(row: Row) -> Row:
-    return replace(row, headers=BOSS)
+def with_all_roles(row: Row) -> Row:
+    return replace(row, headers=ALL_ROLES)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_each_row_has_the_same_effect_over_both_transports(whole: Deployments, name: str) -> None:
     before = next(iter(whole.values())).contents()
-    run(whole, as_boss(ROWS[name]), before)
+    run(whole, with_all_roles(ROWS[name]), before)
     assert "hunter2" not in str(
-        [send(whole[transport], as_boss(ROWS[name]), transport, {}) for transport in TRANSPORTS]
+        [send(whole[transport], with_all_roles(ROWS[name]), transport, {}) for transport in TRANSPORTS]
     )
 
 
@@ -64,7 +64,7 @@ def test_without_admin_mode_or_pooling_no_action_is_served(tmp_path: Path, admin
     options: dict[str, Any] = {"admin_mode": admin_mode, "pooling": pooling, "drivers__message_store": "sqlalchemy"}
     deployment = Deployment(tmp_path, **options)
     seen = set()
-    for row in map(as_boss, ROWS.values()):
+    for row in map(with_all_roles, ROWS.values()):
         if row.action in seen or row.status >= 400:
             continue
         seen.add(row.action)
@@ -81,19 +81,19 @@ def test_a_flavor_may_name_one_pool_in_the_field_of_openstack_zaqar(whole: Deplo
     """OpenStack Zaqar has this field."""
     world = whole[TRANSPORTS[1]]
     for verb, status in (("create", 201), ("update", 200)):
-        row = Row(f"flavor_{verb}", {"flavor_name": "new", "pool_name": "one"}, "PUT", "", headers=BOSS)
-        assert over_websocket(world, row, BOSS, packs=packs).status == status
+        row = Row(f"flavor_{verb}", {"flavor_name": "new", "pool_name": "one"}, "PUT", "", headers=ALL_ROLES)
+        assert over_websocket(world, row, ALL_ROLES, packs=packs).status == status
         both = {**row.body, "pool_list": ["one"]}
-        refused = over_websocket(world, replace(row, body=both), BOSS, packs=packs)
+        refused = over_websocket(world, replace(row, body=both), ALL_ROLES, packs=packs)
         assert (refused.status, (refused.error or "").partition(":")[0]) == (400, "pool_name")
-    listed = Row("flavor_get", {"flavor_name": "new"}, "GET", "", headers=BOSS)
-    assert over_websocket(world, listed, BOSS, packs=packs).answer["pool_list"] == ["one"]
+    listed = Row("flavor_get", {"flavor_name": "new"}, "GET", "", headers=ALL_ROLES)
+    assert over_websocket(world, listed, ALL_ROLES, packs=packs).answer["pool_list"] == ["one"]
 
 
 @pytest.mark.parametrize("name", ["pool_list", "flavor_list"])
 def test_the_list_actions_ignore_a_name_that_clients_of_openstack_zaqar_send(whole: Deployments, name: str) -> None:
     world = whole[TRANSPORTS[1]]
-    rows = [Row(name, body, "GET", "", headers=BOSS) for body in ({}, {name.replace("list", "name"): "x"})]
-    answers = [over_websocket(world, row, BOSS, packs=False) for row in rows]
+    rows = [Row(name, body, "GET", "", headers=ALL_ROLES) for body in ({}, {name.replace("list", "name"): "x"})]
+    answers = [over_websocket(world, row, ALL_ROLES, packs=False) for row in rows]
     assert answers[0] == answers[1]
     assert answers[0].status == 200

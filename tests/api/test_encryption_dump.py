@@ -97,7 +97,7 @@ def queue_of(api: Api, name: str) -> Queue:
     return known.queue
 
 
-def play(api: Api, marker: str, *, encrypted: bool) -> None:
+def store_in_every_state(api: Api, marker: str, *, encrypted: bool) -> None:
     """Bring messages into every state, and into every place where the service stores messages."""
     name, dead = ("q", "dead") if encrypted else ("plain", "plain-dead")
     body = {"card": marker}
@@ -170,8 +170,8 @@ def test_a_dump_holds_no_plain_text(driver: Driver, address: str, make_api: Call
         storage__message_pipeline=["zaqar.notification.notifier"],
     )
     hidden, shown = secrets.token_hex(20), secrets.token_hex(20)
-    play(api, hidden, encrypted=True)
-    play(api, shown, encrypted=False)
+    store_in_every_state(api, hidden, encrypted=True)
+    store_in_every_state(api, shown, encrypted=False)
     store = next(iter(api.parts.stores()))
     content = dump(driver, address, store)
     # The dump shows the text of a queue without encryption, so it would show that of the encrypted queue.

@@ -12,13 +12,13 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.api.client import ALICE
-from tests.api.test_event_streams import MESSAGES, StreamingApi, make_api, opened, quick_beats
+from tests.api.test_event_streams import MESSAGES, StreamingApi, make_api, opened, quick_heartbeats
 from tests.event_streams import ACCEPT, Reader, ServerEvent
 from zaqar.access import signed_urls
 from zaqar.access.signed_urls import format_time
 from zaqar.transport.wsgi import stream_access
 
-__all__ = ["make_api", "quick_beats"]
+__all__ = ["make_api", "quick_heartbeats"]
 
 KEY = "a-key-for-signatures-of-the-tests-only"
 ORIGIN = "https://shop.example"
@@ -82,7 +82,7 @@ def test_a_signature_from_the_share_request_opens_a_stream(api: StreamingApi) ->
             opened(reader)
 
 
-def test_a_stream_ends_when_its_signature_expires(api: StreamingApi, quick_beats: None) -> None:
+def test_a_stream_ends_when_its_signature_expires(api: StreamingApi, quick_heartbeats: None) -> None:
     values = grant(api, seconds=60)
     with ask(api, values) as reader:
         last = opened(reader)
@@ -97,7 +97,9 @@ def test_a_stream_ends_when_its_signature_expires(api: StreamingApi, quick_beats
     assert api.counted == (0, 0, 0)
 
 
-def test_a_stream_with_a_signature_in_the_headers_ends_when_it_expires(api: StreamingApi, quick_beats: None) -> None:
+def test_a_stream_with_a_signature_in_the_headers_ends_when_it_expires(
+    api: StreamingApi, quick_heartbeats: None
+) -> None:
     values = grant(api, seconds=7200)
     headers = {f"URL_{name.title()}": values[name] for name in ("signature", "paths", "methods", "expires")}
     with api.stream(**headers) as reader:

@@ -12,7 +12,7 @@ import pytest
 from tests import servers
 from tests.api.authenticated import AuthenticatedApi
 from tests.api.client import ALICE
-from tests.api.test_event_streams import MESSAGES, opened, quick_beats
+from tests.api.test_event_streams import MESSAGES, opened, quick_heartbeats
 from tests.event_streams import Reader, ServerEvent
 from tests.keystone import Keystone
 from zaqar.access.http_server import HttpServer
@@ -20,7 +20,7 @@ from zaqar.access.signed_urls import format_time, sign
 from zaqar.errors import Forbidden, KeystoneUnavailable
 from zaqar.transport.wsgi import app as wsgi_app
 
-__all__ = ["quick_beats"]
+__all__ = ["quick_heartbeats"]
 
 KEY = "a-key-for-signatures-of-the-tests-only"
 
@@ -64,7 +64,7 @@ def test_a_stream_needs_a_token(api: AuthenticatedApi, keystone: Keystone) -> No
         assert address.project == keystone.id_of("project", "demo")
 
 
-def test_a_stream_ends_with_its_token(api: AuthenticatedApi, keystone: Keystone, quick_beats: None) -> None:
+def test_a_stream_ends_with_its_token(api: AuthenticatedApi, keystone: Keystone, quick_heartbeats: None) -> None:
     token = keystone.token("member", "demo")
     with follow(api, token) as reader:
         position = opened(reader)
@@ -74,7 +74,9 @@ def test_a_stream_ends_with_its_token(api: AuthenticatedApi, keystone: Keystone,
     assert follow(api, token).status == 401
 
 
-def test_a_stream_ends_when_its_token_is_revoked(api: AuthenticatedApi, keystone: Keystone, quick_beats: None) -> None:
+def test_a_stream_ends_when_its_token_is_revoked(
+    api: AuthenticatedApi, keystone: Keystone, quick_heartbeats: None
+) -> None:
     token = keystone.token("member", "demo")
     with follow(api, token) as reader:
         opened(reader)
@@ -89,7 +91,7 @@ def test_a_stream_ends_when_its_token_is_revoked(api: AuthenticatedApi, keystone
 
 
 def test_a_stream_goes_on_while_keystone_is_away(
-    api: AuthenticatedApi, keystone: Keystone, quick_beats: None, monkeypatch: pytest.MonkeyPatch
+    api: AuthenticatedApi, keystone: Keystone, quick_heartbeats: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with follow(api, keystone.token("member", "demo")) as reader:
         opened(reader)
@@ -108,7 +110,7 @@ def test_a_stream_goes_on_while_keystone_is_away(
 
 
 def test_a_stream_ends_when_its_user_may_no_longer_read(
-    api: AuthenticatedApi, keystone: Keystone, quick_beats: None, monkeypatch: pytest.MonkeyPatch
+    api: AuthenticatedApi, keystone: Keystone, quick_heartbeats: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with follow(api, keystone.token("member", "demo")) as reader:
         opened(reader)

@@ -75,7 +75,7 @@ def api(make_api: Callable[..., StreamingApi]) -> StreamingApi:
 
 
 @pytest.fixture
-def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat comes at once if there is nothing else to send."""
     monkeypatch.setattr(event_streams, "BEAT_SECONDS", 0.01)
 
@@ -139,7 +139,7 @@ def test_a_line_break_in_a_body_breaks_no_event(api: StreamingApi, line_break: s
         assert reader.bodies(1) == [json.loads(body)]
 
 
-def test_heartbeats_are_sent_on_an_idle_connection(api: StreamingApi, quick_beats: None) -> None:
+def test_heartbeats_are_sent_on_an_idle_connection(api: StreamingApi, quick_heartbeats: None) -> None:
     with api.stream() as reader:
         opened(reader)
         assert reader.piece() == b": beat\n\n"
@@ -270,7 +270,9 @@ def test_a_queue_that_was_created_again_is_read_from_its_start(api: StreamingApi
         assert reader.bodies(1) == [1]
 
 
-def test_a_stream_goes_on_after_its_queue_is_deleted_and_created_again(api: StreamingApi, quick_beats: None) -> None:
+def test_a_stream_goes_on_after_its_queue_is_deleted_and_created_again(
+    api: StreamingApi, quick_heartbeats: None
+) -> None:
     api.send("q", 0)
     with api.stream() as reader:
         opened(reader)
@@ -374,7 +376,9 @@ def test_own_messages_are_sent_unless_echo_is_off(api: StreamingApi) -> None:
         assert reader.bodies(1) == ["yours"]
 
 
-def test_a_heartbeat_carries_the_position_of_a_reader_that_skips_messages(api: StreamingApi, quick_beats: None) -> None:
+def test_a_heartbeat_carries_the_position_of_a_reader_that_skips_messages(
+    api: StreamingApi, quick_heartbeats: None
+) -> None:
     api.send("q", "yours", client=BOB)
     last = api.send("q", *range(30))[-1]
     with api.stream(f"{MESSAGES}?from=oldest&echo=false") as reader:
@@ -533,7 +537,7 @@ def test_a_stream_that_cannot_begin_leaves_nothing(api: StreamingApi, monkeypatc
 
 
 def test_an_outage_of_the_store_ends_no_stream(
-    api: StreamingApi, monkeypatch: pytest.MonkeyPatch, quick_beats: None
+    api: StreamingApi, monkeypatch: pytest.MonkeyPatch, quick_heartbeats: None
 ) -> None:
     monkeypatch.setattr(event_streams, "MAX_OUTAGE_PAUSE", 0.02)
     api.send("q", 0)

@@ -36,10 +36,10 @@ def age_catalog(api: Api) -> None:
 
 
 @pytest.fixture
-def cut(tmp_path: Path) -> Callable[[str], Callable[[], object]]:
+def make_unavailable(tmp_path: Path) -> Callable[[str], Callable[[], object]]:
     """Make the store of a pool unreachable. Returns a function that makes it reachable again."""
 
-    def cut(name: str) -> Callable[[], object]:
+    def make_unavailable(name: str) -> Callable[[], object]:
         files = [tmp_path / f"{name}.db{suffix}" for suffix in ("", "-wal", "-shm")]
         present = [path for path in files if path.exists()]
         for path in present:
@@ -54,7 +54,7 @@ def cut(tmp_path: Path) -> Callable[[str], Callable[[], object]]:
 
         return back
 
-    return cut
+    return make_unavailable
 
 
 def test_queues_are_spread_by_the_weights_of_pools(admin: Admin) -> None:
@@ -271,7 +271,7 @@ def test_concurrent_changes_of_pools_are_all_kept(admin: Admin, other: Api, monk
 
 
 def test_an_unavailable_pool_affects_only_its_own_queues(
-    admin: Admin, cut: Callable[[str], Callable[[], object]], make_api: Callable[..., Api]
+    admin: Admin, make_unavailable: Callable[[str], Callable[[], object]], make_api: Callable[..., Api]
 ) -> None:
     api = admin.api
     admin.add("dead")
@@ -280,7 +280,7 @@ def test_an_unavailable_pool_affects_only_its_own_queues(
     admin.add("alive")
     api.send("kept", 2)
     admin.request("PATCH", "pools/dead", {"weight": 1000000})
-    back = cut("dead")
+    back = make_unavailable("dead")
     took = []
     for method, path, body in (
         ("POST", "messages", {"messages": [{"body": 1}]}),
@@ -318,14 +318,14 @@ def test_an_unavailable_pool_affects_only_its_own_queues(
 
 
 def test_a_service_starts_while_a_pool_is_away(
-    driver: Driver, admin: Admin, cut: Callable[[str], Callable[[], object]], make_api: Callable[..., Api]
+    driver: Driver, admin: Admin, make_unavailable: Callable[[str], Callable[[], object]], make_api: Callable[..., Api]
 ) -> None:
     if not driver.shared:
         pytest.skip("a catalog in memory is of one process")
     admin.add("dead")
     admin.api.send("lost", 1)
     admin.add("alive", 1000000)
-    back = cut("dead")
+    back = make_unavailable("dead")
     fresh = make_api(pooling=True)
     fresh.project = admin.api.project
     fresh.send("new", 1)
@@ -336,10 +336,12 @@ def test_a_service_starts_while_a_pool_is_away(
     assert fresh.bodies("lost") == [1]
 
 
-def test_when_every_pool_is_away_requests_are_503(admin: Admin, cut: Callable[[str], Callable[[], object]]) -> None:
+def test_when_every_pool_is_away_requests_are_503(
+    admin: Admin, make_unavailable: Callable[[str], Callable[[], object]]
+) -> None:
     for name in ("one", "two"):
         admin.add(name)
-    backs = [cut(name) for name in ("one", "two")]
+    backs = [make_unavailable(name) for name in ("one", "two")]
     assert_error(admin.api.put("/v2/queues/q"), 503)
     assert_error(admin.api.get("/v2/ping"), 503)
     assert admin.get("pools")["pools"]
@@ -350,7 +352,7 @@ def test_when_every_pool_is_away_requests_are_503(admin: Admin, cut: Callable[[s
 # -- dead letters ----------------------------------------------------------------------------------------------------
 
 
-def worn_out(admin: Admin, *bodies: int) -> None:
+def exhausted_messages(admin: Admin, *bodies: int) -> None:
     """Queue q on pool 'one', its dead letter queue on pool 'two', and messages that have to move there."""
     admin.add("one")
     admin.api.put("/v2/queues/q", {"_max_claim_count": 1, "_dead_letter_queue": "dead"})
@@ -364,7 +366,7 @@ def worn_out(admin: Admin, *bodies: int) -> None:
 
 
 def test_dead_letters_move_to_another_pool(admin: Admin) -> None:
-    worn_out(admin, 1, 2, 3)
+    exhausted_messages(admin, 1, 2, 3)
     admin.api.send("q", 4)
     assert [message["body"] for message in admin.api.claim("q")[1]] == [4]
     assert (pool_of(admin.api, "q"), pool_of(admin.api, "dead")) == ("one", "two")
@@ -375,15 +377,17 @@ def test_dead_letters_move_to_another_pool(admin: Admin) -> None:
     assert {message["origin"]["claim_count"] for message in page} == {1}
 
 
-def test_dead_letters_wait_until_their_pool_is_back(admin: Admin, cut: Callable[[str], Callable[[], object]]) -> None:
-    worn_out(admin, 1, 2)
+def test_dead_letters_wait_until_their_pool_is_back(
+    admin: Admin, make_unavailable: Callable[[str], Callable[[], object]]
+) -> None:
+    exhausted_messages(admin, 1, 2)
     admin.api.send("q", 3)
-    back = cut("two")
+    back = make_unavailable("two")
     assert [message["body"] for message in admin.api.claim("q")[1]] == [3]
     assert admin.api.claim("q") == ("", [])
     back()
     lazy = admin.api.parts.placement._stores["two"][1]  # type: ignore[attr-defined]
-    lazy._open_after = lazy._away_until = 0.0
+    lazy._open_after = lazy._failed_until = 0.0
     assert admin.api.claim("q") == ("", [])
     assert admin.api.bodies("dead") == [1, 2]
     assert admin.api.counts("q")[0] == 0

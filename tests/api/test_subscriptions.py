@@ -39,7 +39,7 @@ def subscriptions(api: Api, queue: str = "q") -> list[dict[str, Any]]:
     return listed
 
 
-def notified(api: Api, queue: str = "q") -> bool:
+def is_put_into_outbox(api: Api, queue: str = "q") -> bool:
     """Whether a message posted now is stored for the notifiers."""
     (id_,) = api.send(queue, "m")
     now = api.clock.now
@@ -390,11 +390,11 @@ def test_a_deleted_subscription_is_absent(api: Api) -> None:
 
 
 def secrets_of(api: Api, id_: str) -> tuple[Any, ...]:
-    subscription, _ = api.parts.subscriptions.get(_address(api), id_)
+    subscription, _ = api.parts.subscriptions.get(_queue_name(api), id_)
     return subscription.secrets
 
 
-def _address(api: Api) -> QueueName:
+def _queue_name(api: Api) -> QueueName:
     return QueueName(api.project, QUEUE, "q")
 
 
@@ -441,13 +441,13 @@ def test_a_mail_that_becomes_a_webhook_is_signed(api: Api) -> None:
 
 
 def test_posts_are_put_into_the_outbox_while_there_are_subscriptions(api: Api) -> None:
-    assert not notified(api)
+    assert not is_put_into_outbox(api)
     one, two = subscribe(api), subscribe(api, subscriber=f"{HOOK}/2")
-    assert notified(api)
+    assert is_put_into_outbox(api)
     api.delete(f"/v2/queues/q/subscriptions/{one}")
-    assert notified(api)
+    assert is_put_into_outbox(api)
     api.delete(f"/v2/queues/q/subscriptions/{two}")
-    assert not notified(api)
+    assert not is_put_into_outbox(api)
 
 
 def test_two_workers_put_posts_into_the_outbox_alike(make_api: Callable[..., Api], driver: Driver) -> None:
@@ -458,14 +458,14 @@ def test_two_workers_put_posts_into_the_outbox_alike(make_api: Callable[..., Api
     two.project = one.project
     two.send("q", 1)
     subscribe(one)
-    assert notified(two)
+    assert is_put_into_outbox(two)
 
 
 def test_without_the_notifier_no_post_is_put_into_the_outbox(make_api: Callable[..., Api]) -> None:
     api = make_api(storage__message_pipeline=[])
     subscribe(api, subscriber="mailto:a@example.org")
     assert len(subscriptions(api)) == 1
-    assert not notified(api)
+    assert not is_put_into_outbox(api)
 
 
 def test_subscriptions_are_removed_with_their_queue(api: Api) -> None:
@@ -473,7 +473,7 @@ def test_subscriptions_are_removed_with_their_queue(api: Api) -> None:
     api.delete("/v2/queues/q")
     assert subscriptions(api) == []
     assert_error(api.get(f"/v2/queues/q/subscriptions/{id_}"), 404)
-    assert not notified(api)
+    assert not is_put_into_outbox(api)
     assert subscribe(api) != id_
 
 
@@ -483,7 +483,7 @@ def test_a_purge_removes_all_subscriptions(api: Api, body: Any) -> None:
         subscribe(api, subscriber=f"{HOOK}/{n}")
     assert api.post("/v2/queues/q/purge", body).status_code == 204
     assert subscriptions(api) == []
-    assert not notified(api)
+    assert not is_put_into_outbox(api)
     assert api.post("/v2/queues/missing/purge", body).status_code == 204
 
 
@@ -491,7 +491,7 @@ def test_a_purge_of_messages_only_keeps_subscriptions(api: Api) -> None:
     subscribe(api)
     assert api.post("/v2/queues/q/purge", {"resource_types": ["messages"]}).status_code == 204
     assert len(subscriptions(api)) == 1
-    assert notified(api)
+    assert is_put_into_outbox(api)
 
 
 def test_tidying_removes_expired_subscriptions(api: Api) -> None:
@@ -509,17 +509,17 @@ def test_tidying_removes_expired_subscriptions(api: Api) -> None:
     api.clock.advance(1)
     assert api.parts.subscriptions.tidy()[0] >= 1
     assert not takes_space()
-    assert not notified(api)
-    assert notified(api, "other")
+    assert not is_put_into_outbox(api)
+    assert is_put_into_outbox(api, "other")
 
 
 def test_a_subscriber_can_end_its_subscription(api: Api) -> None:
     id_ = subscribe(api)
-    subscription, _ = api.parts.subscriptions.get(_address(api), id_)
+    subscription, _ = api.parts.subscriptions.get(_queue_name(api), id_)
     api.parts.subscriptions.end(subscription)
     api.parts.subscriptions.end(subscription)
     assert subscriptions(api) == []
-    assert not notified(api)
+    assert not is_put_into_outbox(api)
 
 
 @pytest.mark.parametrize(

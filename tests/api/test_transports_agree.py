@@ -328,7 +328,7 @@ def rules() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def closed(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> Shared:
+def worlds_closed_to_others(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> Shared:
     """Worlds in which the policy admits only the caller who made them."""
     worlds = make_restricted(dict.fromkeys(rules(), "role:boss"))
     return Shared(worlds, next(iter(worlds.values())).contents())
@@ -336,17 +336,17 @@ def closed(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> 
 
 @on_one_store
 @pytest.mark.parametrize("name", GOOD)
-def test_the_policy_forbids_the_same_rows_over_both(closed: Shared, name: str) -> None:
+def test_the_policy_forbids_the_same_rows_over_both(worlds_closed_to_others: Shared, name: str) -> None:
     row = ROWS[name]
-    assert assert_same_answers(closed.worlds, row, {"X-Roles": "guest"}) == 403
+    assert assert_same_answers(worlds_closed_to_others.worlds, row, {"X-Roles": "guest"}) == 403
     if row.changes:
-        assert {transport: world.contents() for transport, world in closed.worlds.items()} == dict.fromkeys(
-            TRANSPORTS, closed.contents
-        )
+        assert {
+            transport: world.contents() for transport, world in worlds_closed_to_others.worlds.items()
+        } == dict.fromkeys(TRANSPORTS, worlds_closed_to_others.contents)
 
 
 @pytest.fixture(scope="session")
-def narrow(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> dict[str, World]:
+def worlds_open_in_part(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> dict[str, World]:
     """Worlds in which the policy admits all callers to the queue ``q``, the topic ``t`` and lists of topics only."""
     policy = {}
     for rule in rules():
@@ -357,12 +357,12 @@ def narrow(make_restricted: Callable[[Mapping[str, str]], dict[str, World]]) -> 
 
 
 @on_one_store
-def test_the_policy_is_asked_about_the_same_targets_over_both(narrow: dict[str, World]) -> None:
+def test_the_policy_is_asked_about_the_same_targets_over_both(worlds_open_in_part: dict[str, World]) -> None:
     guest = {"X-Roles": "guest"}
     seen = set()
     # Rows that change something come last, because the contents that they find do not matter here.
     for name, row in sorted(GOOD.items(), key=lambda item: item[1].changes):
-        outcomes = [send(narrow[transport], row, transport, guest) for transport in TRANSPORTS]
+        outcomes = [send(worlds_open_in_part[transport], row, transport, guest) for transport in TRANSPORTS]
         names = (row.body.get("queue_name"), row.body.get("topic_name"))
         is_admitted = names in (("q", None), (None, "t")) or row.action == "topic_list"
         assert [outcome.status != 403 for outcome in outcomes] == [is_admitted] * 3, name

@@ -56,7 +56,7 @@ NUMBERS = (0, 1, 2, 20, 21, -1, 2**63 - 1)
 POINTERS = ("/metadata/a", "/metadata/", "/metadata", "a", "/metadata/a~2", "/metadata/_max_claim_count", "/x", 5)
 
 
-class Maker:
+class RandomRequests:
     """Makes random requests for a queue or a topic."""
 
     def __init__(self, seed: int) -> None:
@@ -167,7 +167,7 @@ def _spell(value: Any) -> str:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_random_requests_have_the_same_status_and_effect_over_both_transports(tmp_path: Path, seed: int) -> None:
-    driver, maker = DRIVERS["memory"], Maker(seed)
+    driver, maker = DRIVERS["memory"], RandomRequests(seed)
     api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), **OPTIONS)
     foreign = World(api)
     worlds = {transport: World(api, foreign=foreign) for transport in TRANSPORTS}

@@ -17,7 +17,7 @@ import pytest
 from falcon import testing
 
 from tests.api.agreement import (
-    BOSS,
+    ALL_ROLES,
     OPTIONS,
     TRANSPORTS,
     Row,
@@ -124,7 +124,7 @@ class Guarded:
     def over_http(self, row: Row, token: str | None) -> int:
         """The status of the request. Its headers also claim another project and roles, which must have no effect."""
         path, _, query = self._world.with_ids(row.path).partition("?")
-        headers = {"Client-ID": ALICE, "X-Project-ID": "claimed", **BOSS, **row.headers}
+        headers = {"Client-ID": ALICE, "X-Project-ID": "claimed", **ALL_ROLES, **row.headers}
         result = self._client.simulate_request(
             row.method,
             path,
@@ -136,7 +136,7 @@ class Guarded:
 
     def over_websocket(self, row: Row, token: str | None, project: str) -> int:
         session = Session(self._parts, connection="c0ffee")
-        headers = {"Client-ID": ALICE, **BOSS, **row.headers}
+        headers = {"Client-ID": ALICE, **ALL_ROLES, **row.headers}
         if token is not None:
             frame = {"action": "authenticate", "headers": {**headers, "X-Auth-Token": token}}
             status: int = session.answer(session.read(json.dumps(frame))).status

@@ -28,7 +28,7 @@ from zaqar.transport.wsgi.app import make_app
 HOOK = "trust+https://192.0.2.1/hook"
 
 
-class Trusting:
+class WorkerWithKeystone:
     """One worker with a Keystone, and a user for one test."""
 
     def __init__(self, keystone: Keystone, driver: Driver, address: str, folder: Path) -> None:
@@ -80,13 +80,13 @@ class Trusting:
 
 
 @pytest.fixture
-def api(driver: Driver, address: str, tmp_path: Path) -> Iterator[Trusting]:
-    api = Trusting(servers.shared("keystone"), driver, address, tmp_path)
+def api(driver: Driver, address: str, tmp_path: Path) -> Iterator[WorkerWithKeystone]:
+    api = WorkerWithKeystone(servers.shared("keystone"), driver, address, tmp_path)
     yield api
     api.parts.close()
 
 
-def test_a_trust_is_stored_replaced_and_deleted_with_its_subscription(api: Trusting) -> None:
+def test_a_trust_is_stored_replaced_and_deleted_with_its_subscription(api: WorkerWithKeystone) -> None:
     subscription = api.subscribe(ttl=3600)
     first = api.trust_of(subscription)
     assert api.trusts() == {first}
@@ -106,7 +106,7 @@ def test_a_trust_is_stored_replaced_and_deleted_with_its_subscription(api: Trust
 
 
 @pytest.mark.parametrize("end", ["purge", "queue", "expiry"])
-def test_trusts_are_deleted_with_the_queue_or_topic(api: Trusting, end: str) -> None:
+def test_trusts_are_deleted_with_the_queue_or_topic(api: WorkerWithKeystone, end: str) -> None:
     subscription = api.subscribe(ttl=3600)
     other = api.subscribe(f"{HOOK}/2", ttl=7200)
     assert api.trusts() == {api.trust_of(subscription), api.trust_of(other)}
@@ -126,7 +126,7 @@ def test_trusts_are_deleted_with_the_queue_or_topic(api: Trusting, end: str) -> 
         api.remove()
 
 
-def test_a_trust_that_the_caller_made_is_not_deleted(api: Trusting) -> None:
+def test_a_trust_that_the_caller_made_is_not_deleted(api: WorkerWithKeystone) -> None:
     own, foreign = api.keystone.trust(api.user), api.keystone.trust(api.keystone.new_user())
     body = {"subscriber": HOOK, "options": {"trust_id": foreign}}
     assert api.request("POST", f"{api.path}/subscriptions", body).status_code == 400

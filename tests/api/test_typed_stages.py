@@ -72,7 +72,7 @@ def stage_of(before: Hook | None = None, after: Hook | None = None) -> Stage:
     return made
 
 
-class Script:
+class EveryOperation:
     """One request for each operation, on a queue with a message, a claim and a subscription."""
 
     def __init__(self, api: Api) -> None:
@@ -120,7 +120,7 @@ class Script:
         }
 
 
-class Switch:
+class ReplaceableHooks:
     """Hooks that do nothing until a test replaces them."""
 
     def __init__(self) -> None:
@@ -133,28 +133,28 @@ class Switch:
 
 
 @pytest.fixture
-def switch() -> Switch:
-    return Switch()
+def replaceable_hooks() -> ReplaceableHooks:
+    return ReplaceableHooks()
 
 
 @pytest.fixture
-def script(with_stages: WithStages, switch: Switch) -> Script:
-    script = Script(with_stages(switch.stage))
-    script.prepare()
-    return script
+def every_operation(with_stages: WithStages, replaceable_hooks: ReplaceableHooks) -> EveryOperation:
+    every_operation = EveryOperation(with_stages(replaceable_hooks.stage))
+    every_operation.prepare()
+    return every_operation
 
 
-def test_every_operation_has_both_hooks(script: Script, switch: Switch) -> None:
+def test_every_operation_has_both_hooks(every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks) -> None:
     seen: list[tuple[str, Context, Any, Any]] = []
 
     def before(context: Context, request: Any) -> Any:
         seen.append(("before", context, request, None))
         return request
 
-    switch.before = before
-    switch.after = lambda context, request, result: seen.append(("after", context, request, result))
+    replaceable_hooks.before = before
+    replaceable_hooks.after = lambda context, request, result: seen.append(("after", context, request, result))
     kinds = {request.operation: request for request in REQUESTS}
-    requests = script.requests()
+    requests = every_operation.requests()
     assert set(requests) == {"post", *kinds}
     for name, send in requests.items():
         seen.clear()
@@ -162,13 +162,13 @@ def test_every_operation_has_both_hooks(script: Script, switch: Switch) -> None:
         assert result.status_code < 300, (name, result.text)
         assert [entry[0] for entry in seen] == ["before", "after"], name
         for _, context, request, _ in seen:
-            assert context.project == script.api.project, name
+            assert context.project == every_operation.api.project, name
             assert context.client_id == ALICE.replace("-", ""), name
             assert context.request_id.startswith("req-"), name
             if name == "post":
                 continue
             assert type(request) is kinds[name]
-            assert request.address == QueueName(script.api.project, QUEUE, request.address.name)
+            assert request.address == QueueName(every_operation.api.project, QUEUE, request.address.name)
             assert request.address.name == {"create_queue": "new", "list_queues": ""}.get(name, "q")
         if name != "post":
             answer, kind = seen[-1][3], kinds[name].result
@@ -179,21 +179,23 @@ def test_every_operation_has_both_hooks(script: Script, switch: Switch) -> None:
                 assert answer is None if kind is None else isinstance(answer, kind), name
 
 
-def test_a_refusal_by_a_stage_is_the_answer_and_nothing_is_stored(script: Script, switch: Switch) -> None:
+def test_a_refusal_by_a_stage_is_the_answer_and_nothing_is_stored(
+    every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks
+) -> None:
     ends: list[object] = []
 
     def refuse(context: Context, request: Any) -> Any:
         raise Conflict("Not today.")
 
-    switch.before, switch.after = refuse, lambda context, request, result: ends.append(request)
-    for name, send in script.requests().items():
+    replaceable_hooks.before, replaceable_hooks.after = refuse, lambda context, request, result: ends.append(request)
+    for name, send in every_operation.requests().items():
         result = send()
         assert (result.status_code, result.json) == (409, {"title": "Conflict", "description": "Not today."}), name
     assert ends == []
-    switch.before = lambda context, request: request
-    assert script.api.counts("q") == (1, 1, 2)
-    assert [queue["name"] for queue in script.api.get("/v2/queues").json["queues"]] == ["q"]
-    assert len(script.api.get("/v2/queues/q/subscriptions").json["subscriptions"]) == 1
+    replaceable_hooks.before = lambda context, request: request
+    assert every_operation.api.counts("q") == (1, 1, 2)
+    assert [queue["name"] for queue in every_operation.api.get("/v2/queues").json["queues"]] == ["q"]
+    assert len(every_operation.api.get("/v2/queues/q/subscriptions").json["subscriptions"]) == 1
 
 
 def boundless() -> Any:
@@ -212,12 +214,15 @@ NOTHING_OF_A_STAGE = {
 
 @pytest.mark.parametrize("make", NOTHING_OF_A_STAGE.values(), ids=NOTHING_OF_A_STAGE.keys())
 def test_a_wrong_result_of_a_stage_is_503_and_logged(
-    script: Script, switch: Switch, caplog: pytest.LogCaptureFixture, make: Callable[[], object]
+    every_operation: EveryOperation,
+    replaceable_hooks: ReplaceableHooks,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[], object],
 ) -> None:
     """The answer is 503, and the log names the hook. An operation without a result ignores the returned value."""
-    switch.before = lambda context, request: make()
+    replaceable_hooks.before = lambda context, request: make()
     kinds = {request.operation: request for request in REQUESTS}
-    for name, send in script.requests().items():
+    for name, send in every_operation.requests().items():
         caplog.clear()
         result = send()
         if isinstance(make(), Done) and name in kinds and kinds[name].result is None:
@@ -227,19 +232,19 @@ def test_a_wrong_result_of_a_stage_is_503_and_logged(
         (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
         assert record.message.startswith("A stage failed: ")
         assert ".Made." in record.message
-    switch.before = lambda context, request: request
-    assert script.api.counts("q") == (1, 1, 2)
+    replaceable_hooks.before = lambda context, request: request
+    assert every_operation.api.counts("q") == (1, 1, 2)
 
 
 def test_an_after_hook_that_fails_changes_no_answer(
-    script: Script, switch: Switch, caplog: pytest.LogCaptureFixture
+    every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(context: Context, request: Any, result: Any) -> None:
         raise Conflict("too late")
 
     expected = dict.fromkeys(("renew_claim", "release_claim"), 204)
-    switch.after = fail
-    for name, send in script.requests().items():
+    replaceable_hooks.after = fail
+    for name, send in every_operation.requests().items():
         caplog.clear()
         result = send()
         assert result.status_code < 300, (name, result.text)
@@ -247,19 +252,19 @@ def test_an_after_hook_that_fails_changes_no_answer(
         messages = [each.message for each in caplog.records if each.levelname == "ERROR"]
         assert len(messages) == 1, name
         assert messages[0].startswith("A stage failed after the operation: "), name
-    assert script.api.get("/v2/queues").json["queues"][0]["name"] == "new"
+    assert every_operation.api.get("/v2/queues").json["queues"][0]["name"] == "new"
 
 
 @pytest.mark.parametrize("error", [gevent.Timeout, gevent.GreenletExit, KeyboardInterrupt])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_exception_that_ends_the_worker_passes_through(
-    script: Script, switch: Switch, error: type[BaseException], when: str
+    every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks, error: type[BaseException], when: str
 ) -> None:
     def end(*_: object) -> Any:
         raise error
 
-    setattr(switch, when, end)
-    for send in script.requests().values():
+    setattr(replaceable_hooks, when, end)
+    for send in every_operation.requests().values():
         with pytest.raises(error):
             send()
 
@@ -306,21 +311,27 @@ BAD_CHANGES: dict[str, tuple[str, type[Request], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("operation", "kind", "changes"), BAD_CHANGES.values(), ids=BAD_CHANGES.keys())
 def test_an_invalid_change_by_a_stage_is_503_and_not_400(
-    script: Script, switch: Switch, operation: str, kind: type[Request], changes: dict[str, Any]
+    every_operation: EveryOperation,
+    replaceable_hooks: ReplaceableHooks,
+    operation: str,
+    kind: type[Request],
+    changes: dict[str, Any],
 ) -> None:
     def change(context: Context, request: Any) -> Any:
         return replace(request, **changes) if type(request) is kind else request
 
-    switch.before = change
-    result = script.requests()[operation]()
+    replaceable_hooks.before = change
+    result = every_operation.requests()[operation]()
     assert result.status_code == 503, result.text
-    switch.before = lambda context, request: request
-    assert script.api.counts("q") == (1, 1, 2)
-    assert [queue["name"] for queue in script.api.get("/v2/queues").json["queues"]] == ["q"]
-    assert "b" not in script.api.get("/v2/queues/q").json
+    replaceable_hooks.before = lambda context, request: request
+    assert every_operation.api.counts("q") == (1, 1, 2)
+    assert [queue["name"] for queue in every_operation.api.get("/v2/queues").json["queues"]] == ["q"]
+    assert "b" not in every_operation.api.get("/v2/queues/q").json
 
 
-def test_a_valid_change_by_a_stage_takes_effect(script: Script, switch: Switch) -> None:
+def test_a_valid_change_by_a_stage_takes_effect(
+    every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks
+) -> None:
     changes: dict[type[Request], dict[str, Any]] = {
         CreateQueue: {"metadata": {"owner": "stage"}},
         UpdateQueue: {"metadata": {"only": "this"}},
@@ -330,15 +341,15 @@ def test_a_valid_change_by_a_stage_takes_effect(script: Script, switch: Switch) 
         CreateSubscription: {"ttl": 999},
         PurgeQueue: {"resource_types": ("subscriptions",)},
     }
-    switch.before = lambda context, request: replace(request, **changes.get(type(request), {}))
-    api, requests = script.api, script.requests()
+    replaceable_hooks.before = lambda context, request: replace(request, **changes.get(type(request), {}))
+    api, requests = every_operation.api, every_operation.requests()
     requests["create_queue"]()
     assert api.get("/v2/queues/new").json["owner"] == "stage"
     assert requests["update_queue"]().json["only"] == "this"
     assert "b" not in api.get("/v2/queues/q").json
     assert len(requests["list_messages"]().json["messages"]) == 1
     requests["renew_claim"]()
-    assert api.get(f"/v2/queues/q/claims/{script.claim}").json["ttl"] == 222
+    assert api.get(f"/v2/queues/q/claims/{every_operation.claim}").json["ttl"] == 222
     id_ = requests["create_subscription"]().json["subscription_id"]
     assert api.get(f"/v2/queues/q/subscriptions/{id_}").json["ttl"] == 999
     requests["purge_queue"]()
@@ -365,11 +376,11 @@ BAD_DRAFTS: dict[str, Callable[[list[Draft]], Any]] = {
 
 @pytest.mark.parametrize("make", BAD_DRAFTS.values(), ids=BAD_DRAFTS.keys())
 def test_invalid_drafts_of_a_stage_are_not_stored(
-    script: Script, switch: Switch, make: Callable[[list[Draft]], Any]
+    every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks, make: Callable[[list[Draft]], Any]
 ) -> None:
-    switch.before = lambda context, drafts: make(drafts) if isinstance(drafts, list) else drafts
-    assert script.api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]}).status_code == 503
-    assert script.api.counts("q") == (1, 1, 2)
+    replaceable_hooks.before = lambda context, drafts: make(drafts) if isinstance(drafts, list) else drafts
+    assert every_operation.api.post("/v2/queues/q/messages", {"messages": [{"body": 1}]}).status_code == 503
+    assert every_operation.api.counts("q") == (1, 1, 2)
 
 
 def test_a_checksum_is_computed_from_the_stored_body(
@@ -416,19 +427,19 @@ def test_a_stage_may_end_an_operation(with_stages: WithStages) -> None:
 
 
 def test_dead_letters_of_deliveries_pass_no_stage(
-    with_stages: WithStages, switch: Switch, monkeypatch: pytest.MonkeyPatch
+    with_stages: WithStages, replaceable_hooks: ReplaceableHooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(context: Context, request: Any) -> Any:
         raise Conflict("Not today.")
 
-    api = with_stages(switch.stage)
-    switch.before = refuse
+    api = with_stages(replaceable_hooks.stage)
+    replaceable_hooks.before = refuse
     monkeypatch.setattr(app, "Notifier", lambda **parts: parts)
     notifier: Any = app.build_notifier(api.parts)
     raw = b'{"messages": [{"body": "given up"}]}'
     notifier["post_dead_letter"](api.project, "letters", raw, encrypt=False)
     assert api.post("/v2/queues/letters/messages", raw=raw).status_code == 409
-    switch.before = lambda context, request: request
+    replaceable_hooks.before = lambda context, request: request
     assert api.bodies("letters") == ["given up"]
 
 
@@ -467,7 +478,9 @@ def test_stages_see_plain_bodies_of_encrypted_queues(
 
 
 @pytest.mark.parametrize("path", ["messages", "subscriptions"])
-def test_a_queue_created_by_a_post_passes_the_stages_of_a_creation(script: Script, switch: Switch, path: str) -> None:
+def test_a_queue_created_by_a_post_passes_the_stages_of_a_creation(
+    every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks, path: str
+) -> None:
     seen: list[tuple[str, bool]] = []
 
     def before(context: Context, request: Any) -> Any:
@@ -480,8 +493,8 @@ def test_a_queue_created_by_a_post_passes_the_stages_of_a_creation(script: Scrip
         if type(request) is CreateQueue:
             seen.append((request.address.name, result))
 
-    switch.before, switch.after = before, after
-    api = script.api
+    replaceable_hooks.before, replaceable_hooks.after = before, after
+    api = every_operation.api
     body = {"messages": [{"body": 1}]} if path == "messages" else {"subscriber": MAIL}
     for _ in range(2):
         assert api.post(f"/v2/queues/implied/{path}", body).status_code == 201
@@ -492,16 +505,18 @@ def test_a_queue_created_by_a_post_passes_the_stages_of_a_creation(script: Scrip
 
 
 @pytest.mark.parametrize("path", ["messages", "subscriptions"])
-def test_a_refused_post_or_subscription_creates_nothing(script: Script, switch: Switch, path: str) -> None:
+def test_a_refused_post_or_subscription_creates_nothing(
+    every_operation: EveryOperation, replaceable_hooks: ReplaceableHooks, path: str
+) -> None:
     def refuse(context: Context, request: Any) -> Any:
         if isinstance(request, list | CreateSubscription):
             raise Conflict("Not today.")
         return replace(request, metadata={"a": 1}) if isinstance(request, CreateQueue) else request
 
-    switch.before = refuse
+    replaceable_hooks.before = refuse
     body = {"messages": [{"body": 1}]} if path == "messages" else {"subscriber": MAIL}
-    assert script.api.post(f"/v2/queues/implied/{path}", body).status_code == 409
-    assert [queue["name"] for queue in script.api.get("/v2/queues").json["queues"]] == ["q"]
+    assert every_operation.api.post(f"/v2/queues/implied/{path}", body).status_code == 409
+    assert [queue["name"] for queue in every_operation.api.get("/v2/queues").json["queues"]] == ["q"]
 
 
 def test_a_pipeline_has_only_the_hooks_of_its_resource(driver: Driver) -> None:
@@ -518,9 +533,11 @@ def test_the_fixture_names_all_pipelines(with_stages: WithStages) -> None:
     assert pipelines.want_caller
 
 
-def test_the_subscription_of_a_connection_passes_the_stages(with_stages: WithStages, switch: Switch) -> None:
+def test_the_subscription_of_a_connection_passes_the_stages(
+    with_stages: WithStages, replaceable_hooks: ReplaceableHooks
+) -> None:
     """Stages see the connection as clients do. They may change ``ttl`` and ``options``, but not the subscriber."""
-    api = with_stages(switch.stage)
+    api = with_stages(replaceable_hooks.stage)
     service, address = api.parts.connection_subscriptions, QueueName(api.project, QUEUE, "q")
     service.serve_as(Nodes(api.parts.management, api.clock).begin(path="", host="h", port=1).id)
     seen: list[Any] = []
@@ -529,12 +546,12 @@ def test_the_subscription_of_a_connection_passes_the_stages(with_stages: WithSta
         seen.append(request)
         return replace(request, ttl=999) if isinstance(request, CreateSubscription) else request
 
-    switch.before = change
+    replaceable_hooks.before = change
     id_ = service.create(Context(api.project, ALICE), address, b'{"ttl": 60}', "f00d")
     assert seen[0] == CreateSubscription(address, "websocket:f00d", 60, {})
-    switch.before = lambda context, request: request
+    replaceable_hooks.before = lambda context, request: request
     found = api.get(f"/v2/queues/q/subscriptions/{id_}").json
     assert (found["ttl"], found["subscriber"]) == (999, "websocket:f00d")
-    switch.before = lambda context, request: replace(request, subscriber=MAIL)
+    replaceable_hooks.before = lambda context, request: replace(request, subscriber=MAIL)
     with pytest.raises(StageFailed):
         service.create(Context(api.project, ALICE), address, b"{}", "beef")

@@ -23,7 +23,7 @@ monkey.patch_all()
 import socket, sys, time
 import gevent
 from tests.conformance.drivers import DRIVERS
-from tests.greenlets import Pulse
+from tests.greenlets import ProgressMeter
 
 name, address, slow = sys.argv[1], sys.argv[2], float(sys.argv[3])
 look_up, asked = socket.getaddrinfo, 0
@@ -43,7 +43,7 @@ def use():
 
 DRIVERS[name].open_messages(address.replace("store.example", "127.0.0.1")).close()  # imports, which do take a while
 socket.getaddrinfo = getaddrinfo
-pulse = Pulse()
+pulse = ProgressMeter()
 gevent.joinall([gevent.spawn(use)], raise_error=True)
 assert asked, "the name was not looked up here"
 print(pulse.share())

@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from tests.api.agreement.subscribed import MAIL, add_deliveries, subscriptions_of
+from tests.api.agreement.deliveries import MAIL, add_deliveries, subscriptions_of
 from tests.api.client import ALICE, BOB, Api
 from tests.sessions import answer as answer_frame
 from zaqar.transport.websocket.session import Session
 
 HTTP, JSON, MESSAGEPACK = "HTTP", "JSON frames", "MessagePack frames"
 TRANSPORTS = (HTTP, JSON, MESSAGEPACK)
-BOSS = {"X-Roles": "boss,admin"}
+ALL_ROLES = {"X-Roles": "boss,admin"}
 """The caller that fills worlds and looks at them, for services whose policy restricts others."""
 
 HOOK = "https://192.0.2.1/hook"
@@ -99,7 +99,7 @@ class World:
 
     def request(self, method: str, path: str, body: Any = None, **kwargs: Any) -> Any:
         self.api.project = self.project
-        return self.api.request(method, path, body, headers=kwargs.pop("headers", BOSS), **kwargs)
+        return self.api.request(method, path, body, headers=kwargs.pop("headers", ALL_ROLES), **kwargs)
 
     def _fill(self) -> None:
         self._expect(201, "PUT", "/v2/queues/q", {"colour": "blue", "size": 7, "deep": True})
@@ -123,9 +123,9 @@ class World:
             if subscriber == MAIL:
                 self._expect(204, "PUT", f"/v2/{path}/subscriptions/{self.names[name]}/confirm", {"confirmed": True})
         self.names |= add_deliveries(self.api, self.project, self.names)
-        self._bury()
+        self._make_dead_letter()
 
-    def _bury(self) -> None:
+    def _make_dead_letter(self) -> None:
         """Make a queue whose message has become a dead letter in another queue."""
         rules = {"_max_claim_count": 1, "_dead_letter_queue": "graves"}
         self._expect(201, "PUT", "/v2/queues/worn", rules)

@@ -18,7 +18,7 @@ def how_many(answer: Any) -> int:
     return len(answer.get("resources") or answer["message_ids"])
 
 
-def the_one(answer: Any) -> Any:
+def message_of(answer: Any) -> Any:
     """The message of ``message_get``, which HTTP does not wrap."""
     return plain(answer["messages"])
 
@@ -128,7 +128,7 @@ def _gets(name: dict[str, str], at: str, first: str) -> dict[str, Row]:
     def get(id_: str, status: int, **more: Any) -> Row:
         path = f"{at}/messages/{id_ if id_.startswith('<') else quote(id_, safe='')}"
         body = {**name, "message_id": id_}
-        return Row("message_get", body, "GET", path, status=status, view_of_frame=the_one, **more)
+        return Row("message_get", body, "GET", path, status=status, view_of_frame=message_of, **more)
 
     def get_many(ids: Any, spelt: str, status: int = 200, **more: Any) -> Row:
         body = {**name, "message_ids": ids}
@@ -242,7 +242,7 @@ def _claimed() -> dict[str, Row]:
     of_m0 = {"queue_name": "q", "message_id": "<m0>"}
     many = {"queue_name": "q", "message_ids": ["<m0>", "<m1>"]}
     return {
-        "get, claimed": Row("message_get", of_m0, "GET", f"{at}/<m0>", view_of_frame=the_one),
+        "get, claimed": Row("message_get", of_m0, "GET", f"{at}/<m0>", view_of_frame=message_of),
         "delete, claimed": Row("message_delete", of_m0, "DELETE", f"{at}/<m0>", status=403),
         "delete, claimed, with an empty claim": Row(
             "message_delete", {**of_m0, "claim_id": ""}, "DELETE", f"{at}/<m0>?claim_id=", status=403
@@ -272,7 +272,7 @@ def _claimed() -> dict[str, Row]:
             {"queue_name": "graves", "message_id": "<letter>", "include_origin": True},
             "GET",
             "/v2/queues/graves/messages/<letter>?include_origin=true",
-            view_of_frame=the_one,
+            view_of_frame=message_of,
         ),
         "list dead letters": Row(
             "message_list",

@@ -54,7 +54,7 @@ class Deployment(World):
         self.api.parts.placement.forget_catalog()
 
 
-def nothing_secret(health: dict[str, Any]) -> list[str]:
+def keys_of_report(health: dict[str, Any]) -> list[str]:
     """The members of a health report, without the figures, which differ each time."""
     return sorted(health)
 
@@ -101,7 +101,7 @@ _WRONG_FLAVORS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Of:
+class _RowMaker:
     """Makes rows about pools or about flavors."""
 
     def __init__(self, noun: str) -> None:
@@ -152,7 +152,7 @@ class _Of:
 
 
 def _pools() -> dict[str, Row]:
-    of = _Of("pool")
+    of = _RowMaker("pool")
     whole = {"uri": "<one>", "weight": 7}
     rows = of.common("one", 5) | {
         "create": of.put("new", {"uri": "<fresh>", "weight": 7, "options": {"synchronous": "FULL"}, "flavor": "fast"}),
@@ -186,7 +186,7 @@ def _required(name: str) -> dict[str, Any]:
 
 
 def _flavors() -> dict[str, Row]:
-    of = _Of("flavor")
+    of = _RowMaker("flavor")
     rows = of.common("fast", 6) | {
         "create": of.put("new", {"pool_list": ["one", "two"], "capabilities": {"FIFO": True}}),
         "create one anew": of.put("fast", {"pool_list": ["one"]}),
@@ -209,7 +209,7 @@ def _flavors() -> dict[str, Row]:
 _SERVICE = {
     "home": Row("get_home_doc", {}, "GET", "/v2/", view=lambda answer: answer, view_of_frame=lambda answer: answer),
     "ping": Row("ping_node", {}, "GET", "/v2/ping", status=204),
-    "health": Row("check_node_health", {}, "GET", "/v2/health", view=nothing_secret, view_of_frame=nothing_secret),
+    "health": Row("check_node_health", {}, "GET", "/v2/health", view=keys_of_report, view_of_frame=keys_of_report),
 }
 
 ROWS = {

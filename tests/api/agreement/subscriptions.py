@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.api.agreement import HOOK, Row
-from tests.api.agreement.subscribed import MAIL, by_subscriber
+from tests.api.agreement.deliveries import MAIL, by_subscriber
 
 MISSING = "0" * 24
 _NO_IDS = {
@@ -56,7 +56,7 @@ def count(page: dict[str, Any]) -> int:
     return len(page["subscriptions"])
 
 
-class _Of:
+class _RowMaker:
     """Makes rows about one queue or topic, whose subscriptions are ``sub`` and ``mail``."""
 
     def __init__(self, kind: str, name: str, prefix: str) -> None:
@@ -94,7 +94,7 @@ class _Of:
         return self.one("subscription_update", "PATCH", "", sent, status=status, changes=status == 204, **more)
 
 
-def _reading(of: _Of) -> dict[str, Row]:
+def _reading(of: _RowMaker) -> dict[str, Row]:
     rows = {
         "get": of.one("subscription_get", "GET"),
         "list": of.list({}, view=by_subscriber, view_of_frame=by_subscriber),
@@ -113,7 +113,7 @@ def _reading(of: _Of) -> dict[str, Row]:
     return rows
 
 
-def _creating(of: _Of) -> dict[str, Row]:
+def _creating(of: _RowMaker) -> dict[str, Row]:
     rows = {
         "create": of.create(
             {"subscriber": MAIL + "?subject=x", "ttl": 600, "options": {"subject": "x", "k": [1, None]}}
@@ -157,7 +157,7 @@ def _without_text(row: Row) -> Row:
     return Row(row.action, row.body, row.method, row.path, row.sent, row.status, same_text=False, view=row.view)
 
 
-def _changing(of: _Of) -> dict[str, Row]:
+def _changing(of: _RowMaker) -> dict[str, Row]:
     wrong_state = {"state": "done"}
     rows = {
         "update, ttl": of.update({"ttl": 900}),
@@ -221,7 +221,7 @@ def _changing(of: _Of) -> dict[str, Row]:
     return rows
 
 
-def _deliveries(of: _Of) -> dict[str, Row]:
+def _deliveries(of: _RowMaker) -> dict[str, Row]:
     dead, waiting = f"<{of.prefix}dead1>", f"<{of.prefix}waiting>"
 
     def page(fields: dict[str, Any], query: str, status: int = 200, **more: Any) -> Row:
@@ -261,7 +261,7 @@ def _deliveries(of: _Of) -> dict[str, Row]:
 
 def _rows() -> dict[str, Row]:
     rows: dict[str, Row] = {}
-    for of in (_Of("queue", "q", ""), _Of("topic", "t", "t")):
+    for of in (_RowMaker("queue", "q", ""), _RowMaker("topic", "t", "t")):
         (kind,) = of.named
         table = {**_reading(of), **_creating(of), **_changing(of), **_deliveries(of)}
         if kind == "topic_name":

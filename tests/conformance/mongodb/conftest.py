@@ -16,14 +16,14 @@ DATABASE = "own_tests"
 
 @pytest.fixture
 def members() -> servers.MongoSet:
-    """The set of the whole run, which a test must not hurt."""
+    """The replica set of the whole run, which a test must not change or kill."""
     members: servers.MongoSet = servers.shared("mongodb")
     return members
 
 
 @pytest.fixture
 def own_members() -> Iterator[servers.MongoSet]:
-    """A set that the test may hurt."""
+    """A replica set that the test may kill."""
     members = servers.own(servers.MongoSet)
     yield members
     members.stop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The change stream tells of what other clients of the store do, and ends when it is closed or its server is lost."""
+"""The change stream reports changes by other clients of the store, and ends when it is closed or its server is lost."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def name_of(orders: QueueClient) -> str:
 
 
 def received(wakeups: Wakeups, last: QueueClient) -> list[str]:
-    """The uids that are told before a post to ``last``, which is made now."""
+    """The uids that are reported before a post to ``last``, which is made now."""
     last.post("the last")
     uids: list[str] = []
     end = time.monotonic() + PATIENCE
@@ -90,14 +90,14 @@ def test_without_the_option_there_is_no_change_stream(other: QueueClient) -> Non
     assert other.store.wakeups() is None
 
 
-def test_a_post_is_told(other: QueueClient, wakeups: Wakeups) -> None:
+def test_a_post_is_reported(other: QueueClient, wakeups: Wakeups) -> None:
     second = other.beside("second")
     other.post("a", "b")
     second.post("a", delay=60)
     assert received(wakeups, other.beside("last")) == [other.queue.uid, second.queue.uid]
 
 
-def test_posts_that_come_together_are_told_of_once(other: QueueClient, wakeups: Wakeups) -> None:
+def test_posts_that_come_together_are_reported_once(other: QueueClient, wakeups: Wakeups) -> None:
     for _ in range(20):
         other.post("a")
     last = other.beside("last")
@@ -105,7 +105,7 @@ def test_posts_that_come_together_are_told_of_once(other: QueueClient, wakeups: 
     assert len(received(wakeups, last)) < 20
 
 
-def test_a_release_is_told_if_somebody_waits_for_the_queue(
+def test_a_release_is_reported_if_a_client_waits_for_the_queue(
     other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
 ) -> None:
     unknown = other.beside("unknown")
@@ -119,7 +119,7 @@ def test_a_release_is_told_if_somebody_waits_for_the_queue(
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_a_release_after_a_purge_is_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_a_release_after_a_purge_is_reported(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
     store.queues.positions(uids=[other.queue.uid], now=other.now)
     other.purge()
     store.queues.positions(uids=[other.queue.uid], now=other.now)
@@ -130,7 +130,7 @@ def test_a_release_after_a_purge_is_told(other: QueueClient, store: MongoMessage
     assert received(wakeups, other.beside("last")) == [other.queue.uid]
 
 
-def test_claims_deletions_and_purges_are_not_told(
+def test_claims_deletions_and_purges_are_not_reported(
     other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
 ) -> None:
     store.queues.positions(uids=[other.queue.uid], now=other.now)
@@ -145,7 +145,9 @@ def test_claims_deletions_and_purges_are_not_told(
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_housekeeping_of_positions_is_not_told(other: QueueClient, store: MongoMessageStore, wakeups: Wakeups) -> None:
+def test_housekeeping_of_positions_is_not_reported(
+    other: QueueClient, store: MongoMessageStore, wakeups: Wakeups
+) -> None:
     other.post(*["a"] * (MAX_SKIPPED + 1), ttl=60)
     received(wakeups, other.beside("before"))
     other.clock.advance(60)
@@ -153,7 +155,7 @@ def test_housekeeping_of_positions_is_not_told(other: QueueClient, store: MongoM
     assert received(wakeups, other.beside("last")) == []
 
 
-def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
+def test_a_post_costs_the_same_while_a_process_listens(members: servers.MongoSet) -> None:
     with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store):
         orders = QueueClient(store)
         orders.post("a")
@@ -163,7 +165,7 @@ def test_a_post_costs_the_same(members: servers.MongoSet) -> None:
 # -- its end ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_server_is_told_how_long_to_wait(members: servers.MongoSet) -> None:
+def test_the_server_gets_the_time_to_wait(members: servers.MongoSet) -> None:
     with recorded() as commands, opened(members.uri, database="own_tests") as store, listening_to(store) as wakeups:
         for seconds, milliseconds in ((0.05, 50), (0.0, 1)):
             assert commands.of(lambda seconds=seconds: wakeups.receive(seconds))[0] == "getMore"  # type: ignore[misc]
@@ -209,7 +211,7 @@ def test_dropping_the_database_ends_the_stream(store: MongoMessageStore, wakeups
 
 
 def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
-    """Open cursors of the store on the primary that no command uses at the moment."""
+    """The store's open cursors on the primary that no command uses at the moment."""
     idle = {"type": "idleCursor", "ns": {"$regex": f"^{store.core.replica_set.name}[.]"}}
     with pymongo.MongoClient[dict[str, Any]](members.uri) as client:
         return len(list(client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": idle}])))
@@ -220,7 +222,7 @@ def cursors(members: servers.MongoSet, store: MongoMessageStore) -> int:
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[servers.MongoSet]:
-    """A set that these tests may hurt."""
+    """A replica set that these tests may kill."""
     members = servers.own(lambda: servers.MongoSet(1, "--setParameter", "enableTestCommands=1"))
     yield members
     members.stop()
@@ -247,7 +249,7 @@ def test_a_server_that_is_killed_ends_the_stream_and_a_new_one_works(
             assert received(wakeups, orders) == []
 
 
-def test_the_stream_survives_a_step_down_or_ends(own: servers.MongoSet) -> None:
+def test_a_step_down_leaves_the_stream_working_or_ends_it(own: servers.MongoSet) -> None:
     with opened(own.uri) as store, listening_to(store) as wakeups:
         orders = QueueClient(store)
         received(wakeups, orders)
@@ -294,13 +296,13 @@ monkey.patch_all()
 import sys, time
 import gevent
 from tests.conformance.queue_client import QueueClient
-from tests.greenlets import Pulse
+from tests.greenlets import ProgressMeter
 from zaqar.storage.mongodb.store import MongoMessageStore
 
 store = MongoMessageStore.from_settings({"uri": sys.argv[1], "database": "stream_gevent", "change_stream": True})
 wakeups = store.wakeups()
 orders = QueueClient(store)
-pulse = Pulse()
+pulse = ProgressMeter()
 post = gevent.spawn_later(0.6, orders.post, "a")
 uids = wakeups.receive(30)
 assert uids == [orders.queue.uid], uids
@@ -316,7 +318,7 @@ print(share)
 """
 
 
-def test_under_gevent_others_run_while_one_waits(members: servers.MongoSet) -> None:
+def test_under_gevent_other_greenlets_run_while_one_waits(members: servers.MongoSet) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", WORKER, members.uri],
         capture_output=True,

@@ -40,7 +40,7 @@ def refusal(uri: str) -> str:
 
 
 def cause(uri: str) -> str:
-    """The reason that the registration of a pool would find."""
+    """The reason that the registration of a pool would report."""
     with soon():
         store = MongoMessageStore.from_settings({"uri": uri})
         with pytest.raises(StoreUnavailable) as caught:
@@ -60,25 +60,25 @@ def alone() -> Iterator[servers.Mongod]:
     server.stop()
 
 
-def test_a_server_without_a_set_is_refused(alone: servers.Mongod) -> None:
+def test_a_server_without_a_replica_set_is_refused(alone: servers.Mongod) -> None:
     assert "not a replica set" in refusal(alone.uri)
 
 
-def test_a_server_without_the_set_of_the_uri_is_named(alone: servers.Mongod) -> None:
+def test_the_error_names_a_server_without_the_replica_set_of_the_uri(alone: servers.Mongod) -> None:
     assert "replica set" in cause(f"{alone.uri}?replicaSet=other")
 
 
-def test_a_set_of_another_name_is_named(members: servers.MongoSet) -> None:
+def test_the_error_names_a_replica_set_with_another_name(members: servers.MongoSet) -> None:
     assert "other" in cause(members.uri.replace("replicaSet=zaqar", "replicaSet=other"))
 
 
-def test_a_wrong_password_is_said_without_it(members: servers.MongoSet) -> None:
+def test_the_error_of_a_wrong_password_does_not_show_it(members: servers.MongoSet) -> None:
     said = refusal(members.uri.replace("mongodb://", f"mongodb://somebody:{SECRET}@"))
     assert "AuthenticationFailed" in said
     assert "s3cr" not in said
 
 
-def test_two_may_start_at_once_and_a_second_start_is_fine(members: servers.MongoSet) -> None:
+def test_two_processes_may_start_at_once_and_a_second_start_succeeds(members: servers.MongoSet) -> None:
     def start() -> None:
         MongoMessageStore.from_settings({"uri": members.uri, "database": "twice"}).close()
 
@@ -109,7 +109,7 @@ def test_writes_are_journaled_by_a_majority_whatever_the_uri_says(members: serve
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_parent_and_child_work_on_after_a_fork(orders: QueueClient) -> None:
+def test_after_a_fork_parent_and_child_can_both_use_the_store(orders: QueueClient) -> None:
     orders.post("before")
     child = os.fork()
     if child == 0:
@@ -130,7 +130,7 @@ def test_parent_and_child_work_on_after_a_fork(orders: QueueClient) -> None:
 
 
 @pytest.mark.parametrize("listening", [False, True], ids=["refused", "black hole"])
-def test_a_start_succeeds_if_the_set_is_away(listening: bool) -> None:
+def test_a_start_succeeds_if_the_replica_set_is_away(listening: bool) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         if listening:
@@ -188,7 +188,7 @@ def test_the_first_contact_makes_the_indexes_after_a_start_without_a_server() ->
         members.stop()
 
 
-def test_an_unfit_server_that_comes_later_is_unavailable() -> None:
+def test_an_unsupported_server_that_comes_later_is_unavailable() -> None:
     server = servers.own(servers.Mongod)
     try:
         server.program.kill()

@@ -23,7 +23,7 @@ MOST_SECONDS = 5.0
 
 @dataclass
 class Clients:
-    """Clients that go on whatever happens, and a record of what they were told."""
+    """Clients that go on after errors, and a record of their answers."""
 
     work: QueueClient
     news: QueueClient
@@ -68,7 +68,7 @@ class Clients:
         except StoreUnavailable:
             self.maybe_consumed += bodies(taken)
             raise
-        except ClientError:  # tried again after an answer that was lost: then it was deleted
+        except ClientError:  # The client repeated it after a lost answer, so it was deleted.
             self.maybe_consumed += bodies(taken)
             return
         self.consumed += bodies(taken)

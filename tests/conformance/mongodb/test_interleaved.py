@@ -30,7 +30,7 @@ def other(members: servers.MongoSet, orders: QueueClient) -> Iterator[QueueClien
 
 @contextmanager
 def between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Iterator[list[bool]]:
-    """Act once, when an operation has read and has not written yet. The list is empty until then."""
+    """Act once, when an operation has read and has not written yet. The returned list is empty until then."""
     read_latest = Attempt.read_latest
     acted: list[bool] = []
 
@@ -51,12 +51,12 @@ def claim_and_release(other: QueueClient) -> None:
     other.claim_and_release(1, 1)
 
 
-def wear_out_all(other: QueueClient) -> None:
+def exhaust_all(other: QueueClient) -> None:
     other.claim_and_release(3, 1)
 
 
 def let_the_claim_end(other: QueueClient) -> None:
-    """Another worker's clock is ahead: what it claims is over, and free again, for the one that has read."""
+    """Another worker's clock is ahead: it ends the claim, so the message is free for the process that has read."""
     claim = Claim(new_claim_id(), 1, 60, other.now - 5)
     other.store.claims.claim(queue=other.queue, claim=claim, limit=3, now=other.now - 5)
     other.listing()
@@ -71,7 +71,7 @@ def delete_and_post(other: QueueClient) -> None:
     other.post("d")
 
 
-ACTS = [claim_and_release, wear_out_all, let_the_claim_end, pop_one, delete_and_post]
+ACTS = [claim_and_release, exhaust_all, let_the_claim_end, pop_one, delete_and_post]
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -104,7 +104,7 @@ def test_no_message_is_claimed_once_more_than_allowed(
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("operation", ["claim", "pop"])
-def test_what_is_taken_is_answered_as_it_is_stored(
+def test_a_taken_message_is_returned_as_it_is_stored(
     orders: QueueClient,
     other: QueueClient,
     monkeypatch: pytest.MonkeyPatch,
@@ -120,7 +120,7 @@ def test_what_is_taken_is_answered_as_it_is_stored(
             assert list(orders.get_claim(claim_id)[1]) == list(taken)
         else:
             taken = orders.pop(3)
-            if act in (wear_out_all, let_the_claim_end):
+            if act in (exhaust_all, let_the_claim_end):
                 counts = {name: count + 1 for name, count in counts.items()}
             elif act is claim_and_release:
                 counts["a"] += 1
@@ -131,7 +131,7 @@ def test_what_is_taken_is_answered_as_it_is_stored(
 def test_a_renewal_by_a_clock_that_is_behind_keeps_the_message(
     orders: QueueClient, other: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has expired, and so has its claim, as the listing reads them; then its life is made longer."""
+    """The message and its claim have expired when the listing reads them. Then the message's life is extended."""
     orders.post("a", ttl=3)
     claim_id, _ = orders.claim(ttl=1, grace=0)
     early = orders.now + 0.5
@@ -146,7 +146,7 @@ def test_a_renewal_by_a_clock_that_is_behind_keeps_the_message(
 
 
 def assert_stats_agree(orders: QueueClient) -> None:
-    """The statistics are those of a listing."""
+    """The statistics agree with a listing."""
     listed = orders.listing(claimed=True)
     stats = orders.stats()
     claimed = [message for message in listed if message.claim_id is not None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes on MongoDB. A node and each note of a subscription are separate documents, so a crash may come in between."""
+"""Nodes on MongoDB. A node and each note of a subscription are separate documents, so a crash may leave one of them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
-    nodes: MongoNodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_note_left_by_a_crash_is_found_and_removed(nodes: MongoNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = {name: secrets.token_hex(12) for name in ("gone", "live", "condemned")}
     left, kept = new_note(), new_note()
     for name in ("live", "condemned"):
@@ -49,7 +47,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
         raise Killed
 
     with monkeypatch.context() as dying:
-        # The node was removed while it noted; it is killed before it takes the note back.
+        # The node was removed while it wrote the note, and its process is killed before it removes the note.
         dying.setattr(Collection, "delete_one", kill)
         with pytest.raises(Killed):
             nodes.note(node_id=ids["gone"], subscription=left)
@@ -62,7 +60,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
     assert nodes.condemn(node_id=ids["gone"], now=0.0)
     assert not nodes.renew(node_id=ids["gone"], expires=NOW + 20)
     assert not nodes.note(node_id=ids["gone"], subscription=new_note())
-    # Other nodes are as before.
+    # Other nodes are unchanged.
     found = nodes.get(node_id=ids["live"])
     assert found is not None
     assert found.expires == NOW
@@ -75,7 +73,7 @@ def test_a_note_that_a_crash_has_left_behind_is_found_and_removed(
     assert nodes.condemn(node_id=ids["gone"], now=NOW)
 
 
-def test_condemn_forgotten_harms_no_node_that_begins(nodes: MongoNodes) -> None:
+def test_condemn_forgotten_leaves_a_node_that_begins_alone(nodes: MongoNodes) -> None:
     ids = [secrets.token_hex(12) for _ in range(10)]
 
     def begin(node_id: str) -> None:

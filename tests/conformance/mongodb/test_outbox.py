@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 
 from tests import servers
-from tests.conformance.mongodb.test_flat import Meter
-from tests.conformance.mongodb.test_flat import meter as meter
+from tests.conformance.mongodb.test_cost_at_any_size import Meter
+from tests.conformance.mongodb.test_cost_at_any_size import meter as meter
 from tests.conformance.mongodb.test_transactions import recorded_queue
 from tests.conformance.notifier_client import LEASE, NotifierClient, SubscriptionBacklog, deliveries_of, numbers
 from tests.conformance.queue_client import QueueClient, new_queue
@@ -65,7 +65,7 @@ def test_an_expansion_is_one_transaction(members: servers.MongoSet) -> None:
         notifier.drain()
 
 
-def test_a_post_larger_than_a_document(store: MongoMessageStore, orders: QueueClient) -> None:
+def test_a_post_larger_than_a_document_is_stored_and_expanded(store: MongoMessageStore, orders: QueueClient) -> None:
     orders.queue = new_queue(notify=True)
     orders.open()
     notifier = NotifierClient(store, orders.clock)
@@ -102,8 +102,8 @@ def test_a_post_is_taken_after_a_notifier_was_killed_while_it_expanded(
     notifier.expand(posted)
 
 
-def test_a_number_that_was_not_given_out_is_held(store: MongoMessageStore) -> None:
-    """A member that is behind may show a moment before the number was given out."""
+def test_a_number_that_was_not_given_out_yet_is_held_back(store: MongoMessageStore) -> None:
+    """A secondary that lags may show a moment before the number was given out."""
     notifier = NotifierClient(store)
     orders = notifier.open_queue()
     backlog = SubscriptionBacklog(notifier, orders.queue.uid)
@@ -132,7 +132,7 @@ CHANGES: dict[str, Callable[[Delivery], Delivery]] = {
 }
 
 
-def a_round(
+def one_of_each_operation(
     meter: Meter, backlog: SubscriptionBacklog, other: SubscriptionBacklog
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     notifier = backlog.notifier
@@ -158,7 +158,9 @@ def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, na
         other = SubscriptionBacklog(backlog.notifier)
         fill(meter, backlog, size, CHANGES[name])
         other.fill(3)
-        seen.append({step: meter.examined(operation) for step, operation in a_round(meter, backlog, other)})
+        seen.append(
+            {step: meter.examined(operation) for step, operation in one_of_each_operation(meter, backlog, other)}
+        )
     few, many = seen
     for step in few:
         for beside_few, beside_many in zip(few[step], many[step], strict=True):
@@ -166,7 +168,7 @@ def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, na
 
 
 @pytest.mark.parametrize("later", [None, 60.0])
-def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, later: float | None) -> None:
+def test_has_undelivered_before_costs_the_same_beside_many_deliveries(meter: Meter, later: float | None) -> None:
     """Many deliveries are settled before the number, wait after it, and are in the outbox."""
     notifier = NotifierClient(meter.store)
     seen = []
@@ -182,12 +184,12 @@ def test_a_question_about_the_order_costs_the_same_beside_many(meter: Meter, lat
         assert is_held(backlog, 4 * size, soon)
         notifier.drain()
         orders.drop()
-    # One document, the fence, and the one whose time is compared; of the others the index says enough.
+    # The fence, and the document whose time is compared. For the others the index is enough.
     most = (5, 1) if soon is None else (7 + MOST_PASSED, 2)
     assert all(keys <= most[0] and documents <= most[1] for each in seen for keys, documents in each), seen
 
 
-def test_which_are_due_is_read_from_the_index_alone(meter: Meter) -> None:
+def test_due_deliveries_are_found_by_the_index_alone(meter: Meter) -> None:
     notifier = NotifierClient(meter.store)
     meter.client["zaqar"][DELIVERIES].delete_many({})
     for _ in range(10):
@@ -203,7 +205,7 @@ def test_which_are_due_is_read_from_the_index_alone(meter: Meter) -> None:
     assert documents == 0
 
 
-def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
+def test_deliveries_are_counted_by_the_index_alone(meter: Meter) -> None:
     notifier = NotifierClient(meter.store)
     backlog = SubscriptionBacklog(notifier)
     fill(meter, backlog, 1000, CHANGES["dead"])
@@ -216,7 +218,7 @@ def test_a_count_is_read_from_the_index_alone(meter: Meter) -> None:
 
 
 def left(meter: Meter) -> int:
-    """Documents of posts, deliveries and tombstones."""
+    """The documents of posts, deliveries and tombstones."""
     database = meter.client["zaqar"]
     notifier = database[MESSAGES].count_documents({"queue": {"$exists": True}})
     return notifier + database[DELIVERIES].count_documents({}) + database[TOMBSTONES].count_documents({})
@@ -230,7 +232,7 @@ def drop(backlog: SubscriptionBacklog, orders: QueueClient, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_dropped_deliveries_cost_a_take_and_a_drop_nothing(meter: Meter, what: str) -> None:
+def test_dropped_deliveries_do_not_slow_down_a_take_or_a_drop(meter: Meter, what: str) -> None:
     notifier = NotifierClient(meter.store)
     seen = []
     for size in (FEW, MANY):
@@ -267,7 +269,7 @@ def test_dropped_deliveries_cost_a_take_and_a_drop_nothing(meter: Meter, what: s
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_a_sweep_leaves_nothing_of_a_drop_but_the_tombstone(meter: Meter, what: str) -> None:
+def test_a_sweep_removes_everything_of_a_dropped_subscription_except_the_tombstone(meter: Meter, what: str) -> None:
     notifier = NotifierClient(meter.store)
     notifier.drain()
     sweep_clean(meter.store, notifier.now + 10 * TOMBSTONE_LIFETIME)
@@ -294,7 +296,7 @@ def test_deliveries_stored_at_the_moment_of_a_drop_are_not_taken_and_are_swept(m
     """A transaction that began before the drop may commit after it, and after the first look of a sweep."""
     notifier = NotifierClient(meter.store)
     notifier.drain()
-    # Other tests leave something in the same database.
+    # Other tests leave documents in the same database.
     sweep_clean(meter.store, notifier.now + 10 * TOMBSTONE_LIFETIME)
     before = left(meter)
     orders = notifier.open_queue()
@@ -327,8 +329,8 @@ def test_deliveries_of_a_queue_that_was_dropped_without_a_tombstone_are_swept(me
 
 
 @pytest.mark.parametrize("killed", ["drop", "sweep", "expansion"])
-def test_a_transaction_of_a_killed_process_does_not_hold_up_a_drop(meter: Meter, killed: str) -> None:
-    """The drop ends the transaction, and a sweep finishes the rest."""
+def test_a_transaction_of_a_killed_process_does_not_delay_a_drop(meter: Meter, killed: str) -> None:
+    """The drop ends the transaction, and a sweep removes the rest."""
     notifier = NotifierClient(meter.store)
     notifier.drain()
     orders = notifier.open_queue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Positions of many queues in one command, also beside messages that have expired and were not removed yet."""
+"""Positions of many queues in one command, and beside messages that have expired and were not removed yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def position_of(orders: QueueClient) -> QueuePosition:
     return orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now)[orders.queue.uid]
 
 
-def test_many_queues_take_one_command(recording: tuple[QueueClient, Commands]) -> None:
+def test_positions_of_many_queues_take_one_command(recording: tuple[QueueClient, Commands]) -> None:
     orders, commands = recording
     queue_clients = [orders.beside(str(number)) for number in range(20)]
     for number, orders in enumerate(queue_clients):
@@ -41,7 +41,7 @@ def test_many_queues_take_one_command(recording: tuple[QueueClient, Commands]) -
     }
 
 
-def test_no_queues_take_no_command(recording: tuple[QueueClient, Commands]) -> None:
+def test_positions_of_no_queues_take_no_command(recording: tuple[QueueClient, Commands]) -> None:
     orders, commands = recording
     assert commands.of(lambda: orders.store.queues.positions(uids=[], now=orders.now)) == []
 
@@ -85,7 +85,7 @@ def test_positions_move_ready_from_past_expired_messages(recording: tuple[QueueC
     assert len(orders.claim(1)[1]) == 1
 
 
-def test_many_names_take_one_command(members: servers.MongoSet) -> None:
+def test_a_search_for_many_names_takes_one_command(members: servers.MongoSet) -> None:
     with recorded() as commands:
         management = MongoManagementStore.from_settings({"uri": members.uri, "database": DATABASE})
     projects = [new_queue().uid for _ in range(2)]

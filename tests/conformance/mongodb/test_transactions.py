@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The round trips of each operation, and transactions that conflict with those of others."""
+"""The round trips of each operation, and transactions that conflict with transactions of other processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Commands(monitoring.CommandListener):
 
 @contextmanager
 def recorded() -> Iterator[Commands]:
-    """The commands of stores that are opened inside of the block."""
+    """The commands of stores that are opened inside the block."""
     commands = Commands()
     monitoring.register(commands)
     try:
@@ -76,7 +76,7 @@ LIMITS: dict[str, tuple[int, Callable[[QueueClient], object]]] = {
     "get": (1, lambda orders: orders.get(5, 6)),
     "stats": (1, lambda orders: orders.stats()),
     "delete a free one": (2, lambda orders: orders.delete(9)),
-    # A read of what is free, a change of several documents, a commit: before MongoDB 8.0 no command is all of them.
+    # A read of free messages, a change of several documents, a commit: before MongoDB 8.0 no one command does all.
     "claim": (3, lambda orders: orders.claim(2)),
     "pop": (3, lambda orders: orders.pop(1)),
 }
@@ -129,7 +129,7 @@ def test_numbers_are_not_guessed_for_a_while_after_other_processes_have_posted(
         assert len(orders.listing()) == 41
 
 
-def test_a_transaction_of_a_dead_process_is_ended(
+def test_a_transaction_of_a_dead_process_is_aborted(
     store: MongoMessageStore, orders: QueueClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it were not ended, all operations on the queue would wait for it for a minute."""
@@ -180,7 +180,9 @@ def test_a_transaction_with_a_conflict_changes_nothing(store: MongoMessageStore)
     store.core.replica_set.connection.main.majority.delete_one({"_id": key})
 
 
-def test_a_step_that_always_conflicts_ends(store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_always_conflicts_fails_in_the_end(
+    store: MongoMessageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transactions, "STEP_TIMEOUT", 0.3)
     begun = time.monotonic()
     attempts = 0
@@ -202,7 +204,7 @@ def test_documents_too_large_for_one_command_are_sent_in_several() -> None:
     assert list(split_by_size([])) == []
 
 
-def test_a_post_larger_than_a_command(orders: QueueClient) -> None:
+def test_a_post_larger_than_a_command_is_stored(orders: QueueClient) -> None:
     drafts = [Draft(bytes([65 + n]) * 4_000_000, 60) for n in range(6)]
     numbers = orders.store.messages.post(queue=orders.queue, drafts=drafts, client_id="c", now=orders.now)
     assert numbers == range(1, 7)
@@ -226,7 +228,7 @@ def test_a_process_remembers_a_bounded_number_of_queues(
 def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
     store: MongoMessageStore, orders: QueueClient
 ) -> None:
-    """There are more requests than messages. Some get messages in an attempt that conflicts, and must not keep them."""
+    """There are more requests than messages. Some attempts get messages and then conflict, and must not keep them."""
     orders.post(*(f"{n:03}" for n in range(60)))
     others = [
         QueueClient(store, queue=orders.queue),
@@ -248,7 +250,7 @@ def test_claims_and_pops_of_many_threads_take_each_message_once_and_in_order(
 
 
 def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers.MongoSet, orders: QueueClient) -> None:
-    """In a queue with many posts they would conflict with each of them."""
+    """In a queue with many posts they would conflict with each post."""
     import pymongo
 
     orders.post(*"abc")
@@ -265,7 +267,9 @@ def test_a_release_and_the_end_of_a_claim_do_not_wait_for_posts(members: servers
         session.abort_transaction()
 
 
-def test_messages_that_come_back_are_found_before_ready_from(store: MongoMessageStore, orders: QueueClient) -> None:
+def test_messages_that_become_free_again_are_found_before_ready_from(
+    store: MongoMessageStore, orders: QueueClient
+) -> None:
     many = 2 * MAX_SKIPPED
     orders.post(*(f"{n:04}" for n in range(many + 2)))
     first, _ = orders.claim(3, ttl=600)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is special about Redis, on real servers: round trips, faults, deployments, memory."""
+"""Tests of Redis only, on real servers: round trips, faults, deployments, memory."""

@@ -30,7 +30,7 @@ def open_store() -> Iterator[OpenStore]:
 
 @pytest.fixture
 def own_redis() -> Iterator[servers.Redis]:
-    """A server that the test may hurt."""
+    """A server that the test may kill."""
     server = servers.own(servers.Redis)
     yield server
     server.stop()

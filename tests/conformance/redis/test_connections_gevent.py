@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In a process that gevent has patched: greenlets that are killed release their slots in the pool of connections."""
+"""In a process that gevent has patched, a killed greenlet releases its slot in the connection pool."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to reach a server: a unix socket, TLS, a user of the ACL with no more rights than the documentation asks for."""
+"""Ways to reach a server: a unix socket, TLS, a user of the ACL with only the documented rights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from zaqar.storage.redis.store import RedisMessageStore
 PAGE = (Path(__file__).parents[3] / "docs" / "stores" / "redis.rst").read_text()
 
 
-def serves(store: RedisMessageStore) -> None:
+def assert_all_operations_work(store: RedisMessageStore) -> None:
     """Call every operation, so that every command is sent."""
     orders = QueueClient(store)
     dead_letters = orders.beside()
@@ -51,13 +51,13 @@ def serves(store: RedisMessageStore) -> None:
     store.sweep(now=orders.now, limit=100)
     store.ping()
     assert store.durability()["appendonly"] == "yes"
-    wakes(orders)
+    assert_wakeups_work(orders)
     for each in (orders, dead_letters):
         each.drop()
-    notifies(store)
+    assert_notifications_work(store)
 
 
-def wakes(orders: QueueClient) -> None:
+def assert_wakeups_work(orders: QueueClient) -> None:
     wakeups = orders.store.wakeups()
     assert wakeups is not None
     orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now)
@@ -70,7 +70,7 @@ def wakes(orders: QueueClient) -> None:
     closing.join()
 
 
-def notifies(store: RedisMessageStore) -> None:
+def assert_notifications_work(store: RedisMessageStore) -> None:
     notifier = NotifierClient(store)
     orders = notifier.open_queue()
     backlog = SubscriptionBacklog(notifier, orders.queue.uid)
@@ -96,7 +96,7 @@ def test_all_operations_work_over_a_unix_socket(open_store: OpenStore, tmp_path:
     path = Path("/tmp") / f"zaqar-{tmp_path.name[-40:]}-{id(tmp_path)}.sock"  # a path may have 107 bytes
     server = servers.Redis("--unixsocket", str(path))
     try:
-        serves(open_store(f"redis://{path}?dbid=3"))
+        assert_all_operations_work(open_store(f"redis://{path}?dbid=3"))
         assert redis.Redis(unix_socket_path=str(path), db=0).dbsize() == 0
         with redis.Redis(unix_socket_path=str(path), db=3) as client:
             assert client.exists("zaqar:agenda")
@@ -118,7 +118,7 @@ def test_all_operations_work_for_a_user_with_the_documented_rights(
     client.execute_command("ACL", "SETUSER", "zaqar", "on", ">pass word", *documented_rights())
     client.config_set("requirepass", "of somebody else")
     uri = own_redis.uri.replace("://", "://zaqar:pass%20word@")
-    serves(open_store(uri))
+    assert_all_operations_work(open_store(uri))
     assert "unknown" not in open_store(uri).durability().values()
     management = RedisManagementStore.from_settings({"uri": uri})
     queue = new_queue()
@@ -150,7 +150,7 @@ def test_settings_that_a_server_does_not_tell_are_reported_as_unknown(
 # -- TLS --------------------------------------------------------------------------------------------------------------
 
 
-class TlsDoor:
+class TlsProxy:
     """A proxy that ends TLS in front of a server, because not every build of Redis has TLS."""
 
     def __init__(self, port: int, folder: Path) -> None:
@@ -197,20 +197,24 @@ class TlsDoor:
 
 
 @pytest.fixture
-def door(own_redis: servers.Redis, tmp_path: Path) -> Iterator[TlsDoor]:
-    door = TlsDoor(own_redis.program.port, tmp_path)
-    yield door
-    door.close()
+def tls_proxy(own_redis: servers.Redis, tmp_path: Path) -> Iterator[TlsProxy]:
+    tls_proxy = TlsProxy(own_redis.program.port, tmp_path)
+    yield tls_proxy
+    tls_proxy.close()
 
 
-def test_all_operations_work_over_tls(open_store: OpenStore, door: TlsDoor) -> None:
-    serves(open_store(f"rediss://localhost:{door.port}?tls_ca={door.certificate}"))
-    serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_ca={door.certificate}&tls_check_hostname=false"))
-    serves(open_store(f"rediss://127.0.0.1:{door.port}?tls_verify=false"))
+def test_all_operations_work_over_tls(open_store: OpenStore, tls_proxy: TlsProxy) -> None:
+    assert_all_operations_work(open_store(f"rediss://localhost:{tls_proxy.port}?tls_ca={tls_proxy.certificate}"))
+    assert_all_operations_work(
+        open_store(f"rediss://127.0.0.1:{tls_proxy.port}?tls_ca={tls_proxy.certificate}&tls_check_hostname=false")
+    )
+    assert_all_operations_work(open_store(f"rediss://127.0.0.1:{tls_proxy.port}?tls_verify=false"))
 
 
 @pytest.mark.parametrize("uri", ["rediss://localhost:{port}", "rediss://127.0.0.1:{port}?tls_ca={certificate}"])
-def test_a_certificate_of_another_host_or_authority_is_refused(open_store: OpenStore, door: TlsDoor, uri: str) -> None:
-    store = open_store(uri.format(port=door.port, certificate=door.certificate), max_reconnect_attempts=1)
+def test_a_certificate_of_another_host_or_authority_is_refused(
+    open_store: OpenStore, tls_proxy: TlsProxy, uri: str
+) -> None:
+    store = open_store(uri.format(port=tls_proxy.port, certificate=tls_proxy.certificate), max_reconnect_attempts=1)
     with pytest.raises(StoreUnavailable):
         store.ping()

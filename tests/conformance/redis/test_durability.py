@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The durability report and its warnings, for each way a server can be set up."""
+"""The durability report and its warnings, for each setting of a server that they cover."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_the_report_tells_what_each_setting_survives(
         assert warning in said["warning"] and warning in caplog.text
 
 
-def test_it_warns_if_no_operation_waits_for_the_replicas(own_redis: servers.Redis, open_store: OpenStore) -> None:
+def test_the_report_warns_if_no_operation_waits_for_the_replicas(
+    own_redis: servers.Redis, open_store: OpenStore
+) -> None:
     replica = servers.Redis("--replicaof", "127.0.0.1", str(own_redis.program.port))
     try:
         replica.program.wait_until(lambda: replica.client().info("replication")["master_link_status"] == "up")
@@ -55,7 +57,7 @@ def test_it_warns_if_no_operation_waits_for_the_replicas(own_redis: servers.Redi
         replica.stop()
 
 
-def test_the_report_of_a_cluster_is_about_all_its_masters(open_store: OpenStore) -> None:
+def test_the_report_of_a_cluster_covers_all_its_masters(open_store: OpenStore) -> None:
     said = open_store(servers.shared("redis-cluster").uri).durability()
     assert (said["store"], said["appendonly"], said["appendfsync"]) == ("redis cluster", "yes", "always")
 

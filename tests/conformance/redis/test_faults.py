@@ -140,7 +140,7 @@ def test_parent_and_child_of_a_fork_use_different_connections(open_store: OpenSt
                 orders.post(f"child {n}")
             assert len(orders.listing(limit=1)) == 1
             os._exit(0)
-        except BaseException:  # noqa: BLE001, in the child nobody would see it
+        except BaseException:  # noqa: BLE001, the child reports every error by its exit status
             os._exit(1)
     for n in range(50):
         orders.post(f"parent {n}")
@@ -235,7 +235,7 @@ def test_operations_go_to_the_new_master_after_a_sentinel_fail_over(open_store: 
         refused_soon(lambda: orders.post("lost"))
         when_back(lambda: orders.post("after"))
         assert bodies(orders.listing()) == ["before", "after"]
-        # The old master comes back as a replica, if the Sentinel is through with the fail-over; nobody writes to it.
+        # The old master returns as a replica once the Sentinel has finished the fail-over. No client writes to it.
         group.await_switch_to(group.replica.program.port)
         group.master.start()
         group.master.program.wait_until(lambda: group.master.client().info("replication")["role"] == "slave")
@@ -283,7 +283,7 @@ def test_operations_go_to_the_promoted_replica_after_a_node_is_lost(open_store: 
 
 
 def test_messages_of_a_slot_that_moves_are_served_whole_or_refused(open_store: OpenStore) -> None:
-    """A slot goes from one node to another, key by key, while it is worked on."""
+    """A slot moves from one node to another, key by key, while the store is used."""
     cluster = servers.own(servers.RedisCluster)
     try:
         orders = QueueClient(open_store(cluster.uri))
@@ -344,7 +344,7 @@ def test_deliveries_of_a_slot_that_moves_are_served_whole_or_refused(open_store:
 
 
 def when_tried(orders: QueueClient) -> None:
-    """During a move an operation is served whole or refused whole."""
+    """During a move an operation is served completely or refused completely."""
     with soon(), suppress(StoreUnavailable):
         orders.post("during")
 

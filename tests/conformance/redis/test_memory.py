@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead records are removed completely, in bounded batches, and no reader ever sees them."""
+"""Expired and deleted records are removed completely, in bounded batches, and no reader ever sees them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sweep(orders: QueueClient) -> int:
 
 
 def fill(orders: QueueClient) -> None:
-    """Many expired messages, and a few of every other kind between them."""
+    """Post many expired messages, and a few of every other kind between them."""
     orders.post("claimed", "living", ttl=3600)
     orders.claim(1, ttl=600)
     for n in range(0, MANY, 500):
@@ -52,7 +52,7 @@ def fill(orders: QueueClient) -> None:
 LIVING = ["living", *(f"living {n}" for n in range(0, MANY, 500))]
 
 
-def is_right(orders: QueueClient) -> None:
+def assert_listing_is_right(orders: QueueClient) -> None:
     assert bodies(orders.listing()) == LIVING
     assert bodies(orders.list_everything()) == ["claimed", *LIVING, "late"]
     stats = orders.stats()
@@ -66,27 +66,29 @@ def is_right(orders: QueueClient) -> None:
 
 def test_very_many_expired_messages_are_hidden_in_one_step(orders: QueueClient, client: redis.Redis) -> None:
     fill(orders)
-    is_right(orders)
+    assert_listing_is_right(orders)
     assert client.zcard(key(orders, "expired")) == MANY
     assert client.zcard(key(orders, "ready")) == client.zcard(key(orders, "expiry")) == len(LIVING)
     assert sweep(orders) == MANY
     assert not client.exists(key(orders, "expired"))
     assert client.hlen(key(orders, "messages")) == len(LIVING) + 2
-    is_right(orders)
+    assert_listing_is_right(orders)
     orders.clock.advance(840)
     assert bodies(orders.claim()[1]) == ["claimed", *LIVING, "late"]
 
 
-def test_more_messages_expire_before_the_first_are_removed(orders: QueueClient, client: redis.Redis) -> None:
+def test_messages_that_expire_before_a_removal_has_ended_are_hidden_and_removed_too(
+    orders: QueueClient, client: redis.Redis
+) -> None:
     fill(orders)
-    is_right(orders)
+    assert_listing_is_right(orders)
     orders.post(*["expired as well"] * MANY, ttl=60)
     orders.clock.advance(60)
     assert client.exists(key(orders, "expired"))
-    is_right(orders)
+    assert_listing_is_right(orders)
     sweep(orders)
     assert client.hlen(key(orders, "messages")) == len(LIVING) + 2
-    is_right(orders)
+    assert_listing_is_right(orders)
 
 
 def test_a_queue_that_nobody_reads_stays_small(orders: QueueClient, client: redis.Redis) -> None:
@@ -118,8 +120,8 @@ def test_no_key_is_left_after_all_messages_are_gone(orders: QueueClient, client:
     assert client.keys("*") == []
 
 
-def test_memory_is_given_back(orders: QueueClient, client: redis.Redis) -> None:
-    def come_and_go(rounds: int) -> int:
+def test_memory_is_reused_after_messages_are_removed(orders: QueueClient, client: redis.Redis) -> None:
+    def post_and_remove(rounds: int) -> int:
         for _ in range(rounds):
             orders.post(*["x" * 500] * 200, ttl=300)
             held, taken = orders.claim(100, ttl=60)
@@ -129,5 +131,5 @@ def test_memory_is_given_back(orders: QueueClient, client: redis.Redis) -> None:
         sweep(orders)
         return int(client.info("memory")["used_memory"])
 
-    first = come_and_go(5)
-    assert abs(come_and_go(50) - first) < 300_000
+    first = post_and_remove(5)
+    assert abs(post_and_remove(50) - first) < 300_000

@@ -28,7 +28,7 @@ def server() -> Iterator[servers.Redis]:
 
 
 def test_a_condemnation_that_a_fail_over_has_lost_is_repeated(server: servers.Redis) -> None:
-    """The node is as it was before it was condemned, with its notes, so it is listed, condemned and removed again.
+    """The node is back in its state from before, with its notes, so it is listed, condemned and removed again.
 
     The subscriptions may lie on another master, where nothing was lost.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of the outbox: one script an operation, nothing for a queue without subscribers, no memory afterwards."""
+"""The cost of the outbox: one script for each operation, no cost without subscribers, no memory left afterwards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def notifier(open_store: OpenStore, own_redis: servers.Redis) -> NotifierClient:
 
 
 def deliver(notifier: NotifierClient, orders: QueueClient, backlogs: list[SubscriptionBacklog]) -> None:
-    """Post, expand, deliver, fail, retry and resend: everything that may happen to a delivery."""
+    """Post, expand, deliver, fail, retry and resend: every event in the life of a delivery."""
     orders.post(*map(str, range(20)))
     orders.post("late", delay=60)
     for posted in notifier.take_all_posted():
@@ -94,10 +94,10 @@ def test_no_key_is_left_after_deliveries_are_settled_or_dropped(
 
 
 @pytest.mark.parametrize("what", ["queue", "subscription"])
-def test_the_number_of_dropped_deliveries_does_not_matter_to_a_drop_and_a_take(
+def test_a_drop_and_a_take_cost_the_same_beside_many_dropped_deliveries(
     notifier: NotifierClient, client: redis.Redis, what: str
 ) -> None:
-    """The server runs the same commands beside few and beside many, with their posts."""
+    """The server runs the same commands beside few and beside many deliveries with their posts."""
     seen = []
     for size in (4, 4_000):
         orders = notifier.open_queue()
@@ -171,7 +171,7 @@ def test_a_server_without_memory_lets_deliveries_be_sent_and_settled(
     assert len(notifier.take_posted()) == 1
 
 
-def test_a_post_to_a_queue_without_subscribers_has_no_more_commands(open_store: OpenStore) -> None:
+def test_a_post_to_a_queue_without_subscribers_needs_no_additional_commands(open_store: OpenStore) -> None:
     notifier = NotifierClient(open_store(servers.shared("redis").uri))
     orders = notifier.open_queue(notify=False)
     counts = commands_of(clients("redis"), lambda: orders.post("x"))
@@ -186,7 +186,7 @@ def test_a_post_to_a_queue_without_subscribers_has_no_more_commands(open_store: 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
 @pytest.mark.parametrize("size", [20, 2_000])
 def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStore) -> None:
-    """However many deliveries there are, of this subscription and of others of the queue."""
+    """With any number of deliveries, of this subscription and of others of the queue."""
     notifier = NotifierClient(open_store(servers.shared(kind).uri))
     notifier.drain()
     orders = notifier.open_queue()
@@ -199,7 +199,7 @@ def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStor
     for _ in range(4):
         orders.post("x")
     posts = iter(notifier.take_posted())
-    notifier.take(limit=2)  # nothing rises to its turn any more
+    notifier.take(limit=2)  # no delivery becomes due any more
     settled = iter(range(1, 9))
 
     def settle(state: str) -> None:
@@ -245,8 +245,8 @@ def serve_others(notifier: NotifierClient, busy: SubscriptionBacklog) -> None:
     notifier.discard(taken)
 
 
-def test_the_backlog_of_a_subscription_does_not_matter_to_others(notifier: NotifierClient, client: redis.Redis) -> None:
-    """The same commands beside few and beside many, for another of the same queue and for one elsewhere."""
+def test_the_backlog_of_a_subscription_does_not_slow_down_others(notifier: NotifierClient, client: redis.Redis) -> None:
+    """Another subscription of the queue, or of another queue, needs the same commands beside few and beside many."""
     seen = []
     for size in (4, 4_000):
         busy = SubscriptionBacklog(notifier)
@@ -261,7 +261,7 @@ def test_the_backlog_of_a_subscription_does_not_matter_to_others(notifier: Notif
 def test_has_undelivered_before_runs_the_same_commands_beside_few_and_many(
     notifier: NotifierClient, client: redis.Redis, later: float | None
 ) -> None:
-    """Whatever there is before the number that is settled, from it on that waits, and in the outbox."""
+    """With any number of deliveries settled before the number, waiting from it on, and in the outbox."""
     seen = []
     soon = None if later is None else notifier.now + later
     for size in (10, 5_000):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A warm operation is one command; the server itself counts them."""
+"""A warm operation is one command, as the server itself counts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clients(kind: str) -> list[redis.Redis]:
 
 
 def commands_of(nodes: list[redis.Redis], operation: Callable[[], object]) -> Counter[str]:
-    """What clients sent: that a script calls other commands is shown by its own count being the only one of EVALSHA."""
+    """The commands that clients sent. EVALSHA counts as the only command if no command outside a script was sent."""
     operation()  # once to warm up: connections, and the script
     for node in nodes:
         node.config_resetstat()
@@ -81,7 +81,7 @@ def test_each_operation_is_one_script(kind: str, size: int, open_store: OpenStor
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis-cluster"])
-def test_what_is_due_is_promoted_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
+def test_due_messages_are_promoted_in_the_same_round_trip(kind: str, open_store: OpenStore) -> None:
     orders = QueueClient(open_store(servers.shared(kind).uri))
     nodes = clients(kind)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets of the slots in use of a Cluster: a sweep records again what a fail-over lost of them."""
+"""The sets of used slots in a Cluster: a sweep records a slot again that a fail-over has lost."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def lose(store: RedisMessageStore, which: str, slots: Collection[int]) -> None:
 def test_a_sweep_records_slots_that_a_fail_over_lost(
     open_store: OpenStore, store: RedisMessageStore, notifier: NotifierClient, which: str, by: str
 ) -> None:
-    """A process that recorded a slot does not record it again, so its posts would never be found."""
+    """A process does not record a slot twice, so without the sweep no take would find posts in a lost slot."""
     posted_to, delivering, settled, confirming, quiet = (
         notifier.open_queue(notify=name != "quiet")
         for name in ("posted_to", "delivering", "settled", "confirming", "quiet")
@@ -88,7 +88,7 @@ def test_a_sweep_records_slots_that_a_fail_over_lost(
 
 
 def test_empty_slots_are_not_recorded(store: RedisMessageStore, notifier: NotifierClient) -> None:
-    """Otherwise an idle look would ask more slots than before."""
+    """Otherwise an idle take would ask more slots than before."""
     orders = notifier.open_queue(notify=False)
     orders.post("a")
     lose(store, "all", ())
@@ -100,7 +100,7 @@ def test_empty_slots_are_not_recorded(store: RedisMessageStore, notifier: Notifi
 def test_a_sweep_looks_for_lost_slots_in_one_of_many_batches(
     store: RedisMessageStore, notifier: NotifierClient
 ) -> None:
-    """The caller sweeps batch after batch; one of the batches looks through all slots."""
+    """The caller sweeps batch by batch. One of the batches checks all slots."""
     orders = notifier.open_queue(notify=False)
     orders.post(*["a"] * 300, ttl=60)
     notifier.clock.advance(60)
@@ -118,7 +118,7 @@ def test_a_sweep_looks_for_lost_slots_in_one_of_many_batches(
 def test_a_slot_counts_as_recorded_only_after_the_write_succeeded(
     store: RedisMessageStore, notifier: NotifierClient, which: bytes
 ) -> None:
-    """If the write fails, the operation is refused, and the next one writes again. Otherwise nobody would find it."""
+    """If the write fails, the operation is refused, and the next one writes again. Else no take would find posts."""
     orders = notifier.open_queue()
     backlog = SubscriptionBacklog(notifier, orders.queue.uid)
     others = recorded(store, which) - {slot(orders)}

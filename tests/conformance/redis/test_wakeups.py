@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that wait are woken by what Redis publishes, and only while somebody waits is anything published."""
+"""Messages that Redis publishes wake waiting clients, and it publishes only while a client waits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from zaqar.storage.redis.queues import WAITED_SECONDS
 from zaqar.storage.redis.store import CHANNEL, RedisMessageStore
 
 LONG = 20.0
-"""Seconds in which something comes for sure."""
+"""Seconds in which a wake-up certainly comes."""
 
 KINDS = ["redis", "redis-cluster"]
 
@@ -51,7 +51,7 @@ def orders(kind: str, open_store: OpenStore) -> Iterator[QueueClient]:
 
 
 def ask(*queue_clients: QueueClient) -> None:
-    """Ask for positions as a process does in which clients wait for the queues."""
+    """Call positions for the queues, as a process does while clients wait for them."""
     uids, first = [each.queue.uid for each in queue_clients], queue_clients[0]
     found = first.store.queues.positions(uids=uids, now=first.now)
     assert len(found) == len(queue_clients)
@@ -76,7 +76,7 @@ def receive_until_lost(wakeups: Wakeups) -> None:
 
 
 def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
-    """Everything that was published until now, also at other nodes, whose messages come later."""
+    """Everything that was published until now, at other nodes too, whose messages arrive later."""
     ends = set()
     for number, node in enumerate(nodes):
         node.publish(CHANNEL, f"end-{number}")
@@ -90,7 +90,7 @@ def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
 def makes_available(
     orders: QueueClient, letters: QueueClient
 ) -> Iterator[tuple[str, QueueClient, Callable[[], object]]]:
-    """Everything that makes messages available, and in which queue."""
+    """Each operation that makes messages available, with its queue."""
     yield "post", orders, lambda: orders.post("a")
     yield "post many", orders, lambda: orders.post(*"bcde")
     yield "post a delayed one", orders, lambda: orders.post("late", delay=60)
@@ -348,11 +348,11 @@ def test_a_restart_ends_the_subscription_and_a_new_one_works(open_store: OpenSto
     with soon(), pytest.raises(StoreUnavailable):
         subscribe(orders.store)
     own_redis.start()
-    wakes(orders)
+    assert_wakeups_work(orders)
 
 
-def wakes(orders: QueueClient) -> None:
-    """A new subscription, when the server is back, is told of a post."""
+def assert_wakeups_work(orders: QueueClient) -> None:
+    """Assert that a new subscription, after the server is back, gets a wake-up from a post."""
     subscribed: list[Wakeups] = []
     when_back(lambda: subscribed.append(subscribe(orders.store)))
     when_back(lambda: ask(orders))
@@ -364,7 +364,7 @@ def wakes(orders: QueueClient) -> None:
 def test_a_server_that_hangs_is_noticed(
     open_store: OpenStore, own_redis: servers.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing ends such a connection, so the process asks now and then whether the server is there."""
+    """Nothing ends such a connection, so the process checks at intervals whether the server answers."""
     monkeypatch.setattr(redis_wakeups, "_QUIET_SECONDS", 0.1)
     orders = QueueClient(open_store(f"{own_redis.uri}?socket_timeout=1"))
     wakeups = subscribe(orders.store)
@@ -384,7 +384,7 @@ def test_a_fail_over_from_a_master_that_hangs_is_noticed(open_store: OpenStore) 
     group = servers.own(servers.RedisSentinel)
     try:
         orders = QueueClient(open_store(group.uri))
-        wakes(orders)
+        assert_wakeups_work(orders)
         wakeups = subscribe(orders.store)
         assert group.master.client().wait(1, 2000) == 1
         group.master.program.signal(signal.SIGSTOP)
@@ -392,7 +392,7 @@ def test_a_fail_over_from_a_master_that_hangs_is_noticed(open_store: OpenStore) 
         when_back(lambda: ask(orders))
         with soon():
             receive_until_lost(wakeups)
-        wakes(orders)
+        assert_wakeups_work(orders)
     finally:
         group.master.program.signal(signal.SIGCONT)
         group.stop()
@@ -422,7 +422,7 @@ def test_a_subscription_ends_with_its_cluster_node_and_goes_to_another(open_stor
         cluster.nodes[0].kill()
         with soon():
             receive_until_lost(subscribed[-1])
-        wakes(next(orders for slot, orders in slots.items() if slot > 2 * first + 1))
+        assert_wakeups_work(next(orders for slot, orders in slots.items() if slot > 2 * first + 1))
         for each in subscribed:
             each.close()
     finally:

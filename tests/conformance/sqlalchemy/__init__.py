@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is special about the SQL driver; what it has in common with others is in ``tests/conformance``."""
+"""Tests of the SQL driver only. The tests that it shares with other drivers are in ``tests/conformance``."""

@@ -17,7 +17,7 @@ from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
 def hold_lock_file(path: str, pipe: Connection) -> None:
-    """Lock the file like a process that was stopped during its turn. Unlock it on a message."""
+    """Lock the file like a process that was stopped during its turn. Unlock it when a message comes."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     pipe.send("locked")
@@ -25,7 +25,7 @@ def hold_lock_file(path: str, pipe: Connection) -> None:
 
 
 def hold_a_transaction(uri: str, pipe: Connection) -> None:
-    """Stay in a transaction that writes until killed."""
+    """Stay in a write transaction until killed."""
     database = Database.open(uri, embedded=True)
     with database.write:
         pipe.send("locked")
@@ -33,7 +33,7 @@ def hold_a_transaction(uri: str, pipe: Connection) -> None:
 
 
 def fork_and_hold_a_transaction(uri: str, pipe: Connection) -> None:
-    """The same with a forked child that lives on. Send its pid after the first message."""
+    """The same with a forked child that lives on. Sends its pid after the first message."""
     database = Database.open(uri, embedded=True)
     pid = os.fork()
     if pid == 0:
@@ -46,7 +46,7 @@ def fork_and_hold_a_transaction(uri: str, pipe: Connection) -> None:
 
 
 def prepare(uri: str, gate: Barrier, pipe: Connection) -> None:
-    """Open and upgrade the database at the same moment as other processes. Send the outcome."""
+    """Open and upgrade the database at the same moment as other processes. Sends the outcome."""
     gate.wait(60)
     try:
         database = Database.open(uri, embedded=True)
@@ -59,7 +59,7 @@ def prepare(uri: str, gate: Barrier, pipe: Connection) -> None:
 
 
 def post_for(uri: str, queue: Queue, seconds: float, gate: Barrier, pipe: Connection) -> None:
-    """Post messages one after the other without a pause. Send how many."""
+    """Post messages one after the other without a pause. Sends their number."""
     database = Database.open(uri, embedded=True)
     store = SqlMessageStore(database)
     arguments: dict[str, Any] = {"queue": queue, "drafts": [Draft(b"x", 3600)], "client_id": "c"}

@@ -35,7 +35,7 @@ def open_database(uri: str) -> Iterator[Callable[..., Database]]:
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the tables and nothing in them: it is made once, and each test gets a copy."""
+    """An empty database file with the tables. It is made once, and each test gets a copy."""
     path = tmp_path_factory.mktemp("sqlite") / "zaqar.db"
     database = Database.open(f"sqlite:///{path}", embedded=True)
     database.prepare()

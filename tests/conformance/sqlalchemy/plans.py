@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a database would run a query: EXPLAIN, on the connections that the stores use."""
+"""The plans of queries: EXPLAIN, on the connections that the stores use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plan_on_sqlite(database: Database, text: str) -> list[str]:
 
 
 def plan_on_postgresql(database: Database, text: str) -> list[str]:
-    """The generic plan, which is the one that the connections of the stores use."""
+    """The generic plan, which the connections of the stores use."""
     names = sorted(set(re.findall(r"%\((\w+)\)s", text)))
     values = ", ".join("'{}'" if name in ARRAYS else f"'{SETS.get(name, '1')}'" for name in names)
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text).replace("%%", "%")

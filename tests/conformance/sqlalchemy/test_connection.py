@@ -92,7 +92,7 @@ def test_opening_a_file_that_is_not_a_database_does_not_change_its_mode(tmp_path
 
 
 def as_nobody(work: Callable[[], None]) -> int:
-    """Run it in a child process without the rights of root, for whom no file is read-only. Return its exit status."""
+    """Run it in a child process without the rights of root, for whom no file is read-only. Returns its exit status."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -168,7 +168,7 @@ def test_durability_reports_the_setting_of_the_connection(
 
 
 @pytest.mark.parametrize("synchronous", ["OFF", "full", ""])
-def test_any_other_value_of_synchronous_is_refused(uri: str, synchronous: str) -> None:
+def test_an_unsupported_value_of_synchronous_is_refused(uri: str, synchronous: str) -> None:
     with pytest.raises(StartupError, match="NORMAL, FULL or EXTRA"):
         Database.open(uri, embedded=True, synchronous=synchronous)
 
@@ -195,7 +195,7 @@ def test_a_symbolic_link_leads_to_the_same_lock_file(database: Database, tmp_pat
 
 
 @pytest.mark.parametrize("address", ["sqlite:///:memory:", "sqlite://", "sqlite:///"])
-def test_in_memory(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_can_share_a_database_in_memory(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     database = Database.open(address, embedded=False)
     database.prepare()
@@ -379,7 +379,7 @@ def test_parent_and_child_have_separate_locks(orders: QueueClient, open_database
     orders.post("a")
 
 
-def test_forks_while_threads_write(database: Database, orders: QueueClient) -> None:
+def test_a_process_can_fork_while_its_threads_write(database: Database, orders: QueueClient) -> None:
     done = threading.Event()
     posted: list[int] = []
 

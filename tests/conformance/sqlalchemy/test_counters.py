@@ -51,7 +51,7 @@ def recount(database: Database, now: float) -> None:
 
 
 def step(random: Random, queue_clients: list[QueueClient], models: list[QueueClient]) -> None:
-    """One operation on the store and on the memory driver. Both must return the same."""
+    """Run one operation on the store and on the memory driver. Both must return the same."""
     side = random.randrange(2)
     here, model, limit = queue_clients[side], models[side], random.randint(1, 9)
     texts = [str(random.random()) for _ in range(random.randint(1, 9))]
@@ -94,7 +94,9 @@ def step(random: Random, queue_clients: list[QueueClient], models: list[QueueCli
 
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("seed", range(8))
-def test_after_any_sequence_of_operations(database: Database, store: SqlMessageStore, seed: int) -> None:
+def test_counters_are_exact_after_any_sequence_of_operations(
+    database: Database, store: SqlMessageStore, seed: int
+) -> None:
     random, memory = Random(seed), MemoryMessageStore()
     queue_clients = [QueueClient(store, queue=new_queue(str(n))) for n in range(2)]
     clock = queue_clients[0].clock
@@ -159,7 +161,7 @@ def test_a_claim_that_finds_only_expired_messages_moves_ready_from_once(
     assert [message.sequence for message in orders.claim()[1]] == [1001]
 
 
-def test_my_own_messages_in_front_are_not_taken_for_expired(database: Database, orders: QueueClient) -> None:
+def test_messages_hidden_as_an_echo_are_not_taken_for_expired(database: Database, orders: QueueClient) -> None:
     orders.post(*["mine"] * 500, client="me")
     orders.post("theirs", client="you")
     with traced(database) as seen:
@@ -168,7 +170,7 @@ def test_my_own_messages_in_front_are_not_taken_for_expired(database: Database, 
     assert ready_from(database, orders) == 1
 
 
-def test_posts_alone_keep_a_queue_small(database: Database, orders: QueueClient) -> None:
+def test_posts_remove_the_expired_messages_of_their_queue(database: Database, orders: QueueClient) -> None:
     orders.post(*["x"] * 2000, ttl=60)
     for _ in range(100):
         orders.clock.advance(10)

@@ -67,7 +67,7 @@ def notifier(store: SqlMessageStore) -> NotifierClient:
 
 
 def backlog_in_state(notifier: NotifierClient, state: str, size: int) -> SubscriptionBacklog:
-    """A subscription with that many deliveries: due, waiting for later, or dead."""
+    """A subscription with that many deliveries that are due, waiting for later, or dead."""
     backlog = SubscriptionBacklog(notifier)
     orders = QueueClient(notifier.store, notifier.clock, replace(new_queue(notify=True), uid=backlog.queue_uid))
     orders.post(*["x"] * size)
@@ -139,7 +139,7 @@ def test_has_undelivered_before_costs_the_same_beside_many_deliveries(
 def test_a_take_and_a_sweep_cost_the_same_beside_many_dropped_rows(
     database: Database, notifier: NotifierClient, what: str
 ) -> None:
-    """A take, of posts too, and each batch of a sweep; also while there are many tombstones."""
+    """A take, including posts, and each batch of a sweep, also while there are many tombstones."""
     steps: list[dict[str, int]] = []
     for size in (500, 5000):
         large = backlog_in_state(notifier, WAITING, size)
@@ -232,7 +232,7 @@ def test_only_a_post_to_a_queue_with_subscribers_writes_to_the_outbox(
 
 
 def test_passing_over_a_few_leased_posts_reads_no_others(database: Database, notifier: NotifierClient) -> None:
-    """A take of posts is as much work beside many that wait, of its queue and of another."""
+    """A take of posts does the same work beside many that wait, of its queue and of another."""
     steps = []
     for size in (20, 1000):
         orders, other = notifier.open_queue(), notifier.open_queue()

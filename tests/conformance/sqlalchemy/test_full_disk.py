@@ -47,12 +47,12 @@ def orders(database: SqliteDatabase) -> QueueClient:
 
 
 def batch_of(size: int) -> int:
-    """How many messages are posted or deleted in one step: no more bytes than the API accepts."""
+    """How many messages are posted or deleted in one step, which stay within the size that the API accepts."""
     return max(1, min(200, 1_000_000 // (size + 1000)))
 
 
 def fill(orders: QueueClient, size: int) -> list[int]:
-    """Post until a post is refused. Return the numbers of the messages."""
+    """Post until a post is refused. Returns the numbers of the messages."""
     numbers: list[int] = []
     texts = ["x" * size] * batch_of(size)
     while True:

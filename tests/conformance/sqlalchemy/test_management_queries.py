@@ -115,7 +115,7 @@ def test_postgresql_searches_an_index(filled: Database, name: str) -> None:
 
 
 def plan_on_postgresql(database: Database, text: str) -> list[str]:
-    """The generic plan, which is the one that the connections of the store use."""
+    """The generic plan, which the connections of the store use."""
     names = sorted(set(re.findall(r"%\((\w+)\)s", text)))
     values = ", ".join("'[]'" if name == "names" else "'1'" for name in names)
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics beside many expired messages: they are exact at each call, and some calls remove the expired messages."""
+"""Statistics beside many expired messages: they are exact at each call, and some calls remove expired messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def driver(request: pytest.FixtureRequest) -> Driver:
 
 @pytest.fixture
 def pair(driver: Driver, tmp_path: Path) -> Iterator[tuple[QueueClient, QueueClient]]:
-    """A queue on the store and the same one in memory."""
+    """A queue on the store, and the same queue in memory."""
     store = driver.open_messages(driver.prepare(tmp_path))
     orders = QueueClient(store)
     yield orders, QueueClient(MemoryMessageStore(), orders.clock, orders.queue)

@@ -28,7 +28,7 @@ FILES = (
 ROWS = 3000
 
 READS_ALL = {"sweep.count_store", "sweep.ping", "sweep.first_garbage", "fences.wake_waiting"}
-"""These look at a table as a whole, which is what they are for, at any one row of it, or at none."""
+"""These queries read a whole table on purpose, or any one row of it, or no row."""
 
 SQLITE, POSTGRESQL = queries_on("sqlite", FILES), queries_on("postgresql", FILES)
 
@@ -73,7 +73,7 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """With fresh statistics. On small tables the planner may use any index."""
+    """A database with many rows and fresh statistics. On small tables the planner may use any index."""
     pytest.importorskip("psycopg")
     address = DRIVERS["postgresql"].prepare(tmp_path_factory.mktemp("postgresql"))
     database = Database.open(address, embedded=True)
@@ -89,10 +89,10 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 # -- SQLite -----------------------------------------------------------------------------------------------------------
 
 BOUNDED = {"SCAN met", "SCAN expired", "SCAN queue", "SCAN subscriber", "SCAN first_ones", "SCAN CONSTANT ROW"}
-"""Scans of what another step found, which is a bounded number of rows, and steps from one backlog to the next one."""
+"""Scans of the bounded number of rows that another step found, and steps from one backlog to the next."""
 
 SORTS_ON_SQLITE = {"messages.get_messages", "delivery_log.list_waiting"}
-"""Messages that were asked for by number; and what waits for one subscriber, whose index is in the order of time."""
+"""Sorts of messages requested by number, and of a subscription's waiting deliveries, whose index is by time."""
 
 
 @pytest.mark.parametrize("name", searches(SQLITE))
@@ -165,8 +165,8 @@ def test_sqlite_searches_the_index_for_the_query(sqlite: Database, name: str, in
     assert all(index in step for step in found), plan
 
 
-def test_a_question_about_the_order_is_two_searches_on_sqlite(sqlite: Database) -> None:
-    """Each ends at the first row: the index has the order, and of the rows before it only the few of other queues."""
+def test_has_undelivered_before_is_two_searches_on_sqlite(sqlite: Database) -> None:
+    """Each search ends at the first row: the index is sorted, and only a few rows of other queues come before it."""
     plan = plan_on_sqlite(sqlite, SQLITE["deliveries.has_undelivered_before"])
     assert [step for step in plan if not step.startswith("SCALAR SUBQUERY")] == [
         "SCAN CONSTANT ROW",
@@ -179,7 +179,7 @@ def test_a_question_about_the_order_is_two_searches_on_sqlite(sqlite: Database) 
 
 
 def test_the_position_of_a_queue_is_five_searches_on_sqlite(sqlite: Database) -> None:
-    """Each in an order that an index has. Beside the first message nothing is read but what has expired, up to 200."""
+    """Each search uses a sorted index. Before the first message only expired messages are read, up to 200."""
     plan = plan_on_sqlite(sqlite, SQLITE["queues.positions"])
     assert [step for step in plan if step.startswith("SEARCH")] == [
         "SEARCH fences USING PRIMARY KEY (uid=?)",
@@ -191,7 +191,7 @@ def test_the_position_of_a_queue_is_five_searches_on_sqlite(sqlite: Database) ->
     ]
 
 
-def test_subscriptions_are_found_by_the_index_of_what_waits_on_sqlite(sqlite: Database) -> None:
+def test_backlogged_subscriptions_are_found_by_the_index_of_waiting_deliveries_on_sqlite(sqlite: Database) -> None:
     plan = plan_on_sqlite(sqlite, SQLITE["deliveries.subscriptions_with_due"])
     waiting = "COVERING INDEX ix_deliveries_waiting"
     assert [step for step in plan if step.startswith("SEARCH")] == [
@@ -209,7 +209,7 @@ def test_counting_deliveries_reads_no_rows_on_sqlite(sqlite: Database) -> None:
     assert all("COVERING INDEX" in step for step in found)
 
 
-def test_a_scan_would_be_seen_on_sqlite(sqlite: Database) -> None:
+def test_the_check_detects_a_scan_on_sqlite(sqlite: Database) -> None:
     plan = plan_on_sqlite(sqlite, "SELECT * FROM messages WHERE client_id = :c")
     assert any(step.startswith("SCAN") for step in plan)
 
@@ -223,7 +223,7 @@ SORTS_ON_POSTGRESQL = {
     "queues.full_stats",
     "queues.stats",
 }
-"""Of a bounded number of rows: those that were asked for by number, a page, and the ends of a queue."""
+"""Sorts of a bounded number of rows: rows requested by number, a page, and the ends of a queue."""
 
 INDEXES = {
     "claims.get_claim": {"ix_messages_due", "pk_claims", "pk_fences"},
@@ -267,6 +267,6 @@ def test_postgresql_searches_an_index(postgresql: Database, name: str) -> None:
     assert used == INDEXES.get(name, used)
 
 
-def test_a_scan_would_be_seen_on_postgresql(postgresql: Database) -> None:
+def test_the_check_detects_a_scan_on_postgresql(postgresql: Database) -> None:
     plan = plan_on_postgresql(postgresql, "SELECT * FROM messages WHERE client_id = %(c)s")
     assert any("Seq Scan" in step for step in plan)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries on PostgreSQL: pages read beside many deliveries, and notifiers that conflict with each other go on."""
+"""Deliveries on PostgreSQL: pages read beside many deliveries, and notifiers that continue after conflicts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def backlog(notifier: NotifierClient) -> SubscriptionBacklog:
 
 @pytest.fixture
 def other(address: str) -> Iterator[Any]:
-    """Another session, of no store."""
+    """A session that belongs to no store."""
     with psycopg.connect(address.replace("+psycopg", "")) as connection:
         yield connection
 
@@ -89,13 +89,13 @@ def filled(address: str) -> str:
 
 
 def pages_of(store: SqlMessageStore, backlog: SubscriptionBacklog, number: int, due_before: float) -> int:
-    """Pages that ``has_undelivered_before`` reads, as the server counts them."""
+    """The pages that ``has_undelivered_before`` reads, as the server counts them."""
     one = {"uid": backlog.queue_uid, "subscription": backlog.subscription_id}
     values = {**one, "number": number, "due_before": due_before}
     text = f"EXPLAIN (ANALYZE, BUFFERS) {DeliveryQueries.of('postgresql').has_undelivered_before}"
     with store._database.write as connection:
         plan = "\n".join(row[0] for row in connection.execute(text, values).fetchall())
-    # The first line with them is that of the whole statement; planning has a section of its own behind it.
+    # The first line with counts is for the whole statement. Planning has a section of its own after it.
     buffers = next(line for line in plan.partition("Planning")[0].splitlines() if "Buffers:" in line)
     return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", buffers)))
 
@@ -115,7 +115,7 @@ def test_has_undelivered_before_reads_the_same_pages_beside_many_deliveries(
         assert [is_held(backlog, number) for number in (2 * size + 1, 2 * size + 2)] == [False, True]
         notifier.drain()
     few, many = seen
-    # An index is higher by a level or two.
+    # An index may be higher by a level or two.
     assert all(beside_many <= beside_few + 4 for beside_few, beside_many in zip(few, many, strict=True)), seen
 
 
@@ -127,7 +127,7 @@ def lock(connection: Any, backlog: SubscriptionBacklog, *wanted: int) -> None:
     connection.execute(query, [backlog.subscription_id, list(wanted)])
 
 
-def test_a_take_passes_over_deliveries_that_another_one_has_locked(
+def test_a_take_skips_deliveries_that_another_transaction_has_locked(
     notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any
 ) -> None:
     backlog.fill(4)
@@ -138,7 +138,7 @@ def test_a_take_passes_over_deliveries_that_another_one_has_locked(
     assert numbers(notifier.take()) == [1, 3]
 
 
-def test_a_take_passes_over_posts_that_another_one_has_locked(notifier: NotifierClient, other: Any) -> None:
+def test_a_take_skips_posts_that_another_transaction_has_locked(notifier: NotifierClient, other: Any) -> None:
     orders = notifier.open_queue()
     for n in range(3):
         orders.post(str(n))
@@ -152,7 +152,7 @@ def test_a_take_passes_over_posts_that_another_one_has_locked(notifier: Notifier
 def test_settle_locks_deliveries_in_the_order_of_their_keys(
     notifier: NotifierClient, backlog: SubscriptionBacklog, other: Any, states: tuple[str | None, str | None]
 ) -> None:
-    """While it waits for the first one it has not locked the second one, in whatever order they are given."""
+    """While it waits for the first delivery it has not locked the second, in whatever order they are given."""
     backlog.fill(2)
     outcomes = [
         replace(delivery, state=DONE, keep_until=None if state is None else notifier.now + 60)
@@ -195,7 +195,7 @@ def test_a_resend_waits_for_locked_deliveries_and_takes_the_next_ones(
 def test_extending_and_settling_concurrently_does_not_deadlock(
     notifier: NotifierClient, backlog: SubscriptionBacklog
 ) -> None:
-    """One notifier extends leases in one thread and settles in others, each in another order."""
+    """One notifier extends leases in one thread and settles in other threads, each in another order."""
     backlog.fill(60)
     taken = notifier.take_all("me")
 
@@ -215,7 +215,7 @@ def test_extending_and_settling_concurrently_does_not_deadlock(
     assert backlog.listing(WAITING) == []
 
 
-def test_a_subscriber_that_another_subscription_gets_at_the_same_moment_is_a_conflict(address: str, other: Any) -> None:
+def test_a_subscriber_that_another_subscription_gets_concurrently_is_a_conflict(address: str, other: Any) -> None:
     store = DRIVERS["postgresql"].open_management(address)
     queue = SubscriptionClient(store)
     first = queue.create("http://a.example")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL only: locks of other sessions, counters in two tables, connections that end, forks."""
+"""Tests of PostgreSQL only: locks of other sessions, counters in two tables, lost connections, forks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def orders(address: str) -> Iterator[QueueClient]:
 
 @pytest.fixture
 def other(address: str) -> Iterator[Any]:
-    """Another session, of no store."""
+    """A session that belongs to no store."""
     with psycopg.connect(address.replace("+psycopg", "")) as connection:
         yield connection
 
@@ -53,7 +53,7 @@ def lock_first(connection: Any, orders: QueueClient, limit: int) -> None:
     connection.execute(query, [segment_of(connection, orders), limit])
 
 
-def test_a_claim_passes_over_messages_that_another_one_has_locked(orders: QueueClient, other: Any) -> None:
+def test_a_claim_skips_messages_that_another_transaction_has_locked(orders: QueueClient, other: Any) -> None:
     orders.post("a", "b", "c")
     lock_first(other, orders, 1)
     assert bodies(orders.claim(1)[1]) == ["b"]
@@ -73,7 +73,7 @@ def test_a_take_waits_for_the_locks_of_others_before_it_returns_nothing(
 
 
 @pytest.mark.parametrize("exhausted", ["passed over", "moved"])
-def test_a_message_that_becomes_exhausted_while_a_claim_waits_for_its_lock(
+def test_a_message_that_is_exhausted_while_a_claim_waits_for_its_lock_is_not_claimed(
     orders: QueueClient, other: Any, exhausted: str
 ) -> None:
     """The message is READY before and after. The claim has to see its new claim count."""
@@ -132,7 +132,7 @@ def test_two_queues_can_be_dead_letter_queues_of_each_other(orders: QueueClient,
     back.drop()
 
 
-def test_connections_that_ended_between_two_requests_are_not_noticed(orders: QueueClient, other: Any) -> None:
+def test_connections_that_ended_between_two_requests_are_replaced(orders: QueueClient, other: Any) -> None:
     orders.post("a")
     other.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'zaqar' "
@@ -168,13 +168,13 @@ def test_a_child_leaves_the_connections_of_its_parent_alone(orders: QueueClient)
     assert sorted(bodies(orders.listing())) == ["child", "parent", "parent"]
 
 
-def test_it_says_what_a_commit_survives(orders: QueueClient) -> None:
+def test_durability_names_what_a_commit_survives(orders: QueueClient) -> None:
     said = orders.store.durability()
     assert said["store"] == "postgresql"
     assert ("warning" in said) == (said["fsync"] != "on" or said["synchronous_commit"] == "off")
 
 
-def test_an_unsafe_setting_is_warned_of(address: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unsafe_setting_causes_a_warning(address: str, caplog: pytest.LogCaptureFixture) -> None:
     unsafe = f"{address}{'&' if '?' in address else '?'}options=-csynchronous_commit%3Doff"
     store = SqlMessageStore.from_settings({"uri": unsafe})
     assert "synchronous_commit is off" in store.durability()["warning"]
@@ -182,7 +182,7 @@ def test_an_unsafe_setting_is_warned_of(address: str, caplog: pytest.LogCaptureF
     assert "synchronous_commit is off" in caplog.text
 
 
-def test_a_claim_id_that_postgresql_cannot_store_is_absent(orders: QueueClient) -> None:
+def test_a_claim_id_that_postgresql_cannot_store_is_an_absent_claim(orders: QueueClient) -> None:
     orders.post("a")
     orders.release("\0")
     orders.release("\ud800")

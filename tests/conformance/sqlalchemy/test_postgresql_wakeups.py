@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wake-ups over LISTEN: told of what frees messages and of nothing else, and a connection that ends as it should."""
+"""Wake-ups over LISTEN: they come for operations that make messages available and for no others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ psycopg = pytest.importorskip("psycopg")
 RUNS_WITH = "postgresql"
 
 SOON = 30.0
-"""Seconds that no wake-up takes."""
+"""Seconds in which a wake-up certainly comes."""
 
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = current_database()"
 
@@ -68,7 +68,7 @@ def orders(store: MessageStore) -> Iterator[QueueClient]:
 
 @pytest.fixture
 def wakeups(address: str) -> Iterator[Wakeups]:
-    """Those of another process, as its store has connections of its own."""
+    """The wake-ups of another process, whose store has connections of its own."""
     other = open_store(address, listen=True)
     wakeups = other.wakeups()
     assert wakeups is not None
@@ -83,8 +83,8 @@ def admin(address: str) -> Iterator[Any]:
         yield connection
 
 
-def all_told(wakeups: Wakeups, last: QueueClient) -> list[str]:
-    """The uids that were told before a post to ``last``, which comes after whatever was told until now."""
+def uids_before(wakeups: Wakeups, last: QueueClient) -> list[str]:
+    """The uids that came before that of a post to ``last``, which follows all earlier wake-ups."""
     last.post("the last one")
     told: list[str] = []
     deadline = time.monotonic() + SOON
@@ -111,7 +111,7 @@ def test_a_post_to_a_queue_with_subscribers_sends_a_wakeup(store: MessageStore, 
 def test_a_release_sends_a_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
     orders.post("a", "b")
     claim_id, _ = orders.claim(1)
-    assert all_told(wakeups, orders.beside()) == [orders.queue.uid]
+    assert uids_before(wakeups, orders.beside()) == [orders.queue.uid]
     orders.release(claim_id)
     assert wakeups.receive(SOON) == [orders.queue.uid]
 
@@ -120,18 +120,18 @@ def test_dead_letters_send_a_wakeup_for_their_queue(orders: QueueClient, wakeups
     dead = orders.beside("dead")
     orders.post("a")
     orders.claim_and_release(1, times=1)
-    all_told(wakeups, orders.beside())
+    uids_before(wakeups, orders.beside())
     orders.claim(dead_letters=DeadLetters(dead.queue, 1))
-    assert all_told(wakeups, orders.beside()) == [dead.queue.uid]
+    assert uids_before(wakeups, orders.beside()) == [dead.queue.uid]
     origin = Origin("orders", f"{orders.queue.uid}{1:012x}", 1)
     letter = Message(orders.queue.uid, 1, b"x", orders.now, orders.now + 60, "producer", claim_count=1, origin=origin)
     dead.store.dead_letters.receive(queue=dead.queue, messages=[letter], now=orders.now)
-    assert all_told(wakeups, orders.beside()) == [dead.queue.uid]
+    assert uids_before(wakeups, orders.beside()) == [dead.queue.uid]
 
 
-def test_an_operation_that_frees_nothing_sends_no_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
+def test_an_operation_that_makes_no_message_available_sends_no_wakeup(orders: QueueClient, wakeups: Wakeups) -> None:
     orders.post("a", "b", "c")
-    all_told(wakeups, orders.beside())
+    uids_before(wakeups, orders.beside())
     claim_id, held = orders.claim(1)
     orders.renew(claim_id, ttl=300)
     orders.delete(held[0].sequence, claim_id)
@@ -142,7 +142,7 @@ def test_an_operation_that_frees_nothing_sends_no_wakeup(orders: QueueClient, wa
     with pytest.raises(StaleQueue):
         orders.store.messages.post(queue=stale, drafts=[], client_id="c", now=orders.now)
     orders.purge()
-    assert all_told(wakeups, orders.beside()) == []
+    assert uids_before(wakeups, orders.beside()) == []
 
 
 def test_each_of_many_posts_wakes_once_for_each_queue(orders: QueueClient, wakeups: Wakeups) -> None:
@@ -150,7 +150,7 @@ def test_each_of_many_posts_wakes_once_for_each_queue(orders: QueueClient, wakeu
     for _ in range(3):
         for other in others:
             other.post("x")
-    assert set(all_told(wakeups, orders)) == {other.queue.uid for other in others}
+    assert set(uids_before(wakeups, orders)) == {other.queue.uid for other in others}
 
 
 def test_each_listener_receives_a_wakeup(orders: QueueClient, store: MessageStore, wakeups: Wakeups) -> None:
@@ -170,7 +170,7 @@ def test_no_wakeup_is_sent_or_received_unless_listen_is_set(
     quiet.post("a")
     claim_id, _ = quiet.claim()
     quiet.release(claim_id)
-    assert all_told(wakeups, orders) == []
+    assert uids_before(wakeups, orders) == []
     quiet.drop()
     silent.close()
 
@@ -184,7 +184,7 @@ def test_a_post_whose_wakeup_fails_is_stored_once(
         claim_id, _ = orders.claim()
         orders.release(claim_id)
     assert [message.sequence for message in orders.listing()] == [1]
-    assert all_told(wakeups, orders.beside()) == []
+    assert uids_before(wakeups, orders.beside()) == []
 
 
 def test_a_wakeup_does_not_wait_for_the_disk_but_later_statements_do(store: MessageStore, orders: QueueClient) -> None:
@@ -310,7 +310,7 @@ def test_waiting_for_wakeups_does_not_block_the_worker(address: str) -> None:
 # -- the option -------------------------------------------------------------------------------------------------------
 
 
-def test_the_option_is_that_of_the_message_store(address: str) -> None:
+def test_listen_is_an_option_of_the_message_store(address: str) -> None:
     conf = configuration.load(default_config_files=[])
     group = "drivers:message_store:sqlalchemy"
     conf.set_override("message_store", "sqlalchemy", "drivers")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQL files are read into named statements, and a name that does not fit fails when the module is imported."""
+"""SQL files are read into named statements. A name that does not fit fails when the module is imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         cached.cache_clear()
 
 
-def test_comments_go_and_words_in_capitals_are_replaced(folder: Path) -> None:
+def test_comments_are_removed_and_words_in_capitals_are_replaced(folder: Path) -> None:
     (folder / "a.sql").write_text(
         "-- About all.\n\n-- name: first\n-- About :this.\nSELECT 1 -- one\nFROM t\nWHERE :KEY AND a::int % 2 = 0\n\n"
         "-- name: second\n:HALF = :other\n\n-- piece: HALF\nSELECT 1\n"
@@ -72,7 +72,7 @@ def test_a_database_has_the_shared_statements_and_its_own(folder: Path) -> None:
         ("", "no file a.sql for sqlite"),
     ],
 )
-def test_files_and_a_class_that_do_not_fit_are_refused(folder: Path, text: str, message: str) -> None:
+def test_files_that_do_not_fit_their_class_are_refused(folder: Path, text: str, message: str) -> None:
     (folder / "a.sql").write_text(text)
     with pytest.raises(QueryError, match=message):
 

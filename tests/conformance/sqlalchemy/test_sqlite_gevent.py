@@ -20,7 +20,7 @@ from gevent import monkey
 monkey.patch_all()
 import sys
 import gevent
-from tests.greenlets import Pulse
+from tests.greenlets import ProgressMeter
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 
@@ -50,7 +50,7 @@ else:
     sys.stdin.readline()
     transactions = {"write": lambda: database.write, "change_schema": database.change_schema}
     waits = [lambda: refused(transactions[kind]())] * 3
-pulse = Pulse()
+pulse = ProgressMeter()
 gevent.joinall([gevent.spawn(wait) for wait in waits], raise_error=True)
 print(pulse.share())
 """

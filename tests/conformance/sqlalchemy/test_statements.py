@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many statements SQLite runs for an operation, and how many steps they take, do not depend on sizes."""
+"""The number of SQLite's statements for an operation, and of their steps, do not depend on sizes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_read_in_the_steady_state_writes_nothing(database: Database, orders: Q
 def test_positions_are_one_statement_that_takes_as_many_steps_at_any_size(
     database: Database, store: SqlMessageStore
 ) -> None:
-    """Whatever is free, claimed, delayed, or has expired and is not removed yet."""
+    """Beside any number of messages that are free, claimed, delayed, or expired and not removed yet."""
     steps = []
     for size in (300, 3000):
         queue_clients = [QueueClient(store) for _ in range(5)]

@@ -34,7 +34,7 @@ def sweep_clean(orders: QueueClient, limit: int = 100) -> int:
     return rounds
 
 
-def test_every_table_is_empty_in_the_end(database: Database, store: SqlMessageStore) -> None:
+def test_sweeps_empty_every_table(database: Database, store: SqlMessageStore) -> None:
     orders = QueueClient(store)
     for n in range(60):
         other = QueueClient(store, orders.clock)
@@ -99,10 +99,10 @@ def test_a_sweep_continues_where_the_last_one_stopped(
     assert removed == [10] * 7
 
 
-def test_a_segment_that_was_purged_meanwhile_is_left_alone(
+def test_a_segment_that_is_purged_during_the_sweep_is_left_alone(
     database: Database, store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is purged after the sweep found it and before the sweep can write. Then the counters are of a new segment."""
+    """It is purged after the sweep found it and before the sweep writes. Then the counters belong to a new segment."""
     orders = QueueClient(store)
     orders.post(*["x"] * 10, ttl=60)
     orders.clock.advance(60)

@@ -107,7 +107,7 @@ def other_program(database: Database, *begin: str) -> Iterator[None]:
 
 
 def refuse(orders: QueueClient) -> float:
-    """Post, which must be refused. Return after how many seconds it was."""
+    """Post, which must be refused. Returns after how many seconds it was."""
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
         orders.post("refused")
@@ -200,7 +200,7 @@ def test_an_error_in_a_transaction_releases_the_turn(
 
 
 def test_processes_that_write_without_a_pause_share_the_turns(orders: QueueClient, uri: str) -> None:
-    """Without the lock file some of them would get one turn in several seconds."""
+    """Without the lock file some processes would get one turn in several seconds."""
     writers = 4
     gate = spawn.Barrier(writers)
     pipes, processes = [], []

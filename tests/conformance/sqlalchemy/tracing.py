@@ -16,7 +16,7 @@ TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "PRAGMA")
 
 @contextmanager
 def traced(database: Database) -> Iterator[list[str]]:
-    """The statements that run inside the context, in order, with values. Nobody else may use the database."""
+    """The statements that run inside the context, in order, with values. No other thread may use the database."""
     seen: list[str] = []
 
     def begin(connection: Any, _: object) -> None:
@@ -32,7 +32,7 @@ def traced(database: Database) -> Iterator[list[str]]:
 
 
 def work_of(statements: list[str]) -> list[str]:
-    """Without the statements that begin and end transactions."""
+    """The statements without those that begin and end transactions."""
     return [statement for statement in statements if not statement.startswith(TRANSACTION_CONTROL)]
 
 
@@ -41,7 +41,7 @@ def commits_of(statements: list[str]) -> int:
 
 
 def steps_of(database: Database, operation: Callable[[], object]) -> int:
-    """How many instructions of SQLite's virtual machine run: a measure of how many rows and index entries it reads."""
+    """The number of instructions of SQLite's virtual machine, a measure of the rows and index entries that it reads."""
     steps = 0
 
     def count() -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An operation looks at as many index keys and documents beside few messages as beside many.
 
-Counted by the server rather than timed, so that a busy machine makes no difference.
+The server counts them, so a busy machine makes no difference.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from zaqar.storage.mongodb.documents import SLOTS
 from zaqar.storage.mongodb.store import MongoMessageStore
 
 FEW, MANY = 128, int(os.environ.get("ZAQAR_FLAT_MESSAGES", "8192"))
-"""Multiples of 64, where posts tidy up, so that the next ones do not."""
+"""Multiples of 64: a post with such a number tidies up, so the next posts do not."""
 
 AT_ONCE = 1024
 SLACK = SLOTS + 12
-"""Keys and documents: the counts of a queue lie in up to ``SLOTS`` documents, chosen at random as it is used;
+"""Keys and documents: the counts of a queue lie in up to ``SLOTS`` documents, which its use chooses at random;
 the rest is how far a scan reads on, and what the server does besides.
 """
 
 
 @dataclass
 class Meter:
-    """A store on a server of its own, and what that looks at."""
+    """A store on a server of its own, and the counts of keys and documents that the server examines."""
 
     store: MongoMessageStore
     client: pymongo.MongoClient[dict[str, Any]]
@@ -41,7 +41,7 @@ class Meter:
         return seen["scanned"], seen["scannedObjects"]
 
     def examined(self, operation: Callable[[], object]) -> tuple[int, int]:
-        """Index keys, and documents."""
+        """The index keys and the documents that the server examines for an operation."""
         keys, documents = self._examined()
         operation()
         more_keys, more_documents = self._examined()
@@ -68,7 +68,7 @@ def fill(orders: QueueClient, state: str, size: int) -> None:
         orders.clock.advance(60)
 
 
-def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
+def one_of_each_operation(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "post", lambda: orders.post("new", "new too", "the last")
     yield "list", lambda: orders.listing(limit=2)
     yield "list all kinds", lambda: orders.listing(limit=2, claimed=True, delayed=True)
@@ -90,16 +90,16 @@ def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
-def test_the_size_of_the_queue_does_not_matter(meter: Meter, state: str) -> None:
+def test_an_operation_examines_as_much_at_any_size_of_the_queue(meter: Meter, state: str) -> None:
     seen: list[dict[str, tuple[int, int]]] = []
     for size in (FEW, MANY):
         orders = QueueClient(meter.store)
         fill(orders, state, size)
-        # Whoever comes first passes what lies in the way, and sees that the next does not; in bounded time each.
+        # The first caller passes over these messages, and later callers do not meet them. Each call does bounded work.
         for _ in range(8):
-            for _, operation in a_round(orders):
+            for _, operation in one_of_each_operation(orders):
                 operation()
-        seen.append({name: meter.examined(operation) for name, operation in a_round(orders)})
+        seen.append({name: meter.examined(operation) for name, operation in one_of_each_operation(orders)})
     few, many = seen
     for name in few:
         for beside_few, beside_many in zip(few[name], many[name], strict=True):

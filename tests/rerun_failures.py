@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs pytest, and the tests that failed once more, alone: ``python -m tests.again OPTIONS PATHS``.
+"""Runs pytest, and runs the failed tests once more, alone: ``python -m tests.rerun_failures OPTIONS PATHS``.
 
 A busy machine can hold up processes for seconds. The second run has new fixtures and servers. Its output begins with a
 line for each test, so that none is overlooked: each is a fault to be found, in the test or in the code.

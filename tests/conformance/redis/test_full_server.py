@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Redis that has no memory left (``maxmemory``, ``noeviction``): what adds is refused, what frees memory works."""
+"""A Redis without free memory (``maxmemory``, ``noeviction``): operations that add data are refused, others work."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_deliveries_are_sent_and_settled_in_a_full_server(store: MessageStore, f
 
 
 def test_nodes_are_renewed_and_condemned_in_a_full_server(own_redis: servers.Redis, fill: Callable[[], None]) -> None:
-    """Or all connections would lose their subscriptions when the server is full."""
+    """Otherwise all connections would lose their subscriptions when the server is full."""
     management = RedisManagementStore.from_settings({"uri": own_redis.uri})
     store = management.nodes
     one, other = (Node(id_, "m", "h", 1, "/s", 1000.0, b"k") for id_ in ("one", "other"))

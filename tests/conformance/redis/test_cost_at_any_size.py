@@ -14,7 +14,7 @@ from tests.conformance.queue_client import QueueClient
 from tests.conformance.redis.conftest import OpenStore
 
 FEW, MANY = 128, 20_480
-"""Multiples of 64, where posts tidy up, so that the next ones do not."""
+"""Multiples of 64: a post with such a number tidies up, so the next posts do not."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def commands_of(client: redis.Redis, operation: Callable[[], object]) -> dict[st
     return {name: count for name, count in counts.items() if name not in ("config", "info")}
 
 
-def a_round(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
+def one_of_each_operation(orders: QueueClient) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "post", lambda: orders.post("new", "new too")
     yield "list", lambda: orders.listing(limit=2)
     yield "list all kinds", lambda: orders.listing(limit=2, claimed=True, delayed=True)
@@ -72,9 +72,9 @@ def test_an_operation_runs_the_same_commands_whatever_the_size_of_the_queue(
     for size in (FEW, MANY):
         orders = QueueClient(store)
         fill(orders, state, size)
-        for _, operation in a_round(orders):
-            operation()  # loads the scripts, and lowers the bounds of timers where that is due
-        seen.append({name: commands_of(client, operation) for name, operation in a_round(orders)})
+        for _, operation in one_of_each_operation(orders):
+            operation()  # loads the scripts, and lowers the bounds of timers that are due
+        seen.append({name: commands_of(client, operation) for name, operation in one_of_each_operation(orders)})
         assert all(counts["evalsha"] == 1 for counts in seen[-1].values())
         orders.drop()
     assert seen[0] == seen[1]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An operation on PostgreSQL touches about as many pages beside many messages as beside few, of any state.
 
-Pages of tables and indexes are what the server itself counts, so that nothing depends on how busy the machine is.
+The server itself counts the pages of tables and indexes, so a busy machine makes no difference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUNS_WITH = "postgresql"
 FEW, MANY = 100, 20_000
 TIMES = 20
 MORE = 10
-"""Pages: the indexes are higher by a level or two, and statistics go into them several times."""
+"""Additional pages: the indexes are higher by a level or two, and statistics are written to them several times."""
 
 _TOUCHED = (
     "SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)"
@@ -49,14 +49,14 @@ def store(address: str) -> Iterator[MessageStore]:
 @pytest.fixture
 def watcher(address: str) -> Iterator[Any]:
     with psycopg.connect(address, autocommit=True) as connection:
-        # It tidies up when it is told to, not in the middle of a count.
+        # PostgreSQL vacuums when the test says so, not in the middle of a count.
         for table in ("messages", "claims", "fences", "tallies"):
             connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         yield connection
 
 
 def pages_of(watcher: Any, store: SqlMessageStore, operation: Callable[[], object]) -> float:
-    """The mean of some calls; the server adds a connection's counts to the sum when it ends, if not before."""
+    """The mean of some calls. The server adds the counts of a connection to the sum when it ends, if not before."""
 
     def touched() -> int:
         store._database.close()
@@ -72,7 +72,7 @@ def pages_of(watcher: Any, store: SqlMessageStore, operation: Callable[[], objec
 
 
 def vacuum(address: str) -> None:
-    """What autovacuum does by itself. On a connection that ends, as what it touched is counted then."""
+    """Do the work of autovacuum. On a connection that ends, so that the server counts the touched pages."""
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute("VACUUM messages, claims, fences, tallies")
 
@@ -104,17 +104,19 @@ def operations_of(orders: QueueClient) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "expired"])
-def test_it_touches_as_many_pages_at_any_size(address: str, store: SqlMessageStore, watcher: Any, state: str) -> None:
+def test_an_operation_touches_as_many_pages_at_any_size(
+    address: str, store: SqlMessageStore, watcher: Any, state: str
+) -> None:
     fill(
         QueueClient(store), "ready", MANY
-    )  # somebody else's: in a table of a few rows any index is as good as the right one
+    )  # of another queue: in a table of a few rows any index is as good as the right one
     touched: list[dict[str, float]] = []
     for size in (FEW, MANY):
         orders = QueueClient(store)
         fill(orders, state, size)
         orders.post(*["x"] * 4 * TIMES)
         operations = operations_of(orders)
-        # The first ones remove what has expired or move the place where scans begin.
+        # The first calls remove expired messages or move the number at which scans begin.
         for operation in operations.values():
             for _ in range(10):
                 operation()

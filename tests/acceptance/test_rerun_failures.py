@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.again import MAX_TESTS
+from tests.rerun_failures import MAX_TESTS
 
 TOY = """
 import pathlib
@@ -45,7 +45,7 @@ def test_a_failed_test_is_run_once_more(tmp_path: Path, names: list[str], body: 
         "    for item in items:\n"
         "        item.add_marker(pytest.mark.xdist_group('toys'))\n"
     )
-    command = [sys.executable, "-m", "tests.again", "-q", "-n", "1", "--dist", "loadgroup", "."]
+    command = [sys.executable, "-m", "tests.rerun_failures", "-q", "-n", "1", "--dist", "loadgroup", "."]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path, env=environment
