@@ -32,7 +32,7 @@ from zaqar.transport.websocket.session import Session
 NOW = 1_893_456_000.0
 """2030-01-01T00:00:00Z."""
 
-# The examples of pools make a store, whose migrations nobody needs to read.
+# The examples of pools make a store, whose log of migrations is of no use here.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 OTHER_CLIENT = "98e1f4a6-2b9e-11e3-b191-71861300734d"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sphinx directives that write pages from what the service itself works with, so that they cannot fall behind it.
+"""Sphinx directives that make pages from the tables of the service, so that they cannot become out of date.
 
 ``.. api-operations::`` renders the OpenAPI document, ``.. api-schemas::`` the objects it refers to,
 ``.. policy-rules::`` the policy rules with their defaults and ``.. policy-endpoints::`` the rules of each endpoint.
@@ -101,7 +101,7 @@ def bounds_of(schema: Json) -> str:
 
 
 def fields_of(schema: Json, path: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Name, type, bounds and meaning of each member, those of nested objects by their path."""
+    """Name, type, bounds and meaning of each member. Members of nested objects are named by their path."""
     required = schema.get("required", ())
     for name, member in schema.get("properties", {}).items():
         full = f"{path}{name}"
@@ -219,7 +219,7 @@ def policy_endpoints() -> Iterator[str]:
 
     def cells(endpoint: tuple[str, str], summary: str) -> tuple[str, str, str, str]:
         asked = rules.get(endpoint, [])
-        # KeyError if an endpoint asks no rule and nobody has said why.
+        # KeyError if an endpoint checks no rule and the table does not give the reason.
         names = " and ".join(literal(rule.name) for rule in asked) if asked else f"none: {endpoints.OPEN[endpoint]}"
         return literal(" ".join(endpoint)), as_rst(summary), names, rule_default(asked[0]) if asked else "everybody"
 

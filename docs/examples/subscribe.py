@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what is posted to a queue, as the README has it. Needs ``pip install websockets``."""
+"""Prints messages as they are posted to a queue, as in the README. Needs ``pip install websockets``."""
 
 import json
 import uuid
