@@ -186,8 +186,8 @@ _ENOUGH = 4 * 1024**3
 def new_folder(name: str) -> Path:
     """A folder in memory, if there is room: data that a process wrote there stays when the process is killed.
 
-    Syncing files is most of what the suite waits for otherwise. It is not below pytest's folder, which only its owner
-    may enter, as PostgreSQL runs as somebody else than root.
+    Without it the suite would mostly wait for files to be synced. It is not below pytest's folder, which only its owner
+    may enter, because PostgreSQL runs as a user other than root.
     """
     in_memory = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH
     folder = Path(tempfile.mkdtemp(prefix=f"zaqar-tests-{name}-", dir=_MEMORY if in_memory else None))

@@ -174,7 +174,7 @@ def report(outcome: Run, seconds: float) -> None:
     )
 
 
-# -- the judgement finds what it is for -------------------------------------------------------------------------------
+# -- the checks find faults -------------------------------------------------------------------------------------------
 
 
 def id_of(number: int) -> str:

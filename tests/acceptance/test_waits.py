@@ -165,7 +165,7 @@ def bodies(answer: tuple[http.client.HTTPResponse, Any]) -> list[Any]:
     return [message["body"] for message in document["messages"]] if document else []
 
 
-# -- who waits, and who does not ---------------------------------------------------------------------------------------
+# -- requests that may wait --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
@@ -217,7 +217,7 @@ def all_threads_but_one_wait(server: Server, name: str) -> None:
     assert [(each.status, each.getheader("Retry-After")) for each in answers] == [(204, None)] * (THREADS - 1)
 
 
-# -- clients that go away ----------------------------------------------------------------------------------------------
+# -- clients that disconnect -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])

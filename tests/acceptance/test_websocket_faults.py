@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications to WebSocket connections while processes are killed: in order, complete, and gone with the connection.
+"""Notifications to WebSocket connections while processes are killed: complete, in order, and removed afterwards.
 
 One of two WebSocket processes is among the killed processes. The tests of one store share a run: the leases of dead
-processes end while those of the next store are made.
+processes expire while the next store is tested.
 """
 
 from __future__ import annotations

@@ -459,7 +459,7 @@ def test_a_client_that_disconnects_in_the_middle_of_a_frame_stores_nothing(
         connection.frames()
 
 
-# -- what is unusual but right ---------------------------------------------------------------------------------------
+# -- unusual but valid -----------------------------------------------------------------------------------------------
 
 
 def test_a_request_in_tiny_fragments_with_pings_in_between_is_read(target: Target, project: str) -> None:
@@ -625,7 +625,7 @@ def test_unauthenticated_connections_at_the_port_of_notifiers_are_limited(target
         assert target.process.open_files() < before + 150
 
 
-# -- many, and slow ----------------------------------------------------------------------------------------------------
+# -- many clients, and slow ones ---------------------------------------------------------------------------------------
 
 
 def test_a_client_that_sends_only_pings_and_reads_nothing_is_closed(target: Target, project: str) -> None:

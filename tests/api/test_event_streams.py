@@ -395,7 +395,7 @@ def test_claimed_messages_are_sent_too(api: StreamingApi) -> None:
         assert reader.bodies(1) == [1]
 
 
-# -- bounds ------------------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
 def test_large_messages_are_sent_in_small_batches(

@@ -69,7 +69,7 @@ def assert_unauthorized(result: testing.Result, keystone: Keystone) -> None:
     assert result.headers["X-OpenStack-Request-ID"].startswith("req-")
 
 
-# -- who gets in -------------------------------------------------------------------------------------------------------
+# -- admission ---------------------------------------------------------------------------------------------------------
 
 
 PATHS = ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/asyncapi.json", "/v2/health", "/nothing", "//"]
@@ -349,7 +349,7 @@ def test_an_expired_token_is_refused_unless_a_service_token_comes_with_it(tmp_pa
         keystone.stop()
 
 
-# -- headers that lie --------------------------------------------------------------------------------------------------
+# -- forged headers ----------------------------------------------------------------------------------------------------
 
 LIES = {
     **{f"X_{name}": "admin" for name in ("Roles", "Role", "User", "User_Name", "Tenant", "Tenant_Name")},
@@ -384,7 +384,7 @@ def test_headers_cannot_change_the_identity_of_a_caller(
     assert api.status("/", **lies) == 300
 
 
-# -- what needs no token -----------------------------------------------------------------------------------------------
+# -- requests without a token ------------------------------------------------------------------------------------------
 
 
 def test_only_the_versions_and_the_confirmation_page_are_open(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
@@ -615,7 +615,7 @@ def slow_answers(api: AuthenticatedApi) -> threading.Event:
     return may_answer
 
 
-# -- our own account ---------------------------------------------------------------------------------------------------
+# -- the service's own account -----------------------------------------------------------------------------------------
 
 
 def test_health_reports_the_state_of_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:

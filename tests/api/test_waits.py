@@ -247,7 +247,7 @@ def test_links_repeat_the_wait(api: Api, clients: Clients) -> None:
     assert "wait" not in api.get("/v2/queues/q/messages?echo=true").json["links"][0]["href"]
 
 
-# -- who gets what ----------------------------------------------------------------------------------------------------
+# -- distribution of messages -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("method", "path"), [CLAIM, POP], ids=["claim", "pop"])
@@ -418,7 +418,7 @@ def test_a_thread_waits_for_five_seconds_at_most(api: Api, monkeypatch: pytest.M
     assert 0.1 <= time.monotonic() - began < LONG
 
 
-# -- clients that go away ---------------------------------------------------------------------------------------------
+# -- clients that disconnect ------------------------------------------------------------------------------------------
 
 
 @ALL
@@ -478,7 +478,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
     assert api.counts("q") == (0, 1, 1)
 
 
-# -- with stages, and with messages that cannot be read ---------------------------------------------------------------
+# -- stages, and unreadable messages ----------------------------------------------------------------------------------
 
 
 class Recorder(Stage):

@@ -57,11 +57,10 @@ def plain(document: Any) -> Any:
 class Row:
     """One operation as either transport spells it.
 
-    ``status`` is that of HTTP, and of the frame unless ``status_in_frame`` is set. ``renamed`` maps what
-    HTTP's error text may begin with to what the frame's begins with. With ``same_text`` false only the field that the
-    text names is compared.
-    ``view`` and ``view_of_frame`` make of an answer what is the same in both. ``changes``: whether it may change
-    anything; a refused operation never does.
+    ``status`` is that of HTTP, and of the frame unless ``status_in_frame`` is set. ``renamed`` maps the first words of
+    HTTP's error text to those of the frame's text. With ``same_text`` false only the field that the text names is
+    compared. ``view`` and ``view_of_frame`` reduce the answers to the parts that must be equal. ``changes``: whether
+    the operation may change anything; a refused operation never does.
     """
 
     action: str

@@ -114,7 +114,7 @@ def test_a_number_that_was_not_given_out_yet_is_held_back(store: MongoMessageSto
     assert is_held(SubscriptionBacklog(notifier), 1)
 
 
-# -- however many there are -------------------------------------------------------------------------------------------
+# -- cost at any size -------------------------------------------------------------------------------------------------
 
 
 def fill(meter: Meter, backlog: SubscriptionBacklog, count: int, change: Callable[[Delivery], Delivery]) -> None:
