@@ -100,9 +100,10 @@ DELETE admin   admin   204 204 -             /v2/flavors/{flavor}
 
 ``anybody`` needs no token; ``token`` needs a valid one, of any scope; ``tenant`` needs one for a project, with any
 role; ``tenant+`` needs that, or one for the whole deployment; ``admin`` needs the role admin, for a project or the
-whole deployment. ``strict`` is the role that ``policy-strict.yaml.sample`` requires. ``own`` is the status if the resource
-in the path exists in the caller's project, and ``foreign`` the status if it exists in another project, which is the same
-as if it did not exist. ``signed for`` is the collection that a pre-signed URL has to name; ``{id}`` is a delivery's id.
+whole deployment. ``strict`` is the role that ``policy-strict.yaml.sample`` requires. ``own`` is the status if the
+resource in the path exists in the caller's project, and ``foreign`` the status if it exists in another project, which
+is the same as if it did not exist. ``signed for`` is the collection that a pre-signed URL has to name; ``{id}`` is a
+delivery's id.
 """
 
 CALLERS = """
