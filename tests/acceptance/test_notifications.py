@@ -139,7 +139,7 @@ class Poster(threading.Thread):
     def finish(self) -> None:
         self._finishing.set()
         self.join(PATIENCE)
-        assert not self.is_alive(), "the service takes no posts"
+        assert not self.is_alive(), "the service accepts no posts"
 
 
 def subscribe(server: Server, queue: str, sink: Sink) -> str:

@@ -185,7 +185,7 @@ def test_a_wrong_password_of_the_service_does_not_end_a_trust(
     ):
         with pytest.raises(KeystoneUnavailable):
             call()
-    assert caplog.text.count("does not accept the service user") == 1, "who asks often does not fill the log"
+    assert caplog.text.count("does not accept the service user") == 1, "frequent requests do not fill the log"
     assert "wrong" not in caplog.text
 
 

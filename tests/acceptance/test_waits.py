@@ -369,7 +369,7 @@ def test_a_reload_or_the_end_answers_all_waiting_requests_at_once(servers: dict[
         wait_until_held(server, 200)
         server.process.send_signal(number)
         assert waiting.end() == [(204, None)] * 200
-        assert time.monotonic() - began < LONG, "they were not answered before their time"
+        assert time.monotonic() - began < LONG, "the requests were answered only at their time-out"
         if number == signal.SIGHUP:
             # The new worker admits waiting requests.
             wait_until(lambda: len(now := children(server.process.pid)) == 1 and now != [before])

@@ -111,7 +111,7 @@ def test_subscriptions_and_deliveries_of_dead_connections_are_removed(runs: Runs
     assert run.tracebacks() == []
     assert watch.undelivered() == ([], [])
     left = watch.stored()
-    print(f"deliveries of {len(left)} dead take space that nobody can reach")
+    print(f"deliveries of {len(left)} dead subscriptions take space that cannot be reached")
     # These were stored while the others were dropped. The sweep removes them with its second look.
     assert not left or watch.stored(later=2 * DROPPED_LIFETIME) == []
 
