@@ -354,7 +354,7 @@ def send_post(client: WebSocket) -> None:
 
 
 def assert_ended_in_time(server: Server) -> None:
-    """It took under 10 seconds: zaqar-server kills a part that takes longer, and says so."""
+    """Assert that the end took under 10 seconds: zaqar-server kills a part that takes longer, and logs it."""
     assert "did not end" not in server.log.read_text()
 
 

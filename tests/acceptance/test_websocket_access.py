@@ -152,7 +152,7 @@ roles claimed by a reader   403           nobody
 member elsewhere            200           foreign
 a claim to be in demo       403           nobody
 """
-"""Who tries each action, what ``authenticate`` answers, and as whom each is served then."""
+"""The callers that try each action, the status of ``authenticate``, and the identity with which each is served."""
 
 
 class Row(NamedTuple):
@@ -409,7 +409,7 @@ def test_every_action_answers_each_caller_as_the_table_says(
 
 
 WRITE = ("no role of ours", "member", "admin")
-"""Of the callers that are served as members of the project, those whose writes are checked too."""
+"""The callers in the project whose writes are checked too."""
 
 SHOW_THE_TEXT = ("queue_get", "topic_get", "message_list", "message_get", "message_get_many", "claim_create")
 SHOW_THE_TEXT += ("message_delete_many", "subscription_list", "subscription_get")

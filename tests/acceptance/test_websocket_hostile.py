@@ -642,7 +642,7 @@ def test_a_client_that_sends_only_pings_and_reads_nothing_is_closed(target: Targ
 
 
 def test_a_client_that_never_reads_is_closed(target: Target, project: str) -> None:
-    """It requests large replies. When the system's buffers are full, the server stops reading, and then closes it."""
+    """The client requests large replies. When the system's buffers are full, the server stops reading, then closes."""
     body = "x" * 200_000
     before = target.process.resident_bytes()
     with target.open() as connection, target.open() as other:
