@@ -124,7 +124,9 @@ class Program:
 
     def start(self) -> None:
         if self.process is not None:
-            self.process.wait(START_SECONDS)  # it was killed; its port and its data are free only when it is gone
+            self.process.wait(
+                START_SECONDS
+            )  # after a kill the port and the data are free only when the process is gone
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -406,7 +408,7 @@ class MongoSet:
         self.members = [_make_mongod("--replSet", "zaqar", "--oplogSize", "64", *options) for _ in range(size)]
         for member in self.members:
             member.start()
-        for member in self.members:  # each has to agree to the set
+        for member in self.members:  # each member has to confirm the set
             member.wait_until(lambda member=member: bool(_ask_mongod(member, "ping")))  # type: ignore[misc]
         hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
         settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}

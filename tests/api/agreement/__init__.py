@@ -31,7 +31,7 @@ from zaqar.transport.websocket.session import Session
 HTTP, JSON, MESSAGEPACK = "HTTP", "JSON frames", "MessagePack frames"
 TRANSPORTS = (HTTP, JSON, MESSAGEPACK)
 ALL_ROLES = {"X-Roles": "boss,admin"}
-"""The caller that fills worlds and looks at them, for services whose policy restricts others."""
+"""The headers of the caller that fills and reads worlds, for services whose policy restricts other callers."""
 
 HOOK = "https://192.0.2.1/hook"
 OPTIONS: dict[str, Any] = {
