@@ -121,7 +121,7 @@ def bodies(result: testing.Result) -> list[Any]:
 
 @ALL
 @pytest.mark.parametrize("kind", ["queues", "topics"])
-def test_a_post_ends_the_wait(api: Api, clients: Clients, method: str, path: str, kind: str) -> None:
+def test_a_post_ends_the_wait_of_a_request(api: Api, clients: Clients, method: str, path: str, kind: str) -> None:
     """The queue need not exist before the wait."""
     if (kind, path) == ("topics", CLAIM[1]):
         return  # Topics have no claims.
@@ -391,7 +391,7 @@ def test_a_drain_answers_all_waiters_and_admits_no_more(api: Api, clients: Clien
 
 
 @pytest.mark.parametrize(("threads", "most"), [(1, 0), (3, 2)])
-def test_a_server_with_a_thread_for_each_request_keeps_one_free(
+def test_a_server_with_a_thread_for_each_request_keeps_one_thread_free(
     api: Api, pool: ThreadPoolExecutor, threads: int, most: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
