@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A clock that stands still until it is told to move."""
+"""A clock that stands still until a test advances it."""
 
 START = 1_700_000_000.0
 

@@ -124,7 +124,9 @@ class Program:
 
     def start(self) -> None:
         if self.process is not None:
-            self.process.wait(START_SECONDS)  # it was killed; its port and its data are free only when it is gone
+            self.process.wait(
+                START_SECONDS
+            )  # after a kill the port and the data are free only when the process is gone
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -186,8 +188,8 @@ _ENOUGH = 4 * 1024**3
 def new_folder(name: str) -> Path:
     """A folder in memory, if there is room: data that a process wrote there stays when the process is killed.
 
-    Syncing files is most of what the suite waits for otherwise. It is not below pytest's folder, which only its owner
-    may enter, as PostgreSQL runs as somebody else than root.
+    Without it the suite would mostly wait for files to be synced. It is not below pytest's folder, which only its owner
+    may enter, because PostgreSQL runs as a user other than root.
     """
     in_memory = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH
     folder = Path(tempfile.mkdtemp(prefix=f"zaqar-tests-{name}-", dir=_MEMORY if in_memory else None))
@@ -406,7 +408,7 @@ class MongoSet:
         self.members = [_make_mongod("--replSet", "zaqar", "--oplogSize", "64", *options) for _ in range(size)]
         for member in self.members:
             member.start()
-        for member in self.members:  # each has to agree to the set
+        for member in self.members:  # each member has to confirm the set
             member.wait_until(lambda member=member: bool(_ask_mongod(member, "ping")))  # type: ignore[misc]
         hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
         settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}

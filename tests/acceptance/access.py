@@ -154,7 +154,7 @@ class Target:
         self._service = service
         name = f"n{uuid.uuid4().hex}"
         self.text = f"text-{name}"
-        """It occurs in every answer that shows the contents of the target, and in no other answer."""
+        """A text in every answer that shows the contents of the target, and in no other answer."""
         self.folder = service.folder
         self.names = dict.fromkeys(("queue", "topic", "pool", "flavor"), name)
         self.names |= {"message": "-", "claim": "-", "subscription": "-", "id": "-"}

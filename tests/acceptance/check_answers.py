@@ -20,7 +20,7 @@ def wait_for_progress(clients: WorkingClients, pause: float = 0.5) -> None:
     before = len(clients.recorder.deleted)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(clients.recorder.deleted) < before + LEAST_BETWEEN:
-        assert time.monotonic() < deadline, "the service does not come back"
+        assert time.monotonic() < deadline, "the service does not recover"
         time.sleep(0.05)
 
 
@@ -28,7 +28,7 @@ def check_all_answers(clients: WorkingClients) -> None:
     """Compare the answers that the clients got with the messages that are there now."""
     recorder = clients.recorder
     assert recorder.wrong_answers == []
-    assert recorder.lost_answers, "nobody was disturbed"
+    assert recorder.lost_answers, "no request was interrupted"
     left = {queue: list(clients.all_messages(queue)) for queue in ("work", "news", "once")}
     for queue, messages in left.items():
         bodies = [message["body"] for message in messages]

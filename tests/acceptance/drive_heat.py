@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in the virtual environment of Heat: its resources and its event sink, as published, against a service.
+"""Runs in the virtual environment of Heat: its published resources and its event sink use a service.
 
-Reads a JSON object from standard input (account, queue, subscriber, Mistral's URL) and writes one with what Heat saw.
+Reads a JSON object from standard input (account, queue, subscriber, Mistral's URL), and writes one with the results
+that Heat got.
 
-The resources are driven without an engine: what a stack gives them (properties, names, places to keep data) is put in
-by hand, what goes to the service is Heat's own: the context, the session, the client plug-in, the resource.
+The resources run without an engine: this program supplies what a stack would (properties, names, storage for data).
+The code that talks to the service is Heat's own: the context, the session, the client plug-in, the resource.
 """
 
 from __future__ import annotations

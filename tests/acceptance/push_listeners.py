@@ -51,8 +51,8 @@ class Connection:
 class Listeners:
     """``count`` connections at a time, all subscribed to one queue. ``connections`` has all of them, closed ones too.
 
-    With ``returning`` one that is closed is followed by another one; ``begun`` gives the number of the next message
-    that is going to be posted.
+    With ``returning`` each closed connection is followed by another one. ``begun`` returns the number of the next
+    message that will be posted.
     """
 
     def __init__(

@@ -170,7 +170,7 @@ def wait_until(condition: Callable[[], T], *, seconds: float = START_SECONDS, ev
     """Wait until the condition is true. Returns its value, or fails if that takes too long."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(every)
     return found
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access to each endpoint: one table, and callers of every kind, against the application behind a real Keystone.
 
-Each answer has to be the one that the tables say, and so has what is stored: a request that is refused writes nothing,
-and one of another project leaves everything alone that is not its own.
+The answers and the stored data have to be as the tables say: a refused request writes nothing, and a request of
+another project changes only data of that project.
 """
 
 from __future__ import annotations
@@ -98,15 +98,16 @@ DELETE admin   admin   204 204 -             /v2/flavors/{flavor}
 """
 """The rules of the policy. All other callers are refused, and no other method of these paths is served.
 
-``anybody`` needs no token; ``token`` takes a valid one, for whatever; ``tenant`` takes one for a project, with any
-role; ``tenant+`` takes that, or one of the whole deployment; ``admin`` takes the role admin, for a project or the
-whole deployment. ``strict`` is the role that it takes with ``policy-strict.yaml.sample``. ``own`` is the answer if what
-the path names is there, in the caller's project, and ``foreign`` that if it is there in another project: the same as if
-it were nowhere. ``signed for`` is the collection that a pre-signed URL has to be about; ``{id}`` is that of a delivery.
+``anybody`` needs no token; ``token`` needs a valid one, of any scope; ``tenant`` needs one for a project, with any
+role; ``tenant+`` needs that, or one for the whole deployment; ``admin`` needs the role admin, for a project or the
+whole deployment. ``strict`` is the role that ``policy-strict.yaml.sample`` requires. ``own`` is the status if the
+resource in the path exists in the caller's project, and ``foreign`` the status if it exists in another project, which
+is the same as if it did not exist. ``signed for`` is the collection that a pre-signed URL has to name; ``{id}`` is a
+delivery's id.
 """
 
 CALLERS = """
-# nobody: 401 wherever a token is needed
+# no identity: 401 wherever a token is needed
 no token                    401
 an empty token              401
 blanks                      401
@@ -127,7 +128,7 @@ a service token alone       401
 a bad service token         401
 a user as a service         401
 rules for other paths       401
-# somebody, but in no project: 403
+# an identity without a project: 403
 unscoped                    403
 of a domain                 403
 of the system               admin of the system
@@ -525,7 +526,7 @@ AROUND = (
     "/v2%2fqueues", "/v2/queues/", "/v2/queues;x", "/v2/queues/%2e%2e/pools", "/v2/ping/", "/v2/ping;x", "/v2/%70ing",
     "/v2/health/", "/v1/queues", "/v1.1/queues", "/v2.0/queues", "/ping", "/health", "/healthcheck", "/metrics",
 )  # fmt: skip
-"""Targets that are near to those that are open, or to what they protect."""
+"""Targets that are similar to open ones, or to protected ones."""
 
 
 def test_paths_similar_to_open_ones_are_not_open(service: Service, targets: dict[str, Target]) -> None:

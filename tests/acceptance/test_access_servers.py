@@ -39,7 +39,7 @@ message_encryption_key = {ENCRYPTION_KEY}
 """
 QUEUE = "/v2/queues/secret"
 
-# -- what is near to a token that is valid, or to a target that is open: (target, headers) -----------------------------
+# -- variants of valid tokens and of open targets: (target, headers) ---------------------------------------------------
 
 TARGETS = (
     "//", "///", "/./", "/../", "/.", "/..", "/%2e", "/%2f", "/%2F%2F", "/;x", "/;/v2/queues", "/%00", "/%0d%0aX:x",

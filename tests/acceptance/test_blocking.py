@@ -179,4 +179,4 @@ def test_a_store_that_does_not_answer_does_not_delay_requests_for_other_stores(
                 break
             # The machine stood still, perhaps for longer than a driver waits.
     assert seen.answers > control * LEAST_SHARE, f"{control} answers before"
-    assert seen.early < AT_ONCE, "nobody was waiting for the store meanwhile"
+    assert seen.early < AT_ONCE, "no request was waiting for the store"

@@ -112,7 +112,7 @@ def test_openstacksdk_of_another_project_sees_nothing(cloud: Cloud, member: str)
 
 
 def test_openstacksdk_raises_an_error_when_its_user_is_disabled(cloud: Cloud) -> None:
-    """It has a token, so it logs in again only because the service refuses that token. Keystone refuses the login."""
+    """The client logs in again only because the service refuses its token. Keystone refuses the login."""
     user = cloud.new_user("member")
     with connect(cloud, user) as connection:
         assert connection.auth_token

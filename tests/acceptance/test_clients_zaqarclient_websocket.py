@@ -239,7 +239,7 @@ def test_errors_name_the_wrong_field(call: Connection) -> None:
     assert call("queue_list") == {"queues": []}
 
 
-# -- what is above the transport ---------------------------------------------------------------------------------------
+# -- the client above the transport ------------------------------------------------------------------------------------
 
 
 def test_the_list_functions_of_the_client_work(service: Service) -> None:
@@ -273,7 +273,7 @@ class Client(zaqarclient.Client):  # type: ignore[misc]
         return self._made[-1]
 
 
-# -- who it is ---------------------------------------------------------------------------------------------------------
+# -- identity ----------------------------------------------------------------------------------------------------------
 
 
 def test_with_keystone_a_wrong_token_or_project_is_refused(service: Service, login: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of the service are killed while clients post, claim and delete: every answer holds."""
+"""The processes of the service are killed while clients post, claim and delete: no answer becomes untrue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.acceptance.server import HTTP_COMMAND, kill, running, start
 from tests.acceptance.working_clients import WorkingClients
 
 KILLS = int(os.environ.get("ZAQAR_CRASH_KILLS", "4"))
-"""How many times processes are killed."""
+"""The number of kills."""
 
 
 @dataclass(frozen=True)

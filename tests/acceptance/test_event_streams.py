@@ -60,7 +60,7 @@ class Curl:
         return list(Parser().feed(self._output.read_bytes()))
 
     def find_events(self) -> list[ServerEvent]:
-        """The events in the file. None if the service refused the request."""
+        """The events in the file; None if the service refused the request."""
         return self.events if self._output.read_bytes().startswith(b"retry: ") else []
 
     def count_messages(self) -> int:

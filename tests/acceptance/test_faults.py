@@ -73,10 +73,10 @@ def test_while_a_store_is_away_requests_are_503_soon_and_the_service_recovers(
         restore(backend, backend_server, how)
     wait_until_healed(server)
     log = server.log.read_text()[logged_before:]
-    assert "Traceback" not in log, "one for each request that was refused"
+    assert "Traceback" not in log, "one line for each refused request"
     processes = [line.split()[2] for line in log.splitlines() if "is not available: " in line]
-    assert processes, "the log does not tell of the outage"
-    assert len(set(processes)) == len(processes), "more than once in a process"
+    assert processes, "the log does not report the outage"
+    assert len(set(processes)) == len(processes), "logged more than once in a process"
 
 
 def wait_until_healed(server: Server) -> None:
@@ -86,7 +86,7 @@ def wait_until_healed(server: Server) -> None:
     while healed < 5:
         answers = ask(server, "POST", "/v2/queues/known/messages", POST)[0], ask(server, "GET", "/v2/ping")[0]
         healed = healed + 1 if answers == (201, 204) else 0
-        assert time.monotonic() < deadline, "the service does not heal"
+        assert time.monotonic() < deadline, "the service does not recover"
         time.sleep(0.1)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes that no honest client sends, over raw sockets, against both servers that ``zaqar-server`` can run.
 
-Each input is answered with a 4xx or by closing the connection, never with a 5xx, and never by hanging; nothing
-of it is stored; and the next request of somebody else is served. All the time a handful of clients hold requests open
-that they never finish.
+Each input is answered with a 4xx or by closing the connection, never with a 5xx, and never by hanging. Nothing
+of it is stored, and the next request of another client is served. All the time some clients hold requests open that
+they never finish.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def test_no_request_can_be_smuggled_with_two_framings(service: Server, project: 
     assert raw_http.bodies(service, project) == []
 
 
-# -- where the service is ----------------------------------------------------------------------------------------------
+# -- mount path --------------------------------------------------------------------------------------------------------
 
 
 FROM_A_PROXY = [
@@ -367,7 +367,7 @@ def test_a_path_outside_the_api_is_refused(service: Server, project: str, path: 
     assert_refused(conversation)
 
 
-# -- what is unusual but right -----------------------------------------------------------------------------------------
+# -- unusual but valid -------------------------------------------------------------------------------------------------
 
 
 def test_pipelined_requests_are_answered_in_order(service: Server, project: str) -> None:
@@ -410,7 +410,7 @@ def test_the_absolute_form_of_a_target_is_supported(service: Server, project: st
     assert raw_http.bodies(service, project) == ["stored"]
 
 
-# -- to be run last: by then the bound has nearly passed ---------------------------------------------------------------
+# -- to be run last: by then the time limit has nearly passed ----------------------------------------------------------
 
 
 def test_silent_clients_are_disconnected(target: Target) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The certificate of Keystone, and the authority that has signed it, are replaced while callers bring new tokens."""
+"""The certificate of Keystone, and the authority that signed it, are replaced while callers send new tokens."""
 
 from __future__ import annotations
 

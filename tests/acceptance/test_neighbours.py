@@ -2,8 +2,8 @@
 """A project's webhook gets its messages in time, whatever other projects post, subscribe to or delete.
 
 A quiet project has one queue and one subscriber that answers at once. It posts at a steady pace, first alone and then
-beside a neighbour of each kind. What the neighbour costs it is the difference, on the same machine in the same minute.
-The tests of one store share a service, to which the second one adds a notifier.
+beside a neighbour of each kind. The neighbour's cost is the difference, on the same machine in the same minute.
+The tests of one store share a service; the second test adds a notifier to it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def percentile(delays: list[float]) -> float:
     return delays[int(len(delays) * 0.99)]
 
 
-# -- receivers that do not behave --------------------------------------------------------------------------------------
+# -- misbehaving receivers ---------------------------------------------------------------------------------------------
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -85,7 +85,7 @@ class QuietStream:
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuietStream]:
-    """It uses an nginx of its own, which is not reloaded."""
+    """A quiet stream through an nginx of its own, which is not reloaded."""
     http, websocket = f"{service.host}:{service.port}", service.websocket_url.removeprefix("ws://")
     with (
         servers.folder_for("nginx") as folder,
@@ -266,7 +266,7 @@ def test_the_websocket_api_works_through_the_proxy(nginx: Nginx) -> None:
 
 
 def test_a_stream_without_messages_lives_longer_than_the_time_out(quiet: QuietStream) -> None:
-    """It was opened before the other tests."""
+    """The stream was opened before the other tests."""
     deadline = time.monotonic() + STREAM_SECONDS + SECONDS
     while time.monotonic() < quiet.opened + STREAM_SECONDS + 1:
         assert quiet.is_open(), quiet.events

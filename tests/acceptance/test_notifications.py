@@ -2,9 +2,9 @@
 """Notifications on each store: processes are killed, and each subscriber gets each acknowledged message.
 
 One queue has three subscribers: one accepts everything, one answers 500 for a while, and one hangs. Another queue gets
-the same messages at the same time and has one subscriber that accepts everything. The delays of that one are what the
-kills and the machine cost. So the healthy subscriber beside the other two may not have much longer delays, on a busy
-machine as on a quiet one.
+the same messages at the same time and has one subscriber that accepts everything. Its delays
+show the cost of the kills and of the machine. The healthy subscriber beside the other two may not have much longer
+delays, on a busy machine as on a quiet one.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Poster(threading.Thread):
     def finish(self) -> None:
         self._finishing.set()
         self.join(PATIENCE)
-        assert not self.is_alive(), "the service takes no posts"
+        assert not self.is_alive(), "the service accepts no posts"
 
 
 def subscribe(server: Server, queue: str, sink: Sink) -> str:

@@ -113,7 +113,7 @@ def test_the_application_works_below_a_mount_path(tmp_path: Path, command: Any) 
         assert ask(server, "GET", posted["resources"][0])[1]["href"] == posted["resources"][0]
         _follow_as_a_client(server)
         for outside in ("/", "/v2/", MESSAGES, f"{MOUNT}x/v2/ping", f"{MOUNT}v2/ping", f"{MOUNT}{MOUNT}/v2/ping"):
-            # The other servers serve such paths as well, or answer with a 500.
+            # Other servers serve such paths too, or answer with a 500.
             if command is _zaqar_server:
                 assert ask(server, "GET", outside)[0] == 404, outside
         if command is _uwsgi_mounted:

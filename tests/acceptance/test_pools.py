@@ -161,9 +161,9 @@ def test_a_dead_pool_affects_only_its_own_queues(cloud: Cloud) -> None:
     deadline = time.monotonic() + PATIENCE
     posts = f"/v2/queues/{lost}/messages"
     while cloud.ask("POST", posts, {"messages": [{"body": "after", "ttl": 3600}]}).status != 201:
-        assert time.monotonic() < deadline, "the pool does not come back"
+        assert time.monotonic() < deadline, "the pool does not recover"
         time.sleep(0.05)
     while (answer := cloud.ask("GET", f"{posts}?limit=20&echo=true")).status != 200:
-        assert time.monotonic() < deadline, "the pool does not come back"
+        assert time.monotonic() < deadline, "the pool does not recover"
         time.sleep(0.05)
     assert [message["body"] for message in answer.document["messages"]] == ["before", "after"]

@@ -237,7 +237,7 @@ def parts_of(server: Server) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-# -- what it survives --------------------------------------------------------------------------------------------------
+# -- faults that it survives -------------------------------------------------------------------------------------------
 
 
 def test_messages_survive_a_restart(tmp_path: Path) -> None:

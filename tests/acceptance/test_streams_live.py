@@ -145,7 +145,7 @@ def run(service: Service) -> Run:
             while missing(readers.all, left) and time.monotonic() < deadline:
                 time.sleep(0.05)
     assert traffic.recorder.wrong_answers == []
-    assert traffic.recorder.lost_answers, "nobody was disturbed"
+    assert traffic.recorder.lost_answers, "no request was interrupted"
     return Run(readers.all, traffic.posts, left)
 
 
@@ -157,7 +157,7 @@ def test_disconnected_readers_resume_without_a_gap(service_on: Service) -> None:
         check(outcome)
     for reader in outcome.readers:
         assert reader.faults == []
-        assert len(reader.connections) > 1, "it was never cut"
+        assert len(reader.connections) > 1, "the reader was never disconnected"
         assert {event.kind for each in reader.connections for event in each.other} <= {"open", "bye"}
     assert any(is_delayed(body) for body in outcome.left.values())
     report(outcome, time.monotonic() - began)
@@ -174,7 +174,7 @@ def report(outcome: Run, seconds: float) -> None:
     )
 
 
-# -- the judgement finds what it is for -------------------------------------------------------------------------------
+# -- the checks find faults -------------------------------------------------------------------------------------------
 
 
 def id_of(number: int) -> str:

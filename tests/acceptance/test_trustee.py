@@ -185,7 +185,7 @@ def test_a_wrong_password_of_the_service_does_not_end_a_trust(
     ):
         with pytest.raises(KeystoneUnavailable):
             call()
-    assert caplog.text.count("does not accept the service user") == 1, "who asks often does not fill the log"
+    assert caplog.text.count("does not accept the service user") == 1, "frequent requests do not fill the log"
     assert "wrong" not in caplog.text
 
 
@@ -199,7 +199,7 @@ def test_a_wrong_password_is_logged_when_a_user_subscribes(
 
 
 def test_a_changed_password_of_the_service_does_not_end_a_trust(keystone: Keystone, tmp_path: Path) -> None:
-    """Nor for a process of the service that still has a valid token of its own."""
+    """The trust also stays for a process of the service that still has a valid token of its own."""
     keystone_user = keystone.new_user("service", "service")
     trust = keystone.trust(keystone.new_user(), keystone_user)
     own = open_on(tmp_path, keystone.options() + f"username = {keystone_user}\n")

@@ -239,7 +239,7 @@ def test_many_concurrent_subscriptions_with_trusts_all_succeed(cloud: Cloud, sin
     assert len(cloud.trust_ids(user)) == 12
 
 
-# -- who may make or bring a trust -------------------------------------------------------------------------------------
+# -- callers that may make or name a trust -----------------------------------------------------------------------------
 
 
 def test_a_delegated_token_cannot_make_a_trust(cloud: Cloud, sink: Sink) -> None:

@@ -131,7 +131,7 @@ class Slowness(threading.Thread):
         return sum(seconds for seconds in lost if seconds > 0)
 
 
-# -- what the clients noted -------------------------------------------------------------------------------------------
+# -- notes of the clients ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Outcome:
                     yield body, begin, max(first.asked, first.returned - LEEWAY_SECONDS)
 
 
-# -- the judgement ----------------------------------------------------------------------------------------------------
+# -- the checks -------------------------------------------------------------------------------------------------------
 
 
 def no_false_empty_answer(outcome: Outcome) -> None:
@@ -398,7 +398,7 @@ def report(queue: str, outcome: Outcome) -> None:
         print(f"  free to waiting claim: {statistics.median(delays):.0f} ms median, {delays[-1]:.0f} ms most")
 
 
-# -- the judgement finds what it is for -------------------------------------------------------------------------------
+# -- the checks find faults -------------------------------------------------------------------------------------------
 
 
 class Quick(Slowness):

@@ -165,7 +165,7 @@ def bodies(answer: tuple[http.client.HTTPResponse, Any]) -> list[Any]:
     return [message["body"] for message in document["messages"]] if document else []
 
 
-# -- who waits, and who does not ---------------------------------------------------------------------------------------
+# -- requests that may wait --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
@@ -217,7 +217,7 @@ def all_threads_but_one_wait(server: Server, name: str) -> None:
     assert [(each.status, each.getheader("Retry-After")) for each in answers] == [(204, None)] * (THREADS - 1)
 
 
-# -- clients that go away ----------------------------------------------------------------------------------------------
+# -- clients that disconnect -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gunicorn", *WITH_THREADS])
@@ -369,7 +369,7 @@ def test_a_reload_or_the_end_answers_all_waiting_requests_at_once(servers: dict[
         wait_until_held(server, 200)
         server.process.send_signal(number)
         assert waiting.end() == [(204, None)] * 200
-        assert time.monotonic() - began < LONG, "they were not answered before their time"
+        assert time.monotonic() - began < LONG, "the requests were answered only at their time-out"
         if number == signal.SIGHUP:
             # The new worker admits waiting requests.
             wait_until(lambda: len(now := children(server.process.pid)) == 1 and now != [before])

@@ -104,7 +104,7 @@ def alone(folder: Path, config: str = "", *, limit: int | None = None) -> Iterat
         process.wait(PATIENCE)
 
 
-# -- what it serves ----------------------------------------------------------------------------------------------------
+# -- operations --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -158,7 +158,7 @@ def test_both_formats_can_be_mixed_on_one_connection(server: Server) -> None:
             assert client.request("queue_list", form=form).status == 200
 
 
-# -- who may connect ---------------------------------------------------------------------------------------------------
+# -- origins that may connect ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("origin", ["https://ui.example", "own"])
@@ -230,7 +230,7 @@ def test_silent_sockets_and_slow_handshakes_do_not_delay_others(server: Server) 
     assert beside < max(MOST_SECONDS, MOST_TIMES * without)
 
 
-# -- one does not delay another ----------------------------------------------------------------------------------------
+# -- no delay by others ------------------------------------------------------------------------------------------------
 
 
 def timed(call: Callable[[], int], expected: int = 201) -> float:
@@ -354,7 +354,7 @@ def send_post(client: WebSocket) -> None:
 
 
 def assert_ended_in_time(server: Server) -> None:
-    """It took under 10 seconds: zaqar-server kills a part that takes longer, and says so."""
+    """Assert that the end took under 10 seconds: zaqar-server kills a part that takes longer, and logs it."""
     assert "did not end" not in server.log.read_text()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access to each action of the WebSocket API: one table, and callers of every kind, behind a real Keystone.
 
-As in ``test_access.py`` each reply has to be the one that the tables say, and so has what is stored. The sessions run
-in this process, without a network. No reply may hold a token or a signature.
+As in ``test_access.py`` the replies and the stored data have to be as the tables say. The sessions run in this process,
+without a network. No reply may hold a token or a signature.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ flavor_create                      admin   admin   201 201 -
 flavor_update                      admin   admin   200 200 -
 flavor_delete                      admin   admin   204 204 -
 """
-"""What the policy says, as for HTTP. The second column says what the body names, if there is a choice or a name.
+"""The rules of the policy, as for HTTP. The second column is the kind of resource in the body, if there is one.
 
-``anybody`` needs no token; ``tenant`` takes one for a project, with any role; ``tenant+`` takes that, or one of the
-whole deployment; ``admin`` takes the role admin, for a project or the whole deployment. ``strict`` is the role that it
-takes with ``policy-strict.yaml.sample``. ``own`` is the status if what the body names is there, in the caller's
-project, and ``foreign`` that if it is there in another project: the same as if it were nowhere. ``signed for`` is the
-collection that a pre-signed URL has to be about.
+``anybody`` needs no token; ``tenant`` needs one for a project, with any role; ``tenant+`` needs that, or one for the
+whole deployment; ``admin`` needs the role admin, for a project or the whole deployment. ``strict`` is the role that
+``policy-strict.yaml.sample`` requires. ``own`` is the status if the resource in the body exists in the caller's
+project, and ``foreign`` the status if it exists in another project, which is the same as if it did not exist.
+``signed for`` is the collection that a pre-signed URL has to name.
 """
 
 CALLERS = """
@@ -152,7 +152,7 @@ roles claimed by a reader   403           nobody
 member elsewhere            200           foreign
 a claim to be in demo       403           nobody
 """
-"""Who tries each action, what ``authenticate`` answers, and as whom each is served then."""
+"""The callers that try each action, the status of ``authenticate``, and the identity with which each is served."""
 
 
 class Row(NamedTuple):
@@ -409,7 +409,7 @@ def test_every_action_answers_each_caller_as_the_table_says(
 
 
 WRITE = ("no role of ours", "member", "admin")
-"""Of the callers that are served as members of the project, those whose writes are checked too."""
+"""The callers in the project whose writes are checked too."""
 
 SHOW_THE_TEXT = ("queue_get", "topic_get", "message_list", "message_get", "message_get_many", "claim_create")
 SHOW_THE_TEXT += ("message_delete_many", "subscription_list", "subscription_get")

@@ -79,7 +79,7 @@ var states = [];
 new MutationObserver(() => states.push(document.querySelector("#state").innerText))
     .observe(document.querySelector("#state"), {childList: true, characterData: true, subtree: true});
 """
-"""One may be over before the test looks at it."""
+"""Records every state, because a state may end before the test looks at it."""
 
 
 def wait_for_bodies(page: Page, expected: list[Any]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications to WebSocket connections while processes are killed: in order, complete, and gone with the connection.
+"""Notifications to WebSocket connections while processes are killed: complete, in order, and removed afterwards.
 
 One of two WebSocket processes is among the killed processes. The tests of one store share a run: the leases of dead
-processes end while those of the next store are made.
+processes expire while the next store is tested.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def test_subscriptions_and_deliveries_of_dead_connections_are_removed(runs: Runs
     assert run.tracebacks() == []
     assert watch.undelivered() == ([], [])
     left = watch.stored()
-    print(f"deliveries of {len(left)} dead take space that nobody can reach")
+    print(f"deliveries of {len(left)} dead subscriptions take space that cannot be reached")
     # These were stored while the others were dropped. The sweep removes them with its second look.
     assert not left or watch.stored(later=2 * DROPPED_LIFETIME) == []
 

@@ -459,7 +459,7 @@ def test_a_client_that_disconnects_in_the_middle_of_a_frame_stores_nothing(
         connection.frames()
 
 
-# -- what is unusual but right ---------------------------------------------------------------------------------------
+# -- unusual but valid -----------------------------------------------------------------------------------------------
 
 
 def test_a_request_in_tiny_fragments_with_pings_in_between_is_read(target: Target, project: str) -> None:
@@ -625,7 +625,7 @@ def test_unauthenticated_connections_at_the_port_of_notifiers_are_limited(target
         assert target.process.open_files() < before + 150
 
 
-# -- many, and slow ----------------------------------------------------------------------------------------------------
+# -- many clients, and slow ones ---------------------------------------------------------------------------------------
 
 
 def test_a_client_that_sends_only_pings_and_reads_nothing_is_closed(target: Target, project: str) -> None:
@@ -642,7 +642,7 @@ def test_a_client_that_sends_only_pings_and_reads_nothing_is_closed(target: Targ
 
 
 def test_a_client_that_never_reads_is_closed(target: Target, project: str) -> None:
-    """It requests large replies. When the system's buffers are full, the server stops reading, and then closes it."""
+    """The client requests large replies. When the system's buffers are full, the server stops reading, then closes."""
     body = "x" * 200_000
     before = target.process.resident_bytes()
     with target.open() as connection, target.open() as other:
@@ -713,6 +713,6 @@ def test_thousands_of_idle_connections_use_bounded_memory(target: Target, projec
 def test_handshakes_that_never_end_are_closed(target: Target) -> None:
     """To be run last: these handshakes began before all other tests."""
     target.slow.join(HANG_SECONDS)
-    assert target.slow.seconds is not None, "a handshake may take as long as the client likes"
+    assert target.slow.seconds is not None, "a handshake has no time limit"
     for connection in target.stalled:
         assert not connection.read().startswith(b"HTTP/1.1 101")

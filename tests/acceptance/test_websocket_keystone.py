@@ -283,7 +283,7 @@ def test_tokens_of_a_trust_and_of_application_credentials_authenticate(service: 
             assert reply.status == status, (action, body, reply)
 
 
-# -- again, and the end ------------------------------------------------------------------------------------------------
+# -- repetition, and the end -------------------------------------------------------------------------------------------
 
 
 def aged(service: Service, token: str, *, left: float) -> str:

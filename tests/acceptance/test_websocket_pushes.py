@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications to WebSocket connections, by real processes: in order, complete, and gone with the connection."""
+"""Notifications to WebSocket connections, by real processes: complete, in order, and removed with the connection."""
 
 from __future__ import annotations
 

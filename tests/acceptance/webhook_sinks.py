@@ -18,7 +18,7 @@ from tests.acceptance.event_loop_thread import EventLoopThread
 
 @dataclass(frozen=True)
 class Receipt:
-    """One request that was answered with 200: when, its headers, its raw body, its path."""
+    """One request that was answered with 200: its time, headers, raw body and path."""
 
     at: float
     headers: dict[str, str]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP contract over the whole application in-process, on every store."""
+"""The HTTP contract of the whole application in-process, on memory, PostgreSQL or each store."""

@@ -90,7 +90,7 @@ class Api:
     def patch_queue(self, queue: str, *operations: dict[str, Any]) -> testing.Result:
         return self.patch(f"/v2/queues/{queue}", list(operations), headers={"Content-Type": JSON_PATCH})
 
-    # -- what most tests begin with ----------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------------------------
 
     def send(self, queue: str, *bodies: Any, client: str = ALICE, **fields: Any) -> list[str]:
         """Post messages. Returns their ids."""

@@ -242,7 +242,7 @@ def test_a_signature_of_a_collection_opens_its_members(api: Api) -> None:
         assert_error(api.request(method, path, headers=headers), 404)
 
 
-def test_a_signed_request_passes_all_other_checks(api: Api) -> None:
+def test_a_signed_request_still_undergoes_all_other_checks(api: Api) -> None:
     headers = signed(api, "/v2/queues/q/messages", methods="GET")
     assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Client-ID": None}), 400, "Client-ID")
     assert_error(api.get("/v2/queues/q/messages", headers={**headers, "Accept": "text/plain"}), 406)

@@ -203,7 +203,7 @@ def test_a_subscription_whose_ttl_was_changed_ends_with_the_connection(process: 
     assert process.listed() == []
 
 
-def test_after_its_end_a_connection_may_subscribe_again_before_the_old_one_is_removed(process: Process) -> None:
+def test_a_connection_may_subscribe_again_before_its_ended_subscription_is_removed(process: Process) -> None:
     connection = process.connect()
     first = process.subscribe(connection)
     process.subscriptions.end(connection)

@@ -70,7 +70,7 @@ def tamper(api: Api, number: int = 0, queue: str = "q") -> None:
     known.store_ref.store.sealed_bodies.replace(replacements=[(this, body[:-1] + bytes((body[-1] ^ 1,)))])
 
 
-# -- what clients see --------------------------------------------------------------------------------------------------
+# -- answers to clients ------------------------------------------------------------------------------------------------
 
 
 def test_the_answers_have_the_form_of_the_recorded_exchange(api: Api) -> None:

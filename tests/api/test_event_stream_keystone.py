@@ -83,7 +83,7 @@ def test_a_stream_ends_when_its_token_is_revoked(
         questions = api.questions
         validate_now(reader)
         assert reader.next().type == ":"
-        assert api.questions == questions, "what is remembered of the token is enough until then"
+        assert api.questions == questions, "until then the cached token is used"
         keystone.revoke(token)
         api.forget()
         validate_now(reader)

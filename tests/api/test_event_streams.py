@@ -225,7 +225,7 @@ def test_a_reader_that_waited_for_a_queue_resumes_at_its_start(api: StreamingApi
         assert reader.bodies(1) == [1]
 
 
-def test_a_stream_begins_with_the_oldest_if_it_is_asked_to(api: StreamingApi) -> None:
+def test_a_stream_begins_with_the_oldest_message_if_requested(api: StreamingApi) -> None:
     api.send("q", *range(50))
     with api.stream(f"{MESSAGES}?from=oldest&limit=7") as reader:
         opened(reader)
@@ -351,12 +351,12 @@ def test_a_delayed_message_is_sent_when_due_and_not_lost_by_a_reconnect(api: Str
         assert reader.bodies(3) == ["late", 1, 2]
 
 
-def test_a_stream_waits_no_longer_than_a_delay(api: StreamingApi) -> None:
+def test_a_stream_sends_a_delayed_message_in_time_without_a_wakeup(api: StreamingApi) -> None:
     api.send("q", "late", delay=1)
     with api.stream(f"{MESSAGES}?from=oldest") as reader:
         opened(reader)
         api.clock.advance(0.75)
-        # Nothing wakes the stream.
+        # No post wakes the stream.
         timer = threading.Timer(0.05, api.clock.advance, [0.25])
         timer.start()
         began = time.monotonic()
@@ -395,7 +395,7 @@ def test_claimed_messages_are_sent_too(api: StreamingApi) -> None:
         assert reader.bodies(1) == [1]
 
 
-# -- bounds ------------------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
 def test_large_messages_are_sent_in_small_batches(

@@ -123,7 +123,7 @@ def test_a_refusal_is_answered_without_the_value_and_changes_nothing(
     assert api.get("/v2/queues").json["queues"] == []
 
 
-def test_it_replaces_no_other_check(api: Api) -> None:
+def test_extra_spec_replaces_no_other_check(api: Api) -> None:
     """The service checks signature, project and Client-ID first, and only then asks the plug-in."""
     accepted = {"EXTRA-SPEC": "acme:1"}
     assert api.get("/v2/queues", headers={**accepted, "X-Project-ID": None}).status_code == 400

@@ -69,7 +69,7 @@ def assert_unauthorized(result: testing.Result, keystone: Keystone) -> None:
     assert result.headers["X-OpenStack-Request-ID"].startswith("req-")
 
 
-# -- who gets in -------------------------------------------------------------------------------------------------------
+# -- admission ---------------------------------------------------------------------------------------------------------
 
 
 PATHS = ["/v2/", "/v2/ping", "/v2/queues", "/v2/openapi.json", "/v2/asyncapi.json", "/v2/health", "/nothing", "//"]
@@ -98,7 +98,7 @@ def test_the_project_of_a_request_is_that_of_its_token(
     assert [queue["name"] for queue in api.get(token=tokens["reader"]).json["queues"]] == ["q"]
     assert api.get(token=tokens["stranger"]).json["queues"] == []
     assert api.get(token=tokens["stranger"], X_Project_ID=keystone.id_of("project", "demo")).json["queues"] == []
-    assert api.status(token=tokens["member"], X_Project_ID="a,b") == 200, "what is not looked at cannot be wrong"
+    assert api.status(token=tokens["member"], X_Project_ID="a,b") == 200, "an ignored header cannot be wrong"
     assert api.parts.management.queue_records.count(project=keystone.id_of("project", "demo"), kind="queue") == 1
 
 
@@ -185,7 +185,7 @@ def test_a_trust_makes_its_trustor_of_the_trustee(api: AuthenticatedApi, keyston
     asked = api.questions
     assert_unauthorized(api.get(token=token), keystone)
     assert api.questions == asked
-    assert api.status(token=keystone.token("reader")) == 200, "Keystone does not count as away"
+    assert api.status(token=keystone.token("reader")) == 200, "Keystone is not treated as unreachable"
 
 
 def test_a_trust_whose_trustor_lost_the_role_is_refused(api: AuthenticatedApi, keystone: Keystone) -> None:
@@ -306,7 +306,7 @@ def test_a_service_token_is_validated_and_lends_no_roles(
 ) -> None:
     member, service = tokens["member"], tokens["aodh"]
     assert api.status(token=member, X_Service_Token=service) == 200
-    assert api.status("/v2/health", token=member, X_Service_Token=service) == 403, "it lends no roles"
+    assert api.status("/v2/health", token=member, X_Service_Token=service) == 403, "the service token adds no roles"
     assert api.status(token=member, X_Service_Token="") == 200
     for bad in ("bad", tokens["reader"], tokens["admin"], "caf\xe9"):
         assert_unauthorized(api.get(token=member, X_Service_Token=bad), keystone)
@@ -319,7 +319,7 @@ def test_a_service_token_is_checked_each_time(api: AuthenticatedApi, tokens: dic
         assert api.status(token=tokens["member"], X_Service_Token=tokens["aodh"]) == 200
         assert api.status(token=tokens["member"], X_Service_Token=tokens["reader"]) == 401
         assert api.status(token=tokens["member"]) == 200
-    assert api.questions <= 4, "each token once, and one more after the member's was put by"
+    assert api.questions <= 4, "each token once, and one more after the member's was cached"
 
 
 def test_the_scope_of_a_service_is_not_that_of_its_user(
@@ -349,7 +349,7 @@ def test_an_expired_token_is_refused_unless_a_service_token_comes_with_it(tmp_pa
         keystone.stop()
 
 
-# -- headers that lie --------------------------------------------------------------------------------------------------
+# -- forged headers ----------------------------------------------------------------------------------------------------
 
 LIES = {
     **{f"X_{name}": "admin" for name in ("Roles", "Role", "User", "User_Name", "Tenant", "Tenant_Name")},
@@ -384,7 +384,7 @@ def test_headers_cannot_change_the_identity_of_a_caller(
     assert api.status("/", **lies) == 300
 
 
-# -- what needs no token -----------------------------------------------------------------------------------------------
+# -- requests without a token ------------------------------------------------------------------------------------------
 
 
 def test_only_the_versions_and_the_confirmation_page_are_open(api: AuthenticatedApi, tokens: dict[str, str]) -> None:
@@ -404,7 +404,7 @@ def test_the_same_paths_are_open_below_a_mount_path(api: AuthenticatedApi) -> No
 def test_a_preflight_needs_no_token(make_api: Callable[..., AuthenticatedApi], keystone: Keystone) -> None:
     asked = {"Origin": "https://console.example", "Access_Control_Request_Method": "GET"}
     without = make_api()
-    assert without.status("/v2/queues", "OPTIONS", **asked) == 401, "nobody allows other origins"
+    assert without.status("/v2/queues", "OPTIONS", **asked) == 401, "other origins are not allowed"
     api = make_api(cors__allowed_origin=["https://console.example"], cors__allow_headers=["X-Auth-Token"])
     result = api.request("OPTIONS", "/v2/queues", **asked)
     assert result.status_code == 200
@@ -541,7 +541,7 @@ def test_a_revoked_token_beside_a_service_token_is_valid_for_no_longer_than_toke
     assert api.status(token=token, X_Service_Token=tokens["aodh"]) == 200
     keystone.revoke(token)
     api.clock.advance(299)
-    assert api.status(token=token) == 200, "of what is remembered from the first request"
+    assert api.status(token=token) == 200, "from the cache of the first request"
     api.clock.advance(1)
     assert_unauthorized(api.get(token=token), keystone)
 
@@ -615,7 +615,7 @@ def slow_answers(api: AuthenticatedApi) -> threading.Event:
     return may_answer
 
 
-# -- our own account ---------------------------------------------------------------------------------------------------
+# -- the service's own account -----------------------------------------------------------------------------------------
 
 
 def test_health_reports_the_state_of_keystone(api: AuthenticatedApi, tokens: dict[str, str]) -> None:

@@ -91,9 +91,7 @@ def test_the_next_link_spells_booleans_as_clients_expect(api: Api, spellings: tu
         for name in ("detailed", "with_count"):
             href = api.get(f"/v2/queues?{name}={given}").json["links"][0]["href"]
             assert href == f"/v2/queues?{name}={linked}&marker=q"
-    assert api.get("/v2/queues?echo=1").json["queues"] == [], (
-        "any other key is a filter by metadata, and stays as it is"
-    )
+    assert api.get("/v2/queues?echo=1").json["queues"] == [], "any other key filters by metadata and is not changed"
 
 
 @on_one_store

@@ -24,7 +24,7 @@ def document_of(api: Api) -> dict[str, Any]:
 def check_answer(document: dict[str, Any], template: str, method: str, result: testing.Result) -> None:
     """Check that the document announces the status, the content type and the body of the answer."""
     answers = document["paths"][template][method.lower()]["responses"]
-    assert str(result.status_code) in answers, f"{method} {template}: {result.status_code} is not announced"
+    assert str(result.status_code) in answers, f"{method} {template}: {result.status_code} is not in the document"
     content = answers[str(result.status_code)].get("content")
     if content is None:
         assert result.content == b""

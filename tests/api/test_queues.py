@@ -328,7 +328,7 @@ def test_a_filtered_listing_continues_after_the_last_queue_that_was_looked_at(ap
         while path is not None:
             page = api.get(path)
             assert page.status_code == 200
-            assert "count" not in page.json, "there are more than one request counts"
+            assert "count" not in page.json, "there are more queues than one request counts"
             listed = page.json[kind]
             assert all(("metadata" in each) is ("detailed" in more) for each in listed)
             seen += [each["name"] for each in listed]

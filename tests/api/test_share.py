@@ -164,7 +164,7 @@ def test_the_next_link_is_opened_by_the_signature(api: Api) -> None:
     assert seen == list(range(5))
 
 
-# -- what may be signed ----------------------------------------------------------------------------------------------
+# -- requests for a signature ----------------------------------------------------------------------------------------
 
 
 def test_the_answer_has_sorted_paths_and_methods(api: Api) -> None:
@@ -413,7 +413,7 @@ def test_every_operation_below_a_shared_path_has_its_rule(make_api: Callable[...
         assert rules == (expected if method != "HEAD" else set()), (collection, method)
 
 
-# -- whatever is off -------------------------------------------------------------------------------------------------
+# -- wrong signatures ------------------------------------------------------------------------------------------------
 
 
 def tamperings() -> Iterator[tuple[str, Headers]]:

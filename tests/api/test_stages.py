@@ -342,7 +342,7 @@ def test_a_subscription_stage_can_answer_the_request(with_stages: Stages) -> Non
     assert api.get("/v2/queues").json["queues"] == []
 
 
-# -- what fails ------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------------------------
 
 
 def requests_of(api: Api) -> dict[str, Callable[[], Any]]:

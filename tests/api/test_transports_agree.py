@@ -110,7 +110,7 @@ def test_each_row_has_the_same_effect_over_both_transports(
     check(ROWS[name], service, foreign, shared)
 
 
-# -- what only frames can say: over HTTP these are texts of a query or segments of a path ----------------------------
+# -- values that only frames can have: over HTTP these are texts of a query or segments of a path --------------------
 
 _WRONG: dict[str, tuple[Any, ...]] = {
     "string": (None, True, 7, 7.5, [], {}, "a\0b"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP and WebSocket give the same status to random requests, and the same contents afterwards.
 
-If several fields are wrong, the one that an error names may differ: frames have their types looked at first.
+If several fields are wrong, the one that an error names may differ: the types of a frame's fields are checked first.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def test_without_a_valid_token_nothing_is_served(api: Api) -> None:
     assert world.contents() == before
 
 
-# -- what an operator may have set otherwise ---------------------------------------------------------------------------
+# -- other configurations ----------------------------------------------------------------------------------------------
 
 CONFIGURED: Mapping[str, Mapping[str, Any]] = {
     "checksums": {"enable_checksum": True},

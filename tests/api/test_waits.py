@@ -54,7 +54,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.002)
 
 
@@ -121,7 +121,7 @@ def bodies(result: testing.Result) -> list[Any]:
 
 @ALL
 @pytest.mark.parametrize("kind", ["queues", "topics"])
-def test_a_post_ends_the_wait(api: Api, clients: Clients, method: str, path: str, kind: str) -> None:
+def test_a_post_ends_the_wait_of_a_request(api: Api, clients: Clients, method: str, path: str, kind: str) -> None:
     """The queue need not exist before the wait."""
     if (kind, path) == ("topics", CLAIM[1]):
         return  # Topics have no claims.
@@ -247,7 +247,7 @@ def test_links_repeat_the_wait(api: Api, clients: Clients) -> None:
     assert "wait" not in api.get("/v2/queues/q/messages?echo=true").json["links"][0]["href"]
 
 
-# -- who gets what ----------------------------------------------------------------------------------------------------
+# -- distribution of messages -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("method", "path"), [CLAIM, POP], ids=["claim", "pop"])
@@ -391,7 +391,7 @@ def test_a_drain_answers_all_waiters_and_admits_no_more(api: Api, clients: Clien
 
 
 @pytest.mark.parametrize(("threads", "most"), [(1, 0), (3, 2)])
-def test_a_server_with_a_thread_for_each_request_keeps_one_free(
+def test_a_server_with_a_thread_for_each_request_keeps_one_thread_free(
     api: Api, pool: ThreadPoolExecutor, threads: int, most: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
@@ -418,7 +418,7 @@ def test_a_thread_waits_for_five_seconds_at_most(api: Api, monkeypatch: pytest.M
     assert 0.1 <= time.monotonic() - began < LONG
 
 
-# -- clients that go away ---------------------------------------------------------------------------------------------
+# -- clients that disconnect ------------------------------------------------------------------------------------------
 
 
 @ALL
@@ -478,7 +478,7 @@ def test_a_release_fails_quietly_if_the_store_is_away(api: Api, monkeypatch: pyt
     assert api.counts("q") == (0, 1, 1)
 
 
-# -- with stages, and with messages that cannot be read ---------------------------------------------------------------
+# -- stages, and unreadable messages ----------------------------------------------------------------------------------
 
 
 class Recorder(Stage):

@@ -131,7 +131,7 @@ def test_there_are_no_import_cycles() -> None:
     while ready := [module for module, needed in imports.items() if not needed & imports.keys()]:
         for module in ready:
             del imports[module]
-    assert not imports, "in cycles, or after one"
+    assert not imports, "modules in an import cycle, or importing one"
 
 
 def test_the_service_does_not_import_the_benchmarks() -> None:

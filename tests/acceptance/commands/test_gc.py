@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""``zaqar-gc``: sweeps, stores that are away or busy, and re-encryption."""
+
 from __future__ import annotations
 
 import contextlib
@@ -267,7 +269,7 @@ def test_an_absent_configuration_file_is_an_error(tmp_path: Path, capsys: pytest
     assert "absent.conf" in capsys.readouterr().err
 
 
-# -- encryption anew ---------------------------------------------------------------------------------------------------
+# -- re-encryption -----------------------------------------------------------------------------------------------------
 
 
 def configure(folder: Path, *lines: str) -> list[str]:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The checks that ``zaqar-server`` runs before a start and before a reload."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""``zaqar-status upgrade check``: the checks, their results and the table."""
+
 from __future__ import annotations
 
 from pathlib import Path

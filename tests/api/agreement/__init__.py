@@ -31,7 +31,7 @@ from zaqar.transport.websocket.session import Session
 HTTP, JSON, MESSAGEPACK = "HTTP", "JSON frames", "MessagePack frames"
 TRANSPORTS = (HTTP, JSON, MESSAGEPACK)
 ALL_ROLES = {"X-Roles": "boss,admin"}
-"""The caller that fills worlds and looks at them, for services whose policy restricts others."""
+"""The headers of the caller that fills and reads worlds, for services whose policy restricts other callers."""
 
 HOOK = "https://192.0.2.1/hook"
 OPTIONS: dict[str, Any] = {
@@ -57,11 +57,10 @@ def plain(document: Any) -> Any:
 class Row:
     """One operation as either transport spells it.
 
-    ``status`` is that of HTTP, and of the frame unless ``status_in_frame`` is set. ``renamed`` maps what
-    HTTP's error text may begin with to what the frame's begins with. With ``same_text`` false only the field that the
-    text names is compared.
-    ``view`` and ``view_of_frame`` make of an answer what is the same in both. ``changes``: whether it may change
-    anything; a refused operation never does.
+    ``status`` is that of HTTP, and of the frame unless ``status_in_frame`` is set. ``renamed`` maps the first words of
+    HTTP's error text to those of the frame's text. With ``same_text`` false only the field that the text names is
+    compared. ``view`` and ``view_of_frame`` reduce the answers to the parts that must be equal. ``changes``: whether
+    the operation may change anything; a refused operation never does.
     """
 
     action: str

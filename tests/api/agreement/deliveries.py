@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions of a world, and deliveries as notifiers leave them."""
+"""Fills the subscriptions of a world with deliveries as notifiers leave them, and reads them."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def received(wakeups: Wakeups, last: QueueClient) -> list[str]:
     uids: list[str] = []
     end = time.monotonic() + PATIENCE
     while last.queue.uid not in uids:
-        assert time.monotonic() < end, "nothing is told"
+        assert time.monotonic() < end, "nothing is reported"
         uids += wakeups.receive(1.0)
     return uids[: uids.index(last.queue.uid)]
 
@@ -192,7 +192,7 @@ def test_closing_the_stream_in_another_thread_ends_a_wait(members: servers.Mongo
     assert ends == [StoreUnavailable]
     with pytest.raises(StoreUnavailable):
         wakeups.receive(0)
-    assert cursors(members, store) == 0, "it is still open on the server"
+    assert cursors(members, store) == 0, "the cursor is still open on the server"
 
 
 def test_closing_the_stream_closes_its_cursor_on_the_server(
@@ -330,4 +330,4 @@ def test_under_gevent_other_greenlets_run_while_one_waits(members: servers.Mongo
     assert ended.returncode == 0, ended.stderr
     error, share = ended.stdout.split()
     assert error == "StoreUnavailable"
-    assert float(share) > LEAST_SHARE, "nobody else in the worker could run meanwhile"
+    assert float(share) > LEAST_SHARE, "other greenlets could not run meanwhile"

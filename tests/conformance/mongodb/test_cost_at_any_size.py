@@ -25,7 +25,7 @@ FEW, MANY = 128, int(os.environ.get("ZAQAR_FLAT_MESSAGES", "8192"))
 AT_ONCE = 1024
 SLACK = SLOTS + 12
 """Keys and documents: the counts of a queue lie in up to ``SLOTS`` documents, which its use chooses at random;
-the rest is how far a scan reads on, and what the server does besides.
+the rest allows for rows that a scan reads beyond its end, and for other work of the server.
 """
 
 

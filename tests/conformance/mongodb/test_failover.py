@@ -111,7 +111,7 @@ def test_a_fail_over_loses_nothing(own_members: servers.MongoSet, fault: Callabl
             before = len(clients.acknowledged)
             end = time.monotonic() + 30
             while len(clients.acknowledged) < before + 60:
-                assert time.monotonic() < end, "it does not heal"
+                assert time.monotonic() < end, "the store does not recover"
                 time.sleep(0.05)
         finally:
             clients.ended.set()
@@ -142,7 +142,7 @@ def nothing_was_lost(clients: Clients) -> None:
     consumed = Counter(f"work:{text}" for text in clients.consumed)
     maybe = Counter(f"work:{text}" for text in clients.maybe_consumed)
     assert max(consumed.values(), default=1) == 1, "consumed twice"
-    assert not (left & consumed), "deleted, and back"
+    assert not (left & consumed), "deleted messages are back"
     posted = Counter({text: n for text, n in told.items() if text.startswith("work:")})
     assert not posted - (left + consumed + maybe), "lost"
     assert not (left + consumed) - possible, "doubled, or never posted"

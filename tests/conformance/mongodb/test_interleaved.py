@@ -97,7 +97,7 @@ def test_no_message_is_claimed_once_more_than_allowed(
     assert [message.claim_count for message in taken if message.claim_count > MOST] == []
     if taken:
         _, held = orders.get_claim(claim_id)
-        assert list(held) == list(taken), "the answer is what is stored"
+        assert list(held) == list(taken), "the answer is the stored state"
     assert_stats_agree(orders)
     assert_stats_agree(dead)
 

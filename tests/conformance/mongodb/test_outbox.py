@@ -31,7 +31,7 @@ SLACK = 20
 
 
 @pytest.mark.parametrize(("notify", "size"), [(False, 1), (True, 1), (False, 10), (True, 10)])
-def test_a_post_with_subscribers_is_one_command_and_the_commit_too(
+def test_a_post_with_subscribers_is_one_command_and_one_commit(
     members: servers.MongoSet, notify: bool, size: int
 ) -> None:
     with recorded_queue(members) as (orders, commands):
@@ -114,7 +114,7 @@ def test_a_number_that_was_not_given_out_yet_is_held_back(store: MongoMessageSto
     assert is_held(SubscriptionBacklog(notifier), 1)
 
 
-# -- however many there are -------------------------------------------------------------------------------------------
+# -- cost at any size -------------------------------------------------------------------------------------------------
 
 
 def fill(meter: Meter, backlog: SubscriptionBacklog, count: int, change: Callable[[Delivery], Delivery]) -> None:
@@ -150,7 +150,7 @@ def one_of_each_operation(
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_subscription_with_many_costs_as_much_as_one_with_few(meter: Meter, name: str) -> None:
+def test_a_subscription_with_many_deliveries_costs_as_much_as_a_subscription_with_few(meter: Meter, name: str) -> None:
     seen = []
     for size in (FEW, MANY):
         meter.client["zaqar"][DELIVERIES].delete_many({})

@@ -91,7 +91,7 @@ def test_a_fail_over_loses_no_notification(
             before = len(work.acknowledged)
             end = time.monotonic() + 30
             while len(work.acknowledged) < before + 40:
-                assert time.monotonic() < end, "it does not heal"
+                assert time.monotonic() < end, "the store does not recover"
                 time.sleep(0.05)
         finally:
             work.ended.set()

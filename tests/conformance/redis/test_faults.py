@@ -260,7 +260,7 @@ def test_operations_go_to_the_new_master_after_a_sentinel_fail_over(open_store: 
 def demote(group: servers.RedisSentinel) -> None:
     try:
         redis.Redis(port=group.sentinel.port).execute_command("SENTINEL", "FAILOVER", group.name)
-    except redis.ResponseError as exc:  # it wants to rest after a fail-over
+    except redis.ResponseError as exc:  # the Sentinel refuses a fail-over shortly after another
         raise StoreUnavailable from exc
 
 

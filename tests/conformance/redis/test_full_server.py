@@ -41,7 +41,7 @@ def test_claims_and_deletes_work_in_a_full_server(
     orders.renew(held_before, ttl=300)
     assert orders.get_claim(held_before)[0].ttl == 300
     orders.clock.advance(120)
-    assert len(orders.get_claim(held_before)[1]) == 2, "the renewal counts"
+    assert len(orders.get_claim(held_before)[1]) == 2, "the renewal had an effect"
     claim_id, taken = orders.claim(3)
     assert bodies(taken) == ["2", "3", "4"]
     orders.delete(taken[0].sequence, claim_id)

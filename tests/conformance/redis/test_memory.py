@@ -91,7 +91,7 @@ def test_messages_that_expire_before_a_removal_has_ended_are_hidden_and_removed_
     assert_listing_is_right(orders)
 
 
-def test_a_queue_that_nobody_reads_stays_small(orders: QueueClient, client: redis.Redis) -> None:
+def test_a_queue_without_readers_stays_small(orders: QueueClient, client: redis.Redis) -> None:
     for _ in range(60):
         orders.post(*["x"] * 50, ttl=60)
         orders.clock.advance(5)

@@ -81,7 +81,7 @@ def test_no_key_is_left_after_deliveries_are_settled_or_dropped(
                 *("fence", "messages", "states", "ready", "expiry"),
                 *("posts", "post_positions", "posts_leased", "dropped_subscriptions"),
             )
-        }, "of deliveries only that their subscriptions were dropped"
+        }, "of deliveries only the records of dropped subscriptions are left"
         notifier.clock.advance(LEASE)
         notifier.expand(*notifier.take_posted())
     if dropped.endswith("queue"):

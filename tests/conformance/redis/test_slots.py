@@ -162,7 +162,7 @@ def test_posts_are_found_after_a_fail_over_that_lost_their_slots(open_store: Ope
         when_back(lambda: notifier.store.volume(now=notifier.now))
         for orders in elsewhere:
             orders.post("b")
-        assert notifier.take_posted() == [], "this test has lost nothing"
+        assert notifier.take_posted() == [], "the fail-over has lost nothing, so this test shows nothing"
         notifier.store.sweep(now=notifier.now, limit=100)
         found = {posted.queue_uid for posted in notifier.take_all_posted()}
         assert found == {orders.queue.uid for orders in elsewhere}

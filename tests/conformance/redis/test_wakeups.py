@@ -228,7 +228,7 @@ def test_positions_of_many_queues_take_one_round_trip_to_each_server(
         each.drop()
 
 
-def test_a_subscriber_at_one_node_hears_of_posts_at_all_nodes(orders: QueueClient) -> None:
+def test_a_subscriber_at_one_node_is_woken_by_posts_at_all_nodes(orders: QueueClient) -> None:
     queue_clients = [orders, *(orders.beside(f"q{n}") for n in range(12))]
     wakeups = subscribe(orders.store)
     ask(*queue_clients)
@@ -248,7 +248,7 @@ def test_a_subscriber_at_one_node_hears_of_posts_at_all_nodes(orders: QueueClien
 # -- the end of a connection -------------------------------------------------------------------------------------------
 
 
-def test_another_thread_may_close_wakeups_while_one_receives(orders: QueueClient) -> None:
+def test_wakeups_can_be_closed_while_another_thread_receives(orders: QueueClient) -> None:
     wakeups = subscribe(orders.store)
     closing = threading.Timer(0.1, wakeups.close)
     closing.start()

@@ -219,7 +219,7 @@ def test_two_databases_in_memory_share_nothing() -> None:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_the_library_is_store_unavailable_and_the_store_heals(
+def test_an_error_of_the_library_is_store_unavailable_and_the_store_recovers(
     database: Database, orders: QueueClient
 ) -> None:
     orders.post("a")
@@ -256,7 +256,7 @@ def test_a_post_on_a_full_disk_stores_nothing_and_uses_no_number(
     assert bodies(orders.listing()) == ["before", "after"]
 
 
-def test_a_database_that_is_away_heals_when_it_is_back(tmp_path: Path) -> None:
+def test_an_unavailable_database_is_used_again_when_it_is_back(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     database = Database.open(f"sqlite:///{folder}/zaqar.db", embedded=True, patience=0.2)

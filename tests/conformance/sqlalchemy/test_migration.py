@@ -30,7 +30,7 @@ def schema_of(connection: sa.Connection) -> set[str]:
     return {f"{name}: {' '.join((text or '').split())}" for name, text in rows}
 
 
-def test_head_is_the_one_head_of_the_revisions() -> None:
+def test_the_revisions_have_a_single_head() -> None:
     assert ScriptDirectory.from_config(migration.config()).get_heads() == [HEAD]
 
 

@@ -119,7 +119,7 @@ def test_has_undelivered_before_reads_the_same_pages_beside_many_deliveries(
     assert all(beside_many <= beside_few + 4 for beside_few, beside_many in zip(few, many, strict=True)), seen
 
 
-# -- in each other's way ----------------------------------------------------------------------------------------------
+# -- concurrent transactions ------------------------------------------------------------------------------------------
 
 
 def lock(connection: Any, backlog: SubscriptionBacklog, *wanted: int) -> None:

@@ -264,7 +264,7 @@ def test_a_child_leaves_the_connection_to_its_parent(wakeups: Wakeups, orders: Q
     assert os.waitpid(child, 0)[1] == 0
     poll = select.poll()
     poll.register(cast("PostgresqlWakeups", wakeups)._close_signal, select.POLLIN)
-    assert poll.poll(0) == []  # the close there ends no wait here
+    assert poll.poll(0) == []  # closing it in the child ends no wait in the parent
     orders.post("a")
     assert wakeups.receive(SOON) == [orders.queue.uid]
 

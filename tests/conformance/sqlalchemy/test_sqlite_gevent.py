@@ -83,4 +83,4 @@ def test_a_lock_of_another_program_does_not_block_the_worker(tmp_path: Path, kin
     out, err = worker.communicate("go\n", timeout=60)
     stranger.close()
     assert worker.returncode == 0, err
-    assert float(out) > LEAST_SHARE, "nobody else in the worker could run meanwhile"
+    assert float(out) > LEAST_SHARE, "other greenlets could not run meanwhile"

@@ -128,12 +128,12 @@ def test_the_waiting_times_of_queued_writers_do_not_add_up(
             waits = list(threads.map(lambda _: refuse(hasty), range(writers)))
         together = time.monotonic() - began
         again = [refuse(hasty) for _ in range(3)]
-    assert max(waits) >= patience, "somebody waited as long as a write waits"
+    assert max(waits) >= patience, "a writer waited for the whole time-out"
     assert together < writers * patience / 2
-    assert sorted(again)[1] < patience, "whoever comes later does not wait as long for what is known to be held"
+    assert sorted(again)[1] < patience, "later writers do not wait the whole time for a lock that is known to be held"
     assert hasty.post("a") == [1]
     with other_program(database):
-        assert refuse(hasty) >= patience, "it was free meanwhile, so it may be free again soon"
+        assert refuse(hasty) >= patience, "the lock was free meanwhile, so it may be free again soon"
 
 
 @pytest.mark.parametrize("operation", ["read", "write", "change_schema"])
