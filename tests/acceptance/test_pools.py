@@ -119,10 +119,11 @@ def keys(redis: servers.Redis) -> int:
 
 
 @pytest.mark.parametrize(
-    ("source", "grave"), [("redis", "mongodb"), ("mongodb", "sqlite"), ("sqlite", "redis"), ("mongodb", "redis")]
+    ("source", "dead_letter_pool"),
+    [("redis", "mongodb"), ("mongodb", "sqlite"), ("sqlite", "redis"), ("mongodb", "redis")],
 )
-def test_dead_letters_move_from_pool_to_pool(cloud: Cloud, source: str, grave: str) -> None:
-    dead = queue_of(cloud, grave)
+def test_dead_letters_move_from_pool_to_pool(cloud: Cloud, source: str, dead_letter_pool: str) -> None:
+    dead = queue_of(cloud, dead_letter_pool)
     queue = queue_of(cloud, source, _max_claim_count=2, _dead_letter_queue=dead)
     cloud.post(queue, *range(8))
     for _ in range(3):

@@ -349,8 +349,8 @@ def test_dead_letters_stay_encrypted_in_a_queue_that_is_not(api: Api) -> None:
     assert api.claim("q") == ("", [])
     assert [is_sealed(message.body) for message in stored(api, "dead")] == [False, True]
     assert api.bodies("dead") == ["own", SECRET]
-    letter = api.get("/v2/queues/dead/messages?echo=true&include_origin=true").json["messages"][1]
-    assert letter["origin"] == {"queue": "q", "message_id": id_, "claim_count": 1}
+    dead_letter = api.get("/v2/queues/dead/messages?echo=true&include_origin=true").json["messages"][1]
+    assert dead_letter["origin"] == {"queue": "q", "message_id": id_, "claim_count": 1}
     # The queue for which the key was derived may have been deleted.
     api.delete("/v2/queues/q")
     assert [message["body"] for message in api.claim("dead", limit=1)[1]] == ["own"]

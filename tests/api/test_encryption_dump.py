@@ -124,9 +124,9 @@ def store_in_every_state(api: Api, marker: str, *, encrypted: bool) -> None:
         if state == "sent":
             send_all(api, store, queue_of(api, heard).uid, created.json["subscription_id"])
     # A delivery that the notifier gave up becomes a dead letter in another queue.
-    letter = json.dumps({"messages": [{"body": {"message": body}}]}).encode()
+    dead_letter = json.dumps({"messages": [{"body": {"message": body}}]}).encode()
     failures = app.build_notifier(api.parts)._shared.failures
-    failures._post_dead_letter(api.project, f"{name}-lost", letter, encrypt=encrypted)
+    failures._post_dead_letter(api.project, f"{name}-lost", dead_letter, encrypt=encrypted)
     api.send(name, body, delay=60)
     api.send(name, body, body)
     api.claim(name, limit=1)

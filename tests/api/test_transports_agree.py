@@ -282,14 +282,14 @@ def test_a_frame_client_can_page_to_the_end(shared: Shared, limit: int) -> None:
         body["marker"] = page[-1]["id"]
     assert bodies == [*(f"m{number}" for number in range(5)), "late0", "bobs0"]
     names: list[str] = []
-    body = {"limit": limit, "name": "^(q|worn)"}
+    body = {"limit": limit, "name": "^(q|retried)"}
     while True:
         answer = over_websocket(world, Row("queue_list", body, "GET", ""), {}, packs=False).answer
         names += [queue["name"] for queue in answer["queues"]]
         if "marker" not in answer:
             break
         body["marker"] = answer["marker"]
-    assert names == ["q", "quiet", "worn"]
+    assert names == ["q", "quiet", "retried"]
 
 
 def test_every_action_is_compared() -> None:

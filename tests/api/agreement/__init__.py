@@ -126,16 +126,16 @@ class World:
 
     def _make_dead_letter(self) -> None:
         """Make a queue whose message has become a dead letter in another queue."""
-        rules = {"_max_claim_count": 1, "_dead_letter_queue": "graves"}
-        self._expect(201, "PUT", "/v2/queues/worn", rules)
-        self._post("queues/worn", "dead", 1)
-        claimed = self._expect(201, "POST", "/v2/queues/worn/claims")
+        rules = {"_max_claim_count": 1, "_dead_letter_queue": "dead_letters"}
+        self._expect(201, "PUT", "/v2/queues/retried", rules)
+        self._post("queues/retried", "dead", 1)
+        claimed = self._expect(201, "POST", "/v2/queues/retried/claims")
         self._expect(204, "DELETE", claimed.headers["Location"])
-        self._expect(204, "POST", "/v2/queues/worn/claims")
-        (letter,) = self._expect(200, "GET", "/v2/queues/graves/messages?echo=true&include_claimed=true").json[
-            "messages"
-        ]
-        self.names["letter"] = letter["id"]
+        self._expect(204, "POST", "/v2/queues/retried/claims")
+        (dead_letter,) = self._expect(
+            200, "GET", "/v2/queues/dead_letters/messages?echo=true&include_claimed=true"
+        ).json["messages"]
+        self.names["dead0"] = dead_letter["id"]
 
     def _post(self, path: str, name: str, count: int, *, client: str = ALICE, **terms: int) -> None:
         messages = [{"body": f"{name}{number}", "ttl": 3000, **terms} for number in range(count)]

@@ -269,22 +269,22 @@ def _claimed() -> dict[str, Row]:
         ),
         "get a dead letter": Row(
             "message_get",
-            {"queue_name": "graves", "message_id": "<letter>", "include_origin": True},
+            {"queue_name": "dead_letters", "message_id": "<dead0>", "include_origin": True},
             "GET",
-            "/v2/queues/graves/messages/<letter>?include_origin=true",
+            "/v2/queues/dead_letters/messages/<dead0>?include_origin=true",
             view_of_frame=message_of,
         ),
         "list dead letters": Row(
             "message_list",
-            {"queue_name": "graves", "echo": True, "include_origin": True},
+            {"queue_name": "dead_letters", "echo": True, "include_origin": True},
             "GET",
-            "/v2/queues/graves/messages?echo=true&include_origin=true",
+            "/v2/queues/dead_letters/messages?echo=true&include_origin=true",
         ),
         "get many dead letters": Row(
             "message_get_many",
-            {"queue_name": "graves", "message_ids": ["<letter>"], "include_origin": True},
+            {"queue_name": "dead_letters", "message_ids": ["<dead0>"], "include_origin": True},
             "GET",
-            "/v2/queues/graves/messages?ids=<letter>&include_origin=true",
+            "/v2/queues/dead_letters/messages?ids=<dead0>&include_origin=true",
         ),
         "list, an absent queue": Row("message_list", {"queue_name": "absent"}, "GET", "/v2/queues/absent/messages"),
         "pop, an absent queue": Row(

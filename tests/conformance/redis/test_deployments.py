@@ -44,8 +44,8 @@ def assert_all_operations_work(store: RedisMessageStore) -> None:
     orders.delete(1, held)
     orders.release(held)
     assert orders.stats().free == 2
-    letters = store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
-    store.dead_letters.forget(queue=orders.queue, sequences=[letters[0].sequence], now=orders.now)
+    moved = store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
+    store.dead_letters.forget(queue=orders.queue, sequences=[moved[0].sequence], now=orders.now)
     orders.purge()
     store.volume(now=orders.now)
     store.sweep(now=orders.now, limit=100)

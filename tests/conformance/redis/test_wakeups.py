@@ -88,7 +88,7 @@ def receive_all(wakeups: Wakeups, nodes: list[redis.Redis]) -> None:
 
 
 def makes_available(
-    orders: QueueClient, letters: QueueClient
+    orders: QueueClient, dead_letter_queue: QueueClient
 ) -> Iterator[tuple[str, QueueClient, Callable[[], object]]]:
     """Each operation that makes messages available, with its queue."""
     yield "post", orders, lambda: orders.post("a")
@@ -97,16 +97,18 @@ def makes_available(
     claim_id, _ = orders.claim(2)
     yield "release", orders, lambda: orders.release(claim_id)
     orders.claim_and_release(1, 1)
-    rules = DeadLetters(letters.queue, 2)
-    yield "dead letters", letters, lambda: orders.claim(3, dead_letters=rules)
+    rules = DeadLetters(dead_letter_queue.queue, 2)
+    yield "dead letters", dead_letter_queue, lambda: orders.claim(3, dead_letters=rules)
     orders.post("f")
     orders.claim_and_release(1, 1)
-    (letter,) = orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
-    named = replace(letter, origin=Origin("orders", letter.id, 1))
+    (dead_letter,) = orders.store.dead_letters.set_aside(queue=orders.queue, max_claim_count=1, limit=1, now=orders.now)
+    named = replace(dead_letter, origin=Origin("orders", dead_letter.id, 1))
     yield (
         "receive",
-        letters,
-        lambda: letters.store.dead_letters.receive(queue=letters.queue, messages=[named], now=letters.now),
+        dead_letter_queue,
+        lambda: dead_letter_queue.store.dead_letters.receive(
+            queue=dead_letter_queue.queue, messages=[named], now=dead_letter_queue.now
+        ),
     )
 
 
@@ -124,20 +126,20 @@ def reset(nodes: list[redis.Redis]) -> None:
 
 
 def test_nothing_is_published_while_no_client_waits(orders: QueueClient, kind: str) -> None:
-    letters, nodes = orders.beside("letters"), clients(kind)
+    dead_letter_queue, nodes = orders.beside("dead"), clients(kind)
     reset(nodes)
-    for name, _, operation in makes_available(orders, letters):
+    for name, _, operation in makes_available(orders, dead_letter_queue):
         operation()
         assert calls(nodes)["publish"] == 0, name
-    letters.drop()
+    dead_letter_queue.drop()
 
 
 def test_each_operation_publishes_once_while_a_client_waits(orders: QueueClient, kind: str) -> None:
-    letters, nodes = orders.beside("letters"), clients(kind)
+    dead_letter_queue, nodes = orders.beside("dead"), clients(kind)
     wakeups = subscribe(orders.store)
-    for name, woken, operation in makes_available(orders, letters):
+    for name, woken, operation in makes_available(orders, dead_letter_queue):
         ask(orders)
-        ask(letters)
+        ask(dead_letter_queue)
         receive_all(wakeups, nodes)
         reset(nodes)
         operation()
@@ -145,7 +147,7 @@ def test_each_operation_publishes_once_while_a_client_waits(orders: QueueClient,
         assert wakeups.receive(LONG) == [woken.queue.uid], name
     assert wakeups.receive(0.05) == []
     wakeups.close()
-    letters.drop()
+    dead_letter_queue.drop()
 
 
 def test_an_operation_that_makes_no_message_available_publishes_nothing(orders: QueueClient, kind: str) -> None:

@@ -124,8 +124,10 @@ def test_dead_letters_send_a_wakeup_for_their_queue(orders: QueueClient, wakeups
     orders.claim(dead_letters=DeadLetters(dead.queue, 1))
     assert uids_before(wakeups, orders.beside()) == [dead.queue.uid]
     origin = Origin("orders", f"{orders.queue.uid}{1:012x}", 1)
-    letter = Message(orders.queue.uid, 1, b"x", orders.now, orders.now + 60, "producer", claim_count=1, origin=origin)
-    dead.store.dead_letters.receive(queue=dead.queue, messages=[letter], now=orders.now)
+    dead_letter = Message(
+        orders.queue.uid, 1, b"x", orders.now, orders.now + 60, "producer", claim_count=1, origin=origin
+    )
+    dead.store.dead_letters.receive(queue=dead.queue, messages=[dead_letter], now=orders.now)
     assert uids_before(wakeups, orders.beside()) == [dead.queue.uid]
 
 
