@@ -39,7 +39,8 @@ from zaqar import entry_points
 class Slow:
     def __del__(self):  # an exception in it is dropped
         print("loading", flush=True)
-        time.sleep(60)
+        for _ in range(1200):  # a signal just before a sleep is handled only after it
+            time.sleep(0.05)
 
 entry_points.DriverManager = lambda *names, **more: {load}
 from zaqar.cmd import {command}
