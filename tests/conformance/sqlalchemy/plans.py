@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.queries import files_of, texts_of
 
-_ONE = ("ids", "letters", "numbers", "sequences", "subscriptions", "uids", "without")
+_ONE = ("ids", "numbers", "sequences", "subscriptions", "uids", "without")
 SETS: Mapping[str, str] = {**dict.fromkeys(_ONE, "[1]"), "names": "[[1, 1, 1]]"}
 """Values of parameters that stand for a set."""
 

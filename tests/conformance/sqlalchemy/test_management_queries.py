@@ -9,29 +9,21 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.drivers import DRIVERS
+from tests.conformance.sqlalchemy.plans import plan_on_postgresql, plan_on_sqlite, queries_on
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.queries import texts_of
 
 FILES = ("catalog", "management", "nodes", "queue_records", "subscriptions", "trusts")
 ROWS = 3000
 
 
-def queries_on(dialect: str) -> dict[str, str]:
-    """The queries that search for rows, by file and name."""
-    found = {f"{file}.{name}": text for file in FILES for name, text in texts_of(file, dialect).items()}
-    return {name: text for name, text in found.items() if not text.startswith("INSERT")}
-
-
-SQLITE, POSTGRESQL = queries_on("sqlite"), queries_on("postgresql")
+# The queries that search for rows, by file and name.
+SQLITE, POSTGRESQL = (
+    {name: text for name, text in queries_on(dialect, FILES).items() if not text.startswith("INSERT")}
+    for dialect in ("sqlite", "postgresql")
+)
 
 # The ping reads any one row.
 SEARCHES = sorted(SQLITE.keys() - {"management.ping"})
-
-
-def plan_on_sqlite(database: Database, text: str) -> list[str]:
-    values = {name: "[[1, 1, 1]]" if name == "names" else 1 for name in re.findall(r":(\w+)", text)}
-    with database.read() as connection:
-        return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()]
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -112,17 +104,3 @@ def test_postgresql_searches_an_index(filled: Database, name: str) -> None:
     used = set(re.findall(r"Index(?: Only)? Scan(?: Backward)? using (\w+)", "\n".join(plan)))
     assert used
     assert used == INDEXES.get(name, used)
-
-
-def plan_on_postgresql(database: Database, text: str) -> list[str]:
-    """The generic plan, which the connections of the store use."""
-    names = sorted(set(re.findall(r"%\((\w+)\)s", text)))
-    values = ", ".join("'[]'" if name == "names" else "'1'" for name in names)
-    numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", text)
-    with database.read_once() as connection:
-        connection.execute(f"PREPARE explained AS {numbered}")
-        try:
-            call = f"explained ({values})" if names else "explained"
-            return [row[0] for row in connection.execute(f"EXPLAIN EXECUTE {call}").fetchall()]
-        finally:
-            connection.execute("DEALLOCATE explained")
