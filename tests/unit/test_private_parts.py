@@ -2,7 +2,8 @@
 """The undocumented parts of libraries that zaqar uses: a release that changes one fails here.
 
 setup.cfg has an upper bound for each of these libraries. Those of granian and websockets are in
-``cmd/server/test_granian_server.py`` and ``transport/websocket/test_library.py``.
+``cmd/server/test_granian_server.py`` and ``transport/websocket/test_library.py``, and those of pymongo in
+``storage/mongodb/client/test_library.py``.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def test_the_library_has_an_upper_bound(library: str) -> None:
     assert all("<" in line for line in found), found
 
 
-# -- redis, pymongo, psycopg ------------------------------------------------------------------------------------------
+# -- redis, psycopg ---------------------------------------------------------------------------------------------------
 
 
 def test_redis_has_its_socket_in() -> None:
@@ -75,23 +76,6 @@ def test_redis_has_its_socket_in() -> None:
     for kind in (connection.Connection, connection.SSLConnection, connection.UnixDomainSocketConnection):
         assert kind()._sock is None
     assert "self._sock = sock" in inspect.getsource(connection.AbstractConnection)
-
-
-def test_pymongo_forgets_a_transaction_of_a_session_with() -> None:
-    pymongo = pytest.importorskip("pymongo")
-    with pymongo.MongoClient(connect=False) as client, client.start_session() as session:
-        session.start_transaction()
-        assert session.in_transaction
-        session._transaction.reset()
-        assert not session.in_transaction
-        session.start_transaction()
-        session._transaction.reset()
-
-
-def test_pymongo_reads_the_time_to_await_before_each_batch() -> None:
-    command_cursor = pytest.importorskip("pymongo.synchronous.command_cursor")
-    assert "self._max_await_time_ms = max_await_time_ms" in inspect.getsource(command_cursor.CommandCursor.__init__)
-    assert "self._max_await_time_ms" in inspect.getsource(command_cursor.CommandCursor._refresh)
 
 
 def test_psycopg_waits_for_each_answer_by_a_method_that_can_be_overridden() -> None:

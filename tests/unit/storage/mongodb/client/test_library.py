@@ -32,7 +32,7 @@ def test_the_number_of_a_transaction_grows_with_each_start() -> None:
 def test_the_await_time_of_a_cursor_is_read_for_each_batch() -> None:
     """``change_stream`` sets it before each one."""
     assert issubclass(RawBatchCommandCursor, CommandCursor)
-    assert "self._max_await_time_ms = " in inspect.getsource(CommandCursor.__init__)
+    assert "self._max_await_time_ms = max_await_time_ms" in inspect.getsource(CommandCursor.__init__)
     assert "self._max_await_time_ms" in inspect.getsource(CommandCursor._refresh)
 
 
