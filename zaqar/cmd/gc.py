@@ -52,7 +52,7 @@ def sweep(
     end = time.monotonic() + seconds
     removed = 0
     while True:
-        batch = store.sweep(now=clock(), limit=BATCH)
+        batch = store.sweep(now=clock(), limit=BATCH).removed
         removed += batch
         if batch < BATCH:
             return removed, True
