@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from oslo_config import cfg
 
@@ -51,10 +52,13 @@ from zaqar.service.staged.pipelines import Pipelines
 from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.observed import DEFAULT, MANAGEMENT, observe
 from zaqar.storage.pools import Placement, PoolPlacement, StoreRef
 from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.waiters import Located
+
+S = TypeVar("S", MessageStore, ManagementStore)
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage that wakes notifiers. Without it in ``message_pipeline`` no message is notified."""
@@ -98,6 +102,8 @@ class Parts:
         """Close all stores."""
         self.placement.close()
         self.management.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
 
 def build(
@@ -117,8 +123,8 @@ def build(
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    drivers, management = DriverRegistry(conf), management or open_management_store(conf)
-    placement = _make_placement(conf, management, messages, drivers)
+    recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
+    drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, wake = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
@@ -131,7 +137,7 @@ def build(
     return Parts(
         **common,
         conf=conf,
-        recorder=Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None,
+        recorder=recorder,
         keys=keys,
         authorizer=authorizer,
         tokens=tokens,
@@ -253,16 +259,26 @@ def _check(conf: cfg.ConfigOpts) -> None:
         raise StartupError("[signed_url] secret_key: must be set if [notification] require_confirmation is on.")
 
 
-def _make_placement(
-    conf: cfg.ConfigOpts, management: ManagementStore, messages: MessageStore | None, drivers: DriverRegistry
-) -> Placement:
+def _observe(recorder: Recorder | None, store: S, name: str) -> S:
+    return store if recorder is None else observe(store, name, recorder)
+
+
+def _open_stores(
+    conf: cfg.ConfigOpts,
+    recorder: Recorder | None,
+    management: ManagementStore | None,
+    messages: MessageStore | None,
+) -> tuple[DriverRegistry, ManagementStore, Placement]:
+    opened = partial(_observe, recorder)
+    drivers = DriverRegistry(conf, opened)
+    management = management or opened(open_management_store(conf), MANAGEMENT)
     if not conf.pooling:
-        return Placement(messages or open_message_store(conf))
-    virtual = conf["pooling:catalog"].enable_virtual_pool
-    # With pools the configured store may hold no queue. It is opened at first use only.
-    return PoolPlacement(
+        return drivers, management, Placement(messages or opened(open_message_store(conf), DEFAULT))
+    placement = PoolPlacement(
         management=management,
         drivers=drivers,
-        configured=lambda: messages or open_message_store(conf),
-        virtual=virtual,
+        # With pools the configured store may hold no queue. It is opened at first use only.
+        configured=lambda: messages or opened(open_message_store(conf), DEFAULT),
+        virtual=conf["pooling:catalog"].enable_virtual_pool,
     )
+    return drivers, management, placement
