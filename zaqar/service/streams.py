@@ -110,8 +110,8 @@ class Streams:
             uid, last = (None, 0) if own == _NO_QUEUE else (own, sequence_of(own, marker) or 0)
         else:
             uid, last = (None, 0) if from_start else self._now(address, version)
-        # A shared result may have messages that were deleted up to a second ago. A reader that resumes has perhaps passed
-        # their numbers without them, and must not get them now, after later messages. So its reads begin after this.
+        # A shared result may have messages that were deleted up to a second ago. A reader that resumes may have passed
+        # their numbers before, and would get them now, after later messages. So all its reads begin after this moment.
         since = 0 if marker is None else moment()
         return Stream(self, address, uid, last, None if echo else context.client_id, since)
 
@@ -159,7 +159,7 @@ class Stream:
         excluded_client: str | None,
         since: int,
     ) -> None:
-        """``since`` is the moment from which on deleted messages must not come, 0 for none."""
+        """``since`` is the moment after which each shared read must have begun; 0 if it does not matter."""
         self.address = address
         self.uid = uid
         self._streams = streams

@@ -25,7 +25,7 @@ KEEP_SECONDS = 2.0
 _READ_BYTES = 1000
 
 _moments = count(1)
-"""Of the whole process, because a stream outlives its SharedReads if the configuration is reloaded."""
+"""Shared by all instances, because a stream uses another one after the configuration was reloaded."""
 
 
 def moment() -> int:
@@ -51,8 +51,9 @@ class SharedReads:
     """Shares the results of reads among callers. Any thread or greenlet may use it.
 
     Callers with the same key share a result. A caller that was woken by a change passes a larger version than before,
-    and gets no result of a read that began before that change. Deletes and expirations make no version. A caller that must
-    not get a message that was deleted earlier passes the :func:`moment` from which on that counts.
+    and gets no result of a read that began before that change. A delete makes no new version, so a result may have messages
+    that were deleted after its read began. A caller to whom that matters passes a :func:`moment`, and gets only results of
+    reads that began after it.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class SharedReads:
     def read(self, key: Hashable, version: int, call: Callable[[], T], *, since: int = 0) -> T:
         """The result of ``call``, made by this or by another caller. An error of ``call`` is raised to each of them.
 
-        A call that began before the moment ``since`` is not used; 0 allows all.
+        A result is used only if its ``call`` began after the moment ``since``; 0 allows all.
         """
         while True:
             with self._lock:
