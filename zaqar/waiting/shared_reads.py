@@ -51,9 +51,9 @@ class SharedReads:
     """Shares the results of reads among callers. Any thread or greenlet may use it.
 
     Callers with the same key share a result. A caller that was woken by a change passes a larger version than before,
-    and gets no result of a read that began before that change. A delete makes no new version, so a result may have messages
-    that were deleted after its read began. A caller to whom that matters passes a :func:`moment`, and gets only results of
-    reads that began after it.
+    and gets no result of a read that began before that change. A delete makes no new version, so a result may have
+    messages that were deleted after its read began. A caller to whom that matters passes a :func:`moment`, and gets
+    only results of reads that began after it.
     """
 
     def __init__(self) -> None:
