@@ -80,7 +80,7 @@ class Confirmations:
         return bool(self._key)
 
     def document(self, kind: str, subscription: Subscription, *, now: float) -> bytes:
-        """The body of the webhook that asks to confirm (API facts, section 4)."""
+        """The JSON body of a webhook that asks the subscriber to confirm."""
         grant = self._grant(subscription, now)
         what = "topic" if subscription.kind == TOPIC else "queue"
         document = {
@@ -99,7 +99,7 @@ class Confirmations:
         return json.dumps(document).encode()
 
     def letter(self, kind: str, subscription: Subscription, *, now: float) -> Letter:
-        """The mail that asks to confirm, with a link to the page where that is done."""
+        """The mail that asks to confirm, with a link to the confirmation page."""
         template = self._templates[kind]
         # Only the three fields {0}, {1} and {2}: other braces, as in CSS, are part of the text.
         values = (subscription.source, subscription.project, self._link(subscription, now))

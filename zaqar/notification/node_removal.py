@@ -52,7 +52,7 @@ MAX_KNOWN = 200
 when it is listed the next time."""
 
 RemoveOfNode = Callable[[str], Iterator[int]]
-"""Ends all subscriptions of a node, with their deliveries; each step tells how many it has ended.
+"""Ends all subscriptions of a node, with their deliveries. Each step yields how many it has ended.
 
 A step blocks, and may raise StoreUnavailable.
 """
@@ -72,13 +72,13 @@ class _Removal:
 
 
 class NodeRemoval:
-    """For one event loop."""
+    """Condemns nodes whose lease has expired, and removes their subscriptions. One object serves one event loop."""
 
     def __init__(self, nodes: NodeStore, remove_subscriptions: RemoveOfNode, *, clock: Clock) -> None:
         self._nodes = nodes
         self._remove_subscriptions = remove_subscriptions
         self._clock = clock
-        # One thread more, so that looking never waits for removals.
+        # One more thread, so that the search for expired nodes never waits for removals.
         self._executor = StoreExecutor("node removal", NODES + 1)
         self._removals: dict[str, _Removal] = {}
         self._look_for_forgotten_at = float("-inf")
@@ -141,7 +141,7 @@ class NodeRemoval:
         waiting = [each for each in self._removals.values() if each.task is None and each.try_after <= now]
         # Several notifiers begin with different ones.
         random.shuffle(waiting)
-        # New nodes first, then those whose last turn was longest ago.
+        # New nodes first, then the nodes whose last turn was longest ago.
         waiting.sort(key=lambda each: each.try_after)
         for each in waiting[: max(0, NODES - len(self._running()))]:
             each.task = asyncio.create_task(self._take_turn(each))

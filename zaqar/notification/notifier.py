@@ -36,17 +36,16 @@ from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement, StoreRef
 
 FINISH_SECONDS = 5.0
-"""How long attempts have at a stop to end by themselves. An attempt that takes longer is cancelled and made once more.
-"""
+"""Time limit at a stop for attempts to end by themselves. A longer attempt is cancelled, and made once more later."""
 
 HAND_BACK_SECONDS = 2.0
-"""How long the store has at a stop to take back the leases of what was cancelled."""
+"""Time limit at a stop for ending the leases of cancelled attempts."""
 
 _STORES_SECONDS = 5.0
 """How often the notifier looks for stores of pools that were added or removed."""
 
 _UNUSED_SECONDS = 30.0
-"""Pause after a store did not answer of which no queue is known."""
+"""Pause after a store without any known queue did not answer."""
 
 _MANAGEMENT_THREADS = 4
 

@@ -50,7 +50,7 @@ _NEXT_LINE = re.compile(rb" [!-~][ -~]*")
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """``sender`` and ``recipient`` are the one address of each kind; ``content`` has the line ends of SMTP."""
+    """``sender`` and ``recipient`` are one mail address each; ``content`` has the line ends of SMTP."""
 
     sender: str
     recipient: str
