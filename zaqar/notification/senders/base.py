@@ -74,7 +74,11 @@ class Sender(ABC):
 
     @abstractmethod
     async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
-        """Make one attempt, within bounded time. An error of the subscriber is an Outcome, never an exception."""
+        """Make one attempt, within bounded time. An error of the subscriber is an Outcome, never an exception.
+
+        ``payload.notification`` makes the JSON to send. If ``delivery.kind`` is not NOTIFICATION, the delivery asks the
+        subscriber to confirm, and ``Confirmations`` makes its text. ``now`` is in seconds since the epoch.
+        """
 
     async def close(self) -> None:
         """Close connections."""
