@@ -27,7 +27,7 @@ class Kind(Enum):
 
 
 class Wake(Flag):
-    """Which waiters of a queue an event concerns. FREE_READERS are among the READERS."""
+    """The waiters that an event concerns. READERS: all readers. FREE_READERS: only the readers of that kind."""
 
     TAKERS = 1
     FREE_READERS = 2

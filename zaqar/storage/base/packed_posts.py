@@ -20,9 +20,9 @@ def pack_posted(drafts: Sequence[Draft], client_id: str, now: float) -> bytes:
     return _encode((now, client_id, [(draft.body, draft.ttl, draft.delay) for draft in drafts]))
 
 
-def pack_dead_letter(letter: Message, now: float) -> bytes:
+def pack_dead_letter(dead_letter: Message, now: float) -> bytes:
     """The value for the outbox of a dead letter, which is a post of one message."""
-    return pack_posted([Draft(letter.body, letter.ttl)], letter.client_id, now)
+    return pack_posted([Draft(dead_letter.body, dead_letter.ttl)], dead_letter.client_id, now)
 
 
 def unpack_posted(packed: bytes, *, queue_uid: str, first: int, position: PostPosition = NOT_EXPANDED) -> Posted:
