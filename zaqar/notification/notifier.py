@@ -51,7 +51,10 @@ _MANAGEMENT_THREADS = 4
 
 
 class Notifier:
-    """Any number of notifiers, in any number of processes, share the stores. ``run`` is called once."""
+    """Sends the notifications of all stores. Any number of notifiers, in any processes, may share the stores.
+
+    ``run`` is called once.
+    """
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class Notifier:
         return self._shared.verdicts.counts
 
     def wake(self) -> None:
-        """There is new work in a store."""
+        """Wake all pumps, because a store has new work."""
         for pump, _ in self._pumps.values():
             pump.wake()
 
@@ -149,7 +152,7 @@ class Notifier:
     # -- the stores --------------------------------------------------------------------------------------------------
 
     async def _watch_stores(self) -> None:
-        """Have a pump for each store, also of pools that are added or removed later."""
+        """Keep one pump for each store, also of pools that are added or removed later."""
         while True:
             try:
                 stores, in_use = await self._management.run(
@@ -188,7 +191,7 @@ def _capacity_of(bounds: Bounds) -> Capacity:
 
 
 async def _finish(pump: Pump, running: asyncio.Task[None]) -> None:
-    """Have nothing more taken, let attempts end, and hand back the rest."""
+    """Stop taking work, let attempts end, and hand back the rest."""
     pump.stop()
     draining = asyncio.create_task(pump.drain())
     _, late = await asyncio.wait({running, draining}, timeout=FINISH_SECONDS)

@@ -63,7 +63,7 @@ class Page:
 
 
 class Subscribers:
-    """Every method raises StoreUnavailable if the management store does not answer."""
+    """Reads subscriptions, through a cache. Methods raise StoreUnavailable if the management store does not answer."""
 
     def __init__(self, management: ManagementStore, executor: StoreExecutor, clock: Clock) -> None:
         self._management = management
