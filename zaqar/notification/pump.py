@@ -132,7 +132,7 @@ class Pump:
         await self._attempts.drain()
 
     async def hand_back(self, seconds: float) -> None:
-        """Cancel the attempts, end the leases, and close the store, all within ``seconds``."""
+        """Cancel the attempts, end the leases within ``seconds``, and release the threads of the store."""
         self._leased_posts.close()
         self._attempts.break_off()
         try:
