@@ -15,7 +15,7 @@ from zaqar.errors import InvalidInput
 JsonSchema = Mapping[str, Any]
 
 NAME_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
-"""Names of queues, topics, pools and flavors (API facts, section 1).
+"""Names of queues, topics, pools and flavors.
 
 ``$`` ends the string as in ECMA 262, which JSON Schema uses.
 """
