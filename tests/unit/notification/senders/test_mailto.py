@@ -19,8 +19,8 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from tests.clock import START
-from tests.unit.notification.certificates import server_context
-from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription
+from tests.unit.notification.certificates import authorities, server_context, system_authorities
+from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription, default_confirmations
 from zaqar.errors import StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION
 from zaqar.notification.confirmation import Confirmations
@@ -96,7 +96,7 @@ def mail_by(server: MailServer, **changes: Any) -> Outcome:
 
 
 async def send_by(server: MailServer, **changes: Any) -> Outcome:
-    sender = MailSender(server, Confirmations(a_conf()))
+    sender = MailSender(server, default_confirmations())
     subscription = a_subscription(**({"subscriber": "mailto:a@example.org"} | changes))
     return await sender.send(a_delivery(), subscription, now=START)
 
@@ -108,7 +108,8 @@ def try_smtp(
 
     async def run() -> Outcome:
         async with mail_server(box, tls=tls, **settings) as port:
-            return await send_by(SmtpServer("127.0.0.1", port, **(client or {})), **changes)
+            server = SmtpServer("127.0.0.1", port, **({"authorities": system_authorities()} | (client or {})))
+            return await send_by(server, **changes)
 
     return asyncio.run(run())
 
@@ -151,7 +152,7 @@ def test_starttls(
         settings |= {"authenticator": login, "auth_required": offered, "auth_require_tls": offered}
     client = {"security": security, "user": user, "password": "pass-word"}
     if trusted:
-        client["authorities"] = ssl.create_default_context(cafile=str(certificate))
+        client["authorities"] = authorities(certificate)
     outcome = try_smtp(box, client=client, **settings)
     assert box.encrypted == ([] if encrypted is None else [encrypted])
     assert outcome.delivered is (encrypted is not None)
@@ -163,7 +164,7 @@ def test_tls_from_the_start(certificate: Path, trusted: bool) -> None:
     box = Mailbox()
     client: dict[str, Any] = {"security": "tls"}
     if trusted:
-        client["authorities"] = ssl.create_default_context(cafile=str(certificate))
+        client["authorities"] = authorities(certificate)
     outcome = try_smtp(box, client=client, tls=server_context(certificate))
     assert box.encrypted == ([True] if trusted else [])
     assert outcome.delivered is trusted
@@ -176,7 +177,7 @@ def test_a_login_that_is_refused(certificate: Path) -> None:
         client={
             "user": "me",
             "password": "wrong-word",
-            "authorities": ssl.create_default_context(cafile=str(certificate)),
+            "authorities": authorities(certificate),
         },
         tls_context=server_context(certificate),
         authenticator=login,
@@ -292,7 +293,7 @@ def test_that_no_mail_is_taken_is_logged_once(caplog: pytest.LogCaptureFixture) 
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-            sender = MailSender(SmtpServer("127.0.0.1", port), Confirmations(a_conf()))
+            sender = MailSender(SmtpServer("127.0.0.1", port), default_confirmations())
             for _ in range(3):
                 await sender.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
         box = Mailbox({"RCPT": "550 no"})
