@@ -45,7 +45,7 @@ def make_certificate(path: Path) -> None:
 
 @functools.cache
 def system_authorities() -> ssl.SSLContext:
-    """Return the context that a client uses by default. Tests share it, because it takes 10 ms to make."""
+    """Return the context that a client uses by default. Tests share it, because it takes milliseconds to make."""
     return ssl.create_default_context()
 
 

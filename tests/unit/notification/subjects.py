@@ -55,5 +55,5 @@ def a_conf(**options: Any) -> cfg.ConfigOpts:
 
 @functools.cache
 def default_confirmations() -> Confirmations:
-    """The confirmations of :func:`a_conf` without options. Tests share them: it takes 10 ms to read a configuration."""
+    """The confirmations of :func:`a_conf` without options. Tests share them, to read no configuration each time."""
     return Confirmations(a_conf())
