@@ -471,7 +471,7 @@ def test_a_connection_with_a_stream_is_not_idle(tmp_path: Path) -> None:
             await client.request("stream_close", queue_name="q")
             assert await close_code(client) == close_codes.IDLE
 
-    run(script, make_parts(tmp_path), idle_timeout=0.4)
+    run(script, make_parts(tmp_path), idle_timeout=0.8)
 
 
 @pytest.mark.parametrize("reads_again", [False, True])
@@ -494,7 +494,7 @@ def test_a_client_that_does_not_read_is_closed_and_holds_nothing(tmp_path: Path,
                 assert await close_code(client) == close_codes.TRY_AGAIN_LATER
             await wait_until(lambda: not account.total)
 
-    run(script, make_parts(tmp_path), write_timeout=PATIENCE if reads_again else 0.3)
+    run(script, make_parts(tmp_path), write_timeout=PATIENCE if reads_again else 0.5)
 
 
 # -- stores and reloads ----------------------------------------------------------------------------------------------
