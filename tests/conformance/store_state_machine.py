@@ -367,7 +367,8 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     def look_at_positions(self) -> None:
         uids = [queue.uid for queue in self.queues]
-        seen, *_, model = [store.queues.positions(uids=uids, now=self.now) for store in (*self.stores, self.stores[-1])]
+        answers = [store.queues.positions(uids=uids, now=self.now) for store in self.stores]
+        seen, model = answers[0], answers[-1]
         for side, uid in enumerate(uids):
             plain = self.ask("messages.list_after", queue=self.queues[side], after=0, limit=1)
             last, free, due = seen[uid]
