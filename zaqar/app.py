@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oslo_config import cfg
 
@@ -36,7 +36,6 @@ from zaqar.notification.notifier import Notifier
 from zaqar.notification.senders.base import Sender
 from zaqar.notification.senders.connection import ConnectionSender
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
-from zaqar.policies import Authorizer
 from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
@@ -58,7 +57,12 @@ from zaqar.storage.registry import DriverRegistry, open_management_store, open_m
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.waiters import Located
 
+if TYPE_CHECKING:
+    from zaqar.policies import Authorizer
+
 S = TypeVar("S", MessageStore, ManagementStore)
+
+_SERVING = ("api", "websocket")
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage that wakes notifiers. Without it in ``message_pipeline`` no message is notified."""
@@ -74,7 +78,8 @@ class Parts:
     recorder: Recorder | None
     """None if nothing is counted."""
     keys: MessageKeys
-    authorizer: Authorizer
+    rules: Authorizer | None
+    """The access rules; None in a process that serves no requests."""
     tokens: TokenValidator | None
     """None if callers are not authenticated."""
     management: ManagementStore
@@ -93,6 +98,13 @@ class Parts:
     signed_urls: SignedUrls
     pipelines: Pipelines
     extra_specs: ExtraSpecs
+
+    @property
+    def authorizer(self) -> Authorizer:
+        """The access rules, for a process that serves requests."""
+        if self.rules is None:
+            raise AssertionError("this process was built without access rules")
+        return self.rules
 
     def stores(self) -> Iterator[MessageStore]:
         """Yield every message store in use, opened. Raises StoreUnavailable if a store cannot be opened."""
@@ -116,12 +128,12 @@ def build(
 ) -> Parts:
     """Build everything below a transport from the configuration.
 
-    ``part`` is the kind of this process in metrics; tests replace the stores. Raises StartupError, with one sentence
-    for the operator, if the service cannot run with this configuration.
+    ``part`` is the kind of this process: "api" and "websocket" have the access rules, others serve no requests. Tests
+    replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
-    limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
+    limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
     recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
@@ -139,7 +151,7 @@ def build(
         conf=conf,
         recorder=recorder,
         keys=keys,
-        authorizer=authorizer,
+        rules=rules,
         tokens=tokens,
         queues=queues,
         messages=pipelines.make_messages(limits=limits, **reading),
@@ -156,6 +168,14 @@ def build(
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
     )
+
+
+def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
+    # Import here: oslo.policy and the libraries that it needs take a fifth of the start of a process, and the notifier
+    # and the sweeper do without.
+    from zaqar.policies import Authorizer
+
+    return Authorizer(conf)
 
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
