@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.model", "zaqar.private_files"},
     "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"}
     | {"zaqar.entry_points"},
-    "zaqar.schemas": FOUNDATION,
+    "zaqar.schemas": FOUNDATION | {"zaqar.tracing.context"},
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.storage.registry": FOUNDATION | {"zaqar.entry_points", "zaqar.conf", "zaqar.storage.base"},
     "zaqar.storage.pools": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},

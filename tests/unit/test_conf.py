@@ -339,7 +339,7 @@ def test_an_option_with_a_hyphen_in_a_file_is_reported(tmp_path: Path) -> None:
     _write(folder / "more.conf", "[DEFAULT]\nadmin-mode = True\nunknown-one = 1\n")
     loaded = conf.load(["--config-file", str(tmp_path / "zaqar.conf"), "--config-dir", str(folder)])
     assert loaded["drivers:transport:websocket"].notification_bind is None
-    first, second = conf._misspelt_options(loaded)
+    first, second = conf.misspelt_options(loaded)
     assert first.startswith("[drivers:transport:websocket] notification-bind is not read: in a file the name of this ")
     assert first.endswith(f" option is notification_bind ({tmp_path / 'zaqar.conf'}).")
     assert second.startswith("[DEFAULT] admin-mode is not read")
