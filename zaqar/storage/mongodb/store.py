@@ -23,6 +23,7 @@ from zaqar.storage.mongodb.queues import MongoQueues
 from zaqar.storage.mongodb.sealed_bodies import MongoSealedBodies
 from zaqar.storage.mongodb.sweep import Sweep
 from zaqar.storage.mongodb.tombstones import TOMBSTONE_INDEXES, TOMBSTONES
+from zaqar.storage.mongodb.volume import read_volume
 from zaqar.storage.mongodb.wakeups import WaitedQueues
 
 COLLECTIONS = {MESSAGES: INDEXES, DELIVERIES: DELIVERY_INDEXES, TOMBSTONES: TOMBSTONE_INDEXES}
@@ -53,11 +54,10 @@ class MongoMessageStore(MessageStore):
         return cls(replica_set, change_stream=bool(settings.get("change_stream")))
 
     def volume(self, *, now: float) -> Volume:
-        stats = self._sweep.volume(now=now)
-        return Volume(stats.free, stats.claimed)
+        return read_volume(self.core, now)
 
     def sweep(self, *, now: float, limit: int) -> Swept:
-        return Swept(self._sweep.run(now=now, limit=limit))
+        return self._sweep.run(now=now, limit=limit)
 
     def wakeups(self) -> Wakeups | None:
         return self._waited.open_stream()
