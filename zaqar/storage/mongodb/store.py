@@ -54,6 +54,16 @@ class MongoMessageStore(MessageStore):
         return cls(replica_set, change_stream=bool(settings.get("change_stream")))
 
     def volume(self, *, now: float) -> Volume:
+        """As in the contract. Some numbers may be wrong for a while:
+
+        - If more than ``MAX_CORRECTED`` messages of a queue are due, or have expired, and no operation and no sweep has
+          met them yet, the others count as before: as delayed or claimed, or as messages.
+        - ``oldest`` is that of the message with the lowest number in each queue. If its queue has live messages, an
+          expired one counts until it is removed. A dead letter that keeps its time may be older than the first one.
+        - If there are more than ``MAX_COUNTED`` waiting deliveries, their number is that of all deliveries, which the
+          server knows, less the dead and the done ones. Of these two at most ``MAX_COUNTED`` each are counted.
+        - The deliveries of a dropped queue or subscription count until a sweep has removed them.
+        """
         return read_volume(self.core, now)
 
     def sweep(self, *, now: float, limit: int) -> Swept:
@@ -61,6 +71,9 @@ class MongoMessageStore(MessageStore):
 
     def wakeups(self) -> Wakeups | None:
         return self._waited.open_stream()
+
+    def connections(self) -> Mapping[str, int]:
+        return self.core.replica_set.connections()
 
     def durability(self) -> Mapping[str, str]:
         return self.core.replica_set.durability()

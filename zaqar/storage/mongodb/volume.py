@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a message store holds in all queues together, in one command; ``MongoMessageStore.volume`` calls it.
+"""How much a message store holds in all queues together; ``MongoMessageStore.volume`` calls it.
 
 The numbers of messages are the stored counts of the queues, corrected by what time has done since they were written.
-The numbers of deliveries are counted in the index "age". Each scan has a limit, so the cost of the command depends on
-the number of queues and not on the number of messages.
+The numbers of deliveries are counted in the index "age". Each scan has a limit, so the cost depends on the number of
+queues, and not on the numbers of messages and deliveries.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections import Counter
+from typing import Final
 
 from zaqar.model import DEAD, DONE, WAITING, Volume
-from zaqar.storage.mongodb.client.connection import Document
+from zaqar.storage.mongodb.client.connection import Connection, Document
 from zaqar.storage.mongodb.core import Core
 from zaqar.storage.mongodb.delivery_documents import DELIVERIES
 from zaqar.storage.mongodb.documents import ALL_FENCES, CLAIMED, DELAYED, MESSAGES, READY, Field
@@ -19,50 +20,57 @@ from zaqar.storage.mongodb.documents import ALL_FENCES, CLAIMED, DELAYED, MESSAG
 MAX_CORRECTED: Final = 1000
 """Messages of one queue that are looked at because they are due, and again because they have expired."""
 
-MAX_COUNTED: Final = 20_000
+MAX_COUNTED: Final = 50_000
 """Deliveries of one state that are counted."""
+
+PAGE: Final = 2000
+"""Queues of one command. If all of them have messages it takes the server about half a second."""
 
 
 def read_volume(core: Core, now: float) -> Volume:
     """See ``MongoMessageStore.volume``."""
-    found: dict[str, Any] = {}
-    for part in core.attempt().read_snapshot(_pipeline(now), expect=8):
-        found.update(part)
-    waiting = found.get(WAITING, 0)
-    dead = found.get(DEAD, 0)
-    if waiting == MAX_COUNTED:
-        every = core.read(lambda connection: connection[DELIVERIES].latest.estimated_document_count())
-        waiting = max(waiting, every - dead - found.get(DONE, 0))
+    sums: Counter[str] = Counter()
+    oldest: list[float] = []
+    after: str | None = ALL_FENCES["$gte"]
+    while after is not None:
+        found: Document = {}
+        for part in core.attempt().read_snapshot(_messages(after, now), expect=3):
+            found.update(part)
+        sums.update({name: found.get(name, 0) for name in ("free", "claimed", "delayed")})
+        if found.get("oldest") is not None:
+            oldest.append(found["oldest"])
+        after = found.get("last")
+    waiting, dead, oldest_waiting = _read_deliveries(core)
     return Volume(
-        found.get("free", 0),
-        found.get("claimed", 0),
-        found.get("delayed", 0),
-        found.get("oldest"),
-        waiting,
-        dead,
-        found.get("oldest_waiting"),
+        sums["free"], sums["claimed"], sums["delayed"], min(oldest, default=None), waiting, dead, oldest_waiting
     )
 
 
-def _pipeline(now: float) -> list[Document]:
-    oldest_waiting: list[Document] = [
-        {"$match": {"state": WAITING}},
-        {"$sort": {"created": 1}},
-        {"$limit": 1},
-        {"$project": {"_id": 0, "oldest_waiting": "$created"}},
-    ]
-    counts = [[{"$match": {"state": state}}, {"$limit": MAX_COUNTED}, {"$count": state}] for state in _STATES]
-    return [
-        *_messages(now),
-        *({"$unionWith": {"coll": DELIVERIES, "pipeline": part}} for part in (oldest_waiting, *counts)),
-    ]
+# -- deliveries -------------------------------------------------------------------------------------------------------
 
 
-_STATES: Final = (WAITING, DEAD, DONE)
+def _read_deliveries(core: Core) -> tuple[int, int, float | None]:
+    """The numbers of WAITING and of DEAD deliveries, and when the oldest WAITING one was created."""
+
+    def read(connection: Connection) -> tuple[int, int, float | None]:
+        views = connection[DELIVERIES]
+        deliveries = views.majority
+        oldest = deliveries.find_one({"state": WAITING}, {"_id": 0, "created": 1}, sort={"created": 1})
+        # The index alone answers each of these.
+        waiting, dead = (deliveries.count_documents({"state": each}, limit=MAX_COUNTED) for each in (WAITING, DEAD))
+        if waiting == MAX_COUNTED:
+            done = deliveries.count_documents({"state": DONE}, limit=MAX_COUNTED)
+            waiting = max(waiting, views.latest.estimated_document_count() - dead - done)
+        return waiting, dead, None if oldest is None else oldest["created"]
+
+    return core.read(read)
 
 
-def _messages(now: float) -> list[Document]:
-    """Sums over all queues.
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def _messages(after: str, now: float) -> list[Document]:
+    """Sums over a PAGE of queues, from the fence after this id on, and the id of the ``last`` fence if there are more.
 
     ``EXPIRES`` of a claimed message is never before its ``DUE``. So an expired message is one of these: READY, and it
     is subtracted from the free ones; CLAIMED, which is counted as due and subtracted again; or DELAYED for longer than
@@ -84,9 +92,9 @@ def _messages(now: float) -> list[Document]:
         {"$limit": MAX_CORRECTED},
         _sums(delayed=_count_if(is_delayed)),
     ]
-    # The first by number, of which the index "order" has one for each state. A due message is among ``due``.
+    # The first by number, which is the first key of the index "order". DELAYED ones that are due are among ``due``.
     first: list[Document] = [
-        {"$match": {Field.STATE: {"$in": [READY, CLAIMED]}, "$expr": {"$gte": [f"${Field.SEQUENCE}", 0]}}},
+        {"$match": {Field.STATE: {"$in": [READY, CLAIMED]}}},
         {"$sort": {Field.SEQUENCE: 1}},
         {"$limit": 1},
         {"$project": {"_id": 0, "oldest": f"${Field.CREATED}"}},
@@ -95,8 +103,12 @@ def _messages(now: float) -> list[Document]:
     claimed = {"$add": ["$claimed", _minus("$due.claimed")]}
     delayed = {"$add": ["$delayed", _minus("$due.all"), {"$sum": "$due.claimed"}, _minus("$expired.delayed")]}
     oldest = {"$min": [{"$min": "$first.oldest"}, {"$min": "$due.oldest"}]}
+    fences: list[Document] = [{"$match": {"_id": {**ALL_FENCES, "$gt": after}}}, {"$sort": {"_id": 1}}]
+    last: list[Document] = [{"$skip": PAGE - 1}, {"$limit": 1}, {"$project": {"_id": 0, "last": "$_id"}}]
     return [
-        {"$match": {"_id": ALL_FENCES, "segment": {"$exists": True}}},
+        *fences,
+        {"$limit": PAGE},
+        {"$match": {"segment": {"$exists": True}}},
         _join_counts(),
         {
             "$project": {
@@ -121,6 +133,7 @@ def _messages(now: float) -> list[Document]:
                 "oldest": {"$min": "$oldest"},
             }
         },
+        {"$unionWith": {"coll": MESSAGES, "pipeline": [*fences, *last]}},
     ]
 
 
