@@ -60,8 +60,9 @@ class MongoMessageStore(MessageStore):
           met them yet, the others count as before: as delayed or claimed, or as messages.
         - ``oldest`` is that of the message with the lowest number in each queue. If its queue has live messages, an
           expired one counts until it is removed. A dead letter that keeps its time may be older than the first one.
-        - If there are more than ``MAX_COUNTED`` waiting deliveries, their number is that of all deliveries, which the
-          server knows, less the dead and the done ones. Of these two at most ``MAX_COUNTED`` each are counted.
+        - At most ``MAX_COUNTED`` dead deliveries are counted. If there are more waiting ones than that, their number is
+          that of all deliveries, which the server knows well but not exactly after a crash, less the dead and the done
+          ones. So dead and done ones that were not counted are among them.
         - The deliveries of a dropped queue or subscription count until a sweep has removed them.
         """
         return read_volume(self.core, now)

@@ -269,13 +269,13 @@ class ReplicaSet:
     def connections(self) -> Mapping[str, int]:
         """See ``MessageStore.connections``: those to all members together, and the limit for each, 0 if there is none.
 
-        Empty before the first contact, and in a process that was forked until its own first contact.
+        Empty while this process has no client, as after a fork.
         """
         connection = self._connection
         if connection is None:
             return {}
         client = connection.client
-        # PERF: pymongo has no public numbers. Its events would count too, but cost each command some microseconds.
+        # PERF: these parts are private. The public way, a listener of events, would cost each command some microseconds.
         pools = [server.pool for server in list(client._topology._servers.values())]
         return {
             "used": sum(pool.active_sockets for pool in pools),
