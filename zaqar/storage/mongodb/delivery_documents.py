@@ -21,8 +21,8 @@ DELIVERY_INDEXES: Final = (
     Index("waiting", ("subscription", "due", "queue", "number"), "due"),
     # The log of a subscription, by state.
     Index("log", ("queue", "subscription", "state", "number"), "state"),
-    # How many there are of each state, and the oldest of each.
-    Index("age", ("state", "created"), "state"),
+    # The oldest that is waiting.
+    Index("age", ("created",), "due"),
     # What a sweep removes.
     Index("keep", ("keep_until",), "keep_until"),
 )

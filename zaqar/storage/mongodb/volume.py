@@ -2,8 +2,8 @@
 """How much a message store holds in all queues together; ``MongoMessageStore.volume`` calls it.
 
 The numbers of messages are the stored counts of the queues, corrected by what time has done since they were written.
-The numbers of deliveries are counted in the index "age". Each scan has a limit, so the cost depends on the number of
-queues, and not on the numbers of messages and deliveries.
+The numbers of deliveries are counted in the index "log". Each scan has a limit, so the cost depends on the number of
+queues and subscriptions, and not on the numbers of messages and deliveries.
 """
 
 from __future__ import annotations
@@ -55,12 +55,18 @@ def _read_deliveries(core: Core) -> tuple[int, int, float | None]:
     def read(connection: Connection) -> tuple[int, int, float | None]:
         views = connection[DELIVERIES]
         deliveries = views.majority
-        oldest = deliveries.find_one({"state": WAITING}, {"_id": 0, "created": 1}, sort={"created": 1})
-        # The index alone answers each of these.
-        waiting, dead = (deliveries.count_documents({"state": each}, limit=MAX_COUNTED) for each in (WAITING, DEAD))
+
+        def count(state: str) -> int:
+            """Count in the index "log". In each subscription the server skips to the state, so it reads no others."""
+            which = {"queue": {"$gte": ""}, "subscription": {"$gte": ""}, "state": state, "number": {"$gte": 0}}
+            return deliveries.count_documents(which, limit=MAX_COUNTED, hint="log")
+
+        # Only waiting deliveries have ``due``.
+        oldest = deliveries.find_one({"due": {"$gte": 0}}, {"created": 1}, sort={"created": 1}, hint="age")
+        waiting, dead = count(WAITING), count(DEAD)
         if waiting == MAX_COUNTED:
-            done = deliveries.count_documents({"state": DONE}, limit=MAX_COUNTED)
-            waiting = max(waiting, views.latest.estimated_document_count() - dead - done)
+            every = views.latest.estimated_document_count()
+            waiting = max(waiting, every - dead - count(DONE))
         return waiting, dead, None if oldest is None else oldest["created"]
 
     return core.read(read)

@@ -275,7 +275,7 @@ class ReplicaSet:
         if connection is None:
             return {}
         client = connection.client
-        # PERF: these parts are private. The public way, a listener of events, would cost each command some microseconds.
+        # PERF: these parts are private. The public way, a listener of events, costs each command some microseconds.
         pools = [server.pool for server in list(client._topology._servers.values())]
         return {
             "used": sum(pool.active_sockets for pool in pools),
