@@ -76,15 +76,55 @@ def _read_deliveries(core: Core) -> tuple[int, int, float | None]:
 
 
 def _messages(after: str, now: float) -> list[Document]:
-    """Sums over a PAGE of queues, from the fence after this id on, and the id of the ``last`` fence if there are more.
+    """Sums over a PAGE of queues, from the fence after this id on, and the id of the ``last`` fence if there are more."""
+    fences: list[Document] = [{"$match": {"_id": {**ALL_FENCES, "$gt": after}}}, {"$sort": {"_id": 1}}]
+    last: list[Document] = [{"$skip": PAGE - 1}, {"$limit": 1}, {"$project": {"_id": 0, "last": "$_id"}}]
+    sums = {name: {"$sum": f"${name}"} for name in ("free", "claimed", "delayed")}
+    return [
+        *fences,
+        {"$limit": PAGE},
+        {"$match": {"segment": {"$exists": True}}},
+        _join_counts(),
+        {
+            "$project": {
+                "segment": 1,
+                "ready": {"$add": ["$ready", {"$sum": "$counts.ready"}]},
+                "claimed": {"$sum": "$counts.claimed"},
+                "delayed": {"$add": ["$delayed", {"$sum": "$counts.delayed"}]},
+            }
+        },
+        # An empty queue costs no more than that.
+        {"$match": {"$or": [{name: {"$ne": 0}} for name in ("ready", "claimed", "delayed")]}},
+        *_corrected(now),
+        {"$group": {"_id": None, **sums, "oldest": {"$min": "$oldest"}}},
+        {"$unionWith": {"coll": MESSAGES, "pipeline": [*fences, *last]}},
+    ]
+
+
+def _corrected(now: float) -> list[Document]:
+    """Stages from the stored counts of a queue to the true ones, with the ``created`` of its oldest message.
 
     ``EXPIRES`` of a claimed message is never before its ``DUE``. So an expired message is one of these: READY, and it
     is subtracted from the free ones; CLAIMED, which is counted as due and subtracted again; or DELAYED for longer than
     it lives, which was never counted as free, so it is subtracted from the delayed ones.
 
-    If a queue has more than MAX_CORRECTED due messages, as many expired ones are subtracted at most, so no number is
+    If a queue has more than MAX_CORRECTED due messages, at most as many expired ones are subtracted, so no number is
     below 0.
     """
+    free = {"$add": ["$ready", {"$sum": "$due.all"}, _minus("$expired.all"), {"$sum": "$expired.delayed"}]}
+    claimed = {"$add": ["$claimed", _minus("$due.claimed")]}
+    delayed = {"$add": ["$delayed", _minus("$due.all"), {"$sum": "$due.claimed"}, _minus("$expired.delayed")]}
+    oldest = {"$min": [{"$min": "$first.oldest"}, {"$min": "$due.oldest"}]}
+    return [
+        *_join_messages(now),
+        {"$project": {"free": free, "claimed": claimed, "delayed": delayed, "oldest": oldest}},
+        # If a queue has no live message, its first one has expired.
+        {"$set": {"oldest": {"$cond": [{"$gt": [{"$add": ["$free", "$claimed"]}, 0]}, "$oldest", None]}}},
+    ]
+
+
+def _join_messages(now: float) -> list[Document]:
+    """Join, with a limit each, sums over messages that are due or have expired, and the first message."""
     was_claimed = {"$eq": [f"${Field.STATE}", CLAIMED]}
     is_alive = {"$gt": [f"${Field.EXPIRES}", now]}
     is_delayed = {"$and": [{"$eq": [f"${Field.STATE}", DELAYED]}, {"$gt": [f"${Field.DUE}", now]}]}
@@ -105,42 +145,7 @@ def _messages(after: str, now: float) -> list[Document]:
         {"$limit": 1},
         {"$project": {"_id": 0, "oldest": f"${Field.CREATED}"}},
     ]
-    free = {"$add": ["$ready", {"$sum": "$due.all"}, _minus("$expired.all"), {"$sum": "$expired.delayed"}]}
-    claimed = {"$add": ["$claimed", _minus("$due.claimed")]}
-    delayed = {"$add": ["$delayed", _minus("$due.all"), {"$sum": "$due.claimed"}, _minus("$expired.delayed")]}
-    oldest = {"$min": [{"$min": "$first.oldest"}, {"$min": "$due.oldest"}]}
-    fences: list[Document] = [{"$match": {"_id": {**ALL_FENCES, "$gt": after}}}, {"$sort": {"_id": 1}}]
-    last: list[Document] = [{"$skip": PAGE - 1}, {"$limit": 1}, {"$project": {"_id": 0, "last": "$_id"}}]
-    return [
-        *fences,
-        {"$limit": PAGE},
-        {"$match": {"segment": {"$exists": True}}},
-        _join_counts(),
-        {
-            "$project": {
-                "segment": 1,
-                "ready": {"$add": ["$ready", {"$sum": "$counts.ready"}]},
-                "claimed": {"$sum": "$counts.claimed"},
-                "delayed": {"$add": ["$delayed", {"$sum": "$counts.delayed"}]},
-            }
-        },
-        # An empty queue costs no more than that.
-        {"$match": {"$or": [{name: {"$ne": 0}} for name in ("ready", "claimed", "delayed")]}},
-        _join("due", due),
-        _join("expired", expired),
-        _join("first", first),
-        {"$project": {"free": free, "claimed": claimed, "delayed": delayed, "oldest": oldest}},
-        # The first message of a queue that has no live ones has expired.
-        {"$set": {"oldest": {"$cond": [{"$gt": [{"$add": ["$free", "$claimed"]}, 0]}, "$oldest", None]}}},
-        {
-            "$group": {
-                "_id": None,
-                **{name: {"$sum": f"${name}"} for name in ("free", "claimed", "delayed")},
-                "oldest": {"$min": "$oldest"},
-            }
-        },
-        {"$unionWith": {"coll": MESSAGES, "pipeline": [*fences, *last]}},
-    ]
+    return [_join("due", due), _join("expired", expired), _join("first", first)]
 
 
 def _join(name: str, pipeline: list[Document]) -> Document:
