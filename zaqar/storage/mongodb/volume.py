@@ -76,7 +76,7 @@ def _read_deliveries(core: Core) -> tuple[int, int, float | None]:
 
 
 def _messages(after: str, now: float) -> list[Document]:
-    """Sums over a PAGE of queues, from the fence after this id on, and the id of the ``last`` fence if there are more."""
+    """Sums over a PAGE of queues, from the fence after this id on; the id of the ``last`` one if there are more."""
     fences: list[Document] = [{"$match": {"_id": {**ALL_FENCES, "$gt": after}}}, {"$sort": {"_id": 1}}]
     last: list[Document] = [{"$skip": PAGE - 1}, {"$limit": 1}, {"$project": {"_id": 0, "last": "$_id"}}]
     sums = {name: {"$sum": f"${name}"} for name in ("free", "claimed", "delayed")}
