@@ -17,14 +17,14 @@ from zaqar.storage.mongodb.core import Core
 from zaqar.storage.mongodb.delivery_documents import DELIVERIES
 from zaqar.storage.mongodb.documents import ALL_FENCES, CLAIMED, DELAYED, MESSAGES, READY, Field
 
-MAX_CORRECTED: Final = 1000
+MAX_CORRECTED: Final = 2000
 """Messages of one queue that are looked at because they are due, and again because they have expired."""
 
 MAX_COUNTED: Final = 50_000
 """Deliveries of one state that are counted."""
 
-PAGE: Final = 2000
-"""Queues of one command. If all of them have messages it takes the server about half a second."""
+PAGE: Final = 500
+"""Queues of one command, which so ends within the time limit of a step even if all have MAX_CORRECTED of both."""
 
 
 def read_volume(core: Core, now: float) -> Volume:
