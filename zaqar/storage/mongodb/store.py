@@ -61,8 +61,8 @@ class MongoMessageStore(MessageStore):
         - ``oldest`` is that of the message with the lowest number in each queue. If its queue has live messages, an
           expired one counts until it is removed. A dead letter that keeps its time may be older than the first one.
         - At most ``MAX_COUNTED`` dead deliveries are counted. If there are more waiting ones than that, their number is
-          that of all deliveries, which the server knows well but not exactly after a crash, less the dead and the done
-          ones. So dead and done ones that were not counted are among them.
+          that of all deliveries, less the dead and the done ones. So dead and done ones that were not counted are among
+          them. The server knows the number of all without counting, but not exactly after a crash.
         - The deliveries of a dropped queue or subscription count until a sweep has removed them.
         """
         return read_volume(self.core, now)
