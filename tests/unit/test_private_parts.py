@@ -26,6 +26,8 @@ PRIVATE_ATTRIBUTES = {
     "_sock": "redis",
     "_transaction": "pymongo",
     "_max_await_time_ms": "pymongo",
+    "_topology": "pymongo",
+    "_servers": "pymongo",
 }
 """Attributes of library objects that zaqar reads or writes, and the library."""
 
