@@ -54,11 +54,10 @@ class RedisMessageStore(MessageStore):
         return cls(client)
 
     def volume(self, *, now: float) -> Volume:
-        stats = self._sweep.volume(now)
-        return Volume(stats.free, stats.claimed)
+        return self._sweep.volume(now)
 
     def sweep(self, *, now: float, limit: int) -> Swept:
-        return Swept(self._sweep.sweep(now, limit))
+        return self._sweep.sweep(now, limit)
 
     def wakeups(self) -> Wakeups | None:
         client = self._core.client
