@@ -74,6 +74,14 @@ class RedisMessageStore(MessageStore):
                 )
             return None
 
+    def connections(self) -> Mapping[str, int]:
+        """The connections of the pool; in a Cluster those to all nodes, with the limit for all masters that are known.
+
+        The connection that waits for wake-ups is in no pool, and does not count.
+        """
+        used, idle, most = self._core.client.connections()
+        return {"used": used, "idle": idle, "max": most}
+
     def durability(self) -> Mapping[str, str]:
         return durability.report(self._core.client)
 
