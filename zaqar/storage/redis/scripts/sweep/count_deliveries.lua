@@ -8,6 +8,7 @@
 -- and counts with commands that do not read what they count. The record of a delivery has its body, so it ends early after BYTES.
 local SUBSCRIPTIONS, BYTES = 1000, 4 * 1024 * 1024
 local WAITING, DEAD = 'w', 'd' -- see subscription_backlog
+local CONFIRMATION = '000000000000' -- number of a delivery that belongs to no message, so it says nothing about the time
 local call, sub = redis.call, string.sub
 local waiting, dead, oldest, looked, bytes = 0, 0, math.huge, 0, 0
 
@@ -20,10 +21,24 @@ local function created_of(record)
   return created
 end
 
+local function look_at(prefix, id)
+  local record = call('HGET', prefix .. 'delivery_records', id)
+  oldest = math.min(oldest, created_of(record))
+  bytes = bytes + #record
+end
+
 -- Count the deliveries of a queue from behind the subscription `after`. Returns the subscription after which to go on, or nil if all are
 -- counted.
 local function count(prefix, after)
+  -- Numbers of messages are in the order of their times. So of all subscriptions only the record of the first number is read.
   local by_state, first, first_id = prefix .. 'deliveries_by_state', nil, nil
+  local function see(number)
+    if number == CONFIRMATION then
+      look_at(prefix, after .. ':' .. number)
+    elseif not first or number < first then
+      first, first_id = number, after .. ':' .. number
+    end
+  end
   if after == '' then
     waiting = waiting + call('ZCARD', prefix .. 'deliveries_waiting')
   end
@@ -34,23 +49,22 @@ local function count(prefix, after)
     if member and looked < SUBSCRIPTIONS then
       looked = looked + 1
       after = sub(member, 1, -16)
-      local code = sub(member, -14, -14)
+      local code, number = sub(member, -14, -14), sub(member, -12)
       if code == DEAD then
         local range = after .. ':' .. DEAD
         dead = dead + call('ZLEXCOUNT', by_state, '[' .. range .. ':', '(' .. range .. ';')
       end
-      if code ~= WAITING then
+      if code == WAITING and number ~= CONFIRMATION then
+        see(number)
+      else
         local range = after .. ':' .. WAITING
-        member = call('ZRANGEBYLEX', by_state, '[' .. range .. ':', '(' .. range .. ';', 'LIMIT', 0, 1)[1]
-      end
-      if member and (not first or sub(member, -12) < first) then
-        first, first_id = sub(member, -12), after .. ':' .. sub(member, -12)
+        for _, each in ipairs(call('ZRANGEBYLEX', by_state, '[' .. range .. ':', '(' .. range .. ';', 'LIMIT', 0, 2)) do
+          see(sub(each, -12))
+        end
       end
     else
       if first then
-        local record = call('HGET', prefix .. 'delivery_records', first_id)
-        oldest = math.min(oldest, created_of(record))
-        bytes = bytes + #record
+        look_at(prefix, first_id)
       end
       return member and after
     end
