@@ -64,7 +64,9 @@ def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now:
     checksum_at = _RECORD.size + client
     origin_at = checksum_at + checksum
     body_at = origin_at + origin
-    checksum_text, trace = _split_checksum(record[checksum_at:origin_at]) if checksum else (None, None)
+    checksum_text = trace = None
+    if checksum:
+        checksum_text, trace = _split_checksum(record[checksum_at:origin_at])
     return Message(
         uid,
         int(number),
@@ -76,8 +78,9 @@ def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now:
         count,
         checksum_text,
         _origin_of(record[origin_at:body_at]) if origin else None,
-        due=due,
-        trace=trace,
+        None,
+        due,
+        trace,
     )
 
 

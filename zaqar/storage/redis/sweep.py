@@ -13,7 +13,7 @@ from zaqar.storage.redis.client.scripts import load
 from zaqar.storage.redis.core import RedisCore
 from zaqar.storage.redis.keys import DUE, KEPT, OUTBOX_SLOTS, SLOTS_IN_USE, TURNS
 
-QUEUES_AT_ONCE = 1000
+QUEUES_AT_ONCE = 250
 """Maximum number of queues that one script counts."""
 
 _QUEUES_PER_PAGE = 50

@@ -6,7 +6,7 @@
 -- It only reads. The keys of the queues are not among KEYS, because the caller has no list of the keys; they are in the slot of KEYS[1].
 -- Its cost does not depend on the number of deliveries: it goes from subscription to subscription in an index, SUBSCRIPTIONS at most,
 -- and counts with commands that do not read what they count. The record of a delivery has its body, so it ends early after BYTES.
-local SUBSCRIPTIONS, BYTES = 1000, 4 * 1024 * 1024
+local SUBSCRIPTIONS, BYTES = 500, 4 * 1024 * 1024
 local WAITING, DEAD = 'w', 'd' -- see subscription_backlog
 local CONFIRMATION = '000000000000' -- number of a delivery that belongs to no message, so it says nothing about the time
 local call, sub = redis.call, string.sub

@@ -11,10 +11,10 @@ local free, claimed, delayed, oldest, due, bytes = 0, 0, 0, math.huge, {}, 0
 local following = #uids == tonumber(ARGV[3]) and uids[#uids]
 for _, uid in ipairs(uids) do
   local prefix = 'zaqar:{' .. uid .. '}:'
-  local due_from = tonumber(call('HGET', prefix .. 'fence', 'due_from'))
-  if due_from and due_from <= now then
+  local due_from = tonumber(call('HGET', prefix .. 'fence', 'due_from')) or math.huge
+  if due_from <= now then
     due[#due + 1] = uid
-  else
+  elseif due_from < math.huge then -- each message will be due one day, so a queue with nothing due is empty
     local ready, held = call('ZCARD', prefix .. 'ready'), call('ZCARD', prefix .. 'claimed')
     free = free + ready
     claimed = claimed + held
