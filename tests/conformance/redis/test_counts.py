@@ -85,7 +85,7 @@ def test_the_volume_is_read_in_pages(
         orders.post("x", delay=60)
         notifier.clock.advance(1)
     many, large = SubscriptionBacklog(notifier), [SubscriptionBacklog(notifier) for _ in range(5)]
-    for n in range(2500):
+    for _ in range(2500):
         backlog = many.beside()
         notifier.put(backlog.new(9, created=began), backlog.new(10))
     for backlog in large:
@@ -159,6 +159,19 @@ def test_an_expired_message_is_counted_once_whatever_removed_it(store: RedisMess
     removals[by]()
     assert expired_of(store, orders.now) == 330
     assert expired_of(store, orders.now + 1) == 0
+
+
+def test_expired_messages_are_removed_and_counted_in_a_full_server(
+    store: RedisMessageStore, client: redis.Redis
+) -> None:
+    orders = QueueClient(store)
+    orders.post("a", "b", ttl=60)
+    orders.post("c", ttl=60, delay=59)
+    orders.post("living")
+    orders.clock.advance(60)
+    client.config_set("maxmemory", 1)
+    assert [message.sequence for message in orders.claim()[1]] == [4]
+    assert expired_of(store, orders.now) == 3
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------
