@@ -16,6 +16,7 @@ if tombstone_ends then
     call('ZREM', AGENDA, UID)
     return { 1, 0 }
   end
+  call('ZREM', AGENDA, UID) -- a server without free memory lets a script go on that began with a removal
   call('ZADD', AGENDA, tombstone_ends, UID)
   return { 0, 0 }
 elseif not fence[1] then
@@ -52,11 +53,12 @@ local next_time = huge
 for _, word in ipairs({ 'claim_ends', 'due', 'expiry', 'received' }) do
   next_time = min(next_time, tonumber(call('ZRANGE', PREFIX .. word, 0, 0, 'WITHSCORES')[2]) or huge)
 end
+-- HDEL must be the first write if nothing was removed: a server without free memory lets a script go on that began so.
+call('HDEL', FENCE, 'agenda_from')
 if next_time < huge then
   call('HSET', FENCE, 'agenda_from', next_time)
   call('ZADD', AGENDA, next_time, UID)
 else
-  call('HDEL', FENCE, 'agenda_from')
   call('ZREM', AGENDA, UID)
 end
 return reply_with(removed + #forgotten)
