@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import redis
@@ -239,6 +240,17 @@ def test_subscriptions_are_counted_in_bounded_scripts(
         150,
         150,
     ]
+
+
+def test_the_count_of_a_project_is_one_script_and_one_pipeline(
+    management: RedisManagementStore, client: redis.Redis
+) -> None:
+    one = SubscriptionClient(management)
+    for n in range(20):
+        one.create(f"http://example.com/{n}")
+    count = partial(management.subscriptions.count_of_project, project="shop", now=one.clock.now, most=10)
+    count()
+    assert commands_of(client, count) == {"evalsha": 1, "zrangebyscore": 2, "hget": 10}
 
 
 class _Killed(Exception):
