@@ -11,10 +11,21 @@ from zaqar.model import Message, Origin
 
 def message_of(queue_uid: str, row: tuple[Any, ...]) -> Message:
     """The message in one row."""
-    sequence, body, created, expires, client_id, claim_id, claim_count, checksum, queue, message_id, count, due = row
-    origin = None if queue is None else Origin(queue, message_id, count)
+    sequence, body, created, expires, client_id, claim_id, claim_count, checksum, queue, origin_id, count, due, trace = row
+    origin = None if queue is None else Origin(queue, origin_id, count)
     return Message(
-        queue_uid, sequence, body, created, expires, client_id, claim_id, claim_count, checksum, origin, due=due
+        queue_uid,
+        sequence,
+        body,
+        created,
+        expires,
+        client_id,
+        claim_id,
+        claim_count,
+        checksum,
+        origin,
+        due=due,
+        trace=trace,
     )
 
 

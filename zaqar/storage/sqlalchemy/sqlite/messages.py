@@ -43,6 +43,7 @@ class SqliteMessages(SqlMessages):
                 "client_id": client_id,
                 "checksum": draft.checksum,
                 "body": draft.body,
+                "trace": draft.trace,
             }
             rows.append(row)
         count = len(rows)

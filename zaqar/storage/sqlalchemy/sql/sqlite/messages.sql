@@ -3,8 +3,8 @@
 -- "expires + 0" keeps the planner from the index by the end of life: nearly all messages are alive.
 
 -- name: insert_message
-INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body)
-VALUES (:segment, :sequence, :state, :due, :expires, :now, 0, :client_id, :checksum, :body)
+INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body, trace)
+VALUES (:segment, :sequence, :state, :due, :expires, :now, 0, :client_id, :checksum, :body, :trace)
 
 -- name: list_ready
 -- A page of free messages, in the order of the index. IS NOT is true of every client if there is none to leave out.
