@@ -113,7 +113,6 @@ class PostgresqlMessages(SqlMessages):
         if is_refused:
             raise ClaimOver("A message is not held by one of the claims.")
 
-    @retry_on_conflict
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
         first = {"limit": limit, "now": now}
         popped, is_sealed = self._core.take_first_free(self._sql.pop, self._sql.pop_waiting, queue, first, now)
