@@ -24,10 +24,11 @@ FILES = (
     "queues",
     "sealed_bodies",
     "sweep",
+    "volume",
 )
 ROWS = 3000
 
-READS_ALL = {"sweep.count_store", "sweep.ping", "sweep.first_garbage", "fences.wake_waiting"}
+READS_ALL = {"sweep.ping", "sweep.first_garbage", "fences.wake_waiting"}
 """These queries read a whole table on purpose, or any one row of it, or no row."""
 
 SQLITE, POSTGRESQL = queries_on("sqlite", FILES), queries_on("postgresql", FILES)
@@ -41,15 +42,15 @@ def searches(texts: dict[str, str]) -> list[str]:
 FILLED = {
     "fences": "'u' || n, 1, n, n, 1, 1, 1, 1, NULL",
     "segments": "n",
-    "messages": "n, n % 9, n, n % 3, 9e12 + n, 9e12 + n, 0, 'c' || n, 0, 'c', NULL, NULL, NULL, NULL, :body",
+    "messages": "n, n % 9, n, n % 3, 9e12 + n, 9e12 + n, 0, 'c' || n, 0, 'c', NULL, NULL, NULL, NULL, :body, NULL",
     "claims": "n % 9, 'c' || n, 60, 60, 0, 9e12 + n",
-    "set_aside": "n % 9, n, 9e12, 0, 1, 'c', NULL, NULL, NULL, NULL, :body",
+    "set_aside": "n % 9, n, 9e12, 0, 1, 'c', NULL, NULL, NULL, NULL, :body, NULL",
     "received": "'u' || n % 9, 'm' || n, 9e12 + n",
     "outbox": "'u' || n % 9, n, 9e12 + n, :body, NULL",
     "dropped": "'u' || n, 's' || n % 9, 9e12 + n, 9e12 + n",
     "deliveries": (
         "n, 'u' || n % 9, 's' || n % 9, n, :body, 60, 0, 'c', 9e12 + n, 'Notification', NULL, n % 3, 0, '[]',"
-        " CASE WHEN n % 3 > 0 THEN 9e12 END"
+        " CASE WHEN n % 3 > 0 THEN 9e12 END, NULL, NULL"
     ),
 }
 """Rows whose numbers and texts come in groups of different sizes, as a function of n."""

@@ -4,7 +4,8 @@
 
 -- name: count_messages
 -- Free, claimed and delayed messages of all queues, and the "created" of the oldest one of three groups: READY, CLAIMED,
--- and DELAYED ones whose delay has ended. An empty queue costs one search.
+-- and DELAYED ones whose delay has ended. An empty queue costs one search, by a subquery that yields a value: PostgreSQL
+-- might turn an EXISTS into a join that reads all messages.
 WITH queue AS MATERIALIZED (
     SELECT segment, ready_from, :READY_COUNTER AS ready, :CLAIMED_COUNTER AS claimed, :DELAYED_COUNTER AS delayed,
         -- If no claim and no delay ends later, all claimed and delayed messages are due, however many there are.
@@ -12,7 +13,7 @@ WITH queue AS MATERIALIZED (
             SELECT 1 FROM messages AS m WHERE m.segment = fences.segment AND m.state != :READY AND m.due > :now
         ) AS has_later
     FROM fences
-    WHERE forget_at IS NULL AND EXISTS (SELECT 1 FROM messages AS m WHERE m.segment = fences.segment)
+    WHERE forget_at IS NULL AND (SELECT 1 FROM messages AS m WHERE m.segment = fences.segment LIMIT 1) = 1
 ),
 counted AS MATERIALIZED (
     SELECT
