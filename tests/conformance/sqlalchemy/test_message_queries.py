@@ -45,11 +45,11 @@ FILLED = {
     "messages": "n, n % 9, n, n % 3, 9e12 + n, 9e12 + n, 0, 'c' || n, 0, 'c', NULL, NULL, NULL, NULL, :body, NULL",
     "claims": "n % 9, 'c' || n, 60, 60, 0, 9e12 + n",
     "set_aside": "n % 9, n, 9e12, 0, 1, 'c', NULL, NULL, NULL, NULL, :body, NULL",
-    "received": "'u' || n % 9, 'm' || n, 9e12 + n",
-    "outbox": "'u' || n % 9, n, 9e12 + n, :body, NULL",
-    "dropped": "'u' || n, 's' || n % 9, 9e12 + n, 9e12 + n",
+    "received": "'u' || (n % 9), 'm' || n, 9e12 + n",
+    "outbox": "'u' || (n % 9), n, 9e12 + n, :body, NULL",
+    "dropped": "'u' || n, 's' || (n % 9), 9e12 + n, 9e12 + n",
     "deliveries": (
-        "n, 'u' || n % 9, 's' || n % 9, n, :body, 60, 0, 'c', 9e12 + n, 'Notification', NULL, n % 3, 0, '[]',"
+        "n, 'u' || (n % 9), 's' || (n % 9), n, :body, 60, 0, 'c', 9e12 + n, 'Notification', NULL, n % 3, 0, '[]',"
         " CASE WHEN n % 3 > 0 THEN 9e12 END, NULL, NULL"
     ),
 }
@@ -89,8 +89,13 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 # -- SQLite -----------------------------------------------------------------------------------------------------------
 
-BOUNDED = {"SCAN met", "SCAN expired", "SCAN queue", "SCAN subscriber", "SCAN first_ones", "SCAN CONSTANT ROW"}
-"""Scans of the bounded number of rows that another step found, and steps from one backlog to the next."""
+_FOUND = ("CONSTANT ROW", "met", "expired", "first", "first_ones", "found", "waiting", "dead", "page", "counted")
+_IN_STEPS = ("queue", "subscriber", "waiting_of", "settled_of")
+BOUNDED = {f"SCAN {name}" for name in (*_FOUND, *_IN_STEPS)} | {
+    "SCAN deliveries USING COVERING INDEX ix_deliveries_waiting"
+}
+"""Scans of the bounded number of rows that another step found, steps from one backlog to the next, and the count of the
+waiting deliveries, which has a limit."""
 
 SORTS_ON_SQLITE = {"messages.get_messages", "delivery_log.list_waiting"}
 """Sorts of messages requested by number, and of a subscription's waiting deliveries, whose index is by time."""

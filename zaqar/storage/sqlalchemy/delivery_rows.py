@@ -36,6 +36,8 @@ def row_of(delivery: Delivery) -> dict[str, Any]:
 
 
 def delivery_of(row: tuple[Any, ...]) -> Delivery:
-    *posted, state, tries, attempts, keep_until, trace, request_id = row
+    *message, due, kind, owner, state, tries, attempts, keep, trace, request_id = row
+    uid, subscription, number, body, ttl, created, client_id = message
     made = tuple(Attempt(*attempt) for attempt in json.loads(attempts))
-    return Delivery(*posted, DELIVERY_STATES[state], tries, made, keep_until, trace, request_id or "")
+    settled = (DELIVERY_STATES[state], tries, made, keep, trace, request_id or "")
+    return Delivery(uid, subscription, number, body, ttl, created, client_id, due, kind, owner, *settled)

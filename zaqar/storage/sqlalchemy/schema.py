@@ -104,8 +104,7 @@ sa.Index("ix_fences_forget_at", fences.c.forget_at, sqlite_where=_remembered, po
 # ``due`` is when a claim or a delay ends. A row is free if it is READY or if ``due <= now``, and gone from
 # ``expires <= now`` on, whatever its state. So each timer acts at its moment. Making due rows READY and deleting
 # expired ones only keeps the indexes short.
-# ``trace`` is the last column, and null in most rows: then it takes one byte on SQLite, and on PostgreSQL a bit that the
-# padding of the row has room for.
+# ``trace`` is null in most rows. Then it takes one byte on SQLite, and on PostgreSQL a bit for which a row has room.
 messages = sa.Table(
     "messages",
     metadata,

@@ -75,6 +75,10 @@ class SqlMessageStore(MessageStore):
     def wakeups(self) -> Wakeups | None:
         return self._core.wakeups()
 
+    def connections(self) -> Mapping[str, int]:
+        """SQLite has no limit, so there is no ``max``: as many connections as transactions ran at the same time."""
+        return self._database.connections()
+
     def durability(self) -> Mapping[str, str]:
         return self._database.durability()
 

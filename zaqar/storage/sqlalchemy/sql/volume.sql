@@ -1,19 +1,28 @@
 -- What the whole store holds, for monitoring. The cost depends on the numbers of queues and of subscriptions, not on
--- those of messages and deliveries: messages are counted by the counters of the fences, corrected by what time did since
+-- those of messages and deliveries. Messages are counted by the counters of the fences, corrected by what time did since
 -- they were written, and everything else is counted up to a bound.
 
 -- name: count_messages
--- Free, claimed and delayed messages of all queues, and the "created" of the oldest one of three groups: READY, CLAIMED,
--- and DELAYED ones whose delay has ended. An empty queue costs one search, by a subquery that yields a value: PostgreSQL
--- might turn an EXISTS into a join that reads all messages.
-WITH queue AS MATERIALIZED (
-    SELECT segment, ready_from, :READY_COUNTER AS ready, :CLAIMED_COUNTER AS claimed, :DELAYED_COUNTER AS delayed,
-        -- If no claim and no delay ends later, all claimed and delayed messages are due, however many there are.
-        EXISTS (
-            SELECT 1 FROM messages AS m WHERE m.segment = fences.segment AND m.state != :READY AND m.due > :now
-        ) AS has_later
+-- Of the first :limit queues after :after, in the order of their segments: how many queues these are, the last segment,
+-- their free, claimed and delayed messages, and the "created" of the oldest one of three groups: READY, CLAIMED, and
+-- DELAYED ones whose delay has ended.
+WITH page AS MATERIALIZED (
+    SELECT segment, ready_from, :READY_COUNTER AS ready, :CLAIMED_COUNTER AS claimed, :DELAYED_COUNTER AS delayed
     FROM fences
-    WHERE forget_at IS NULL AND (SELECT 1 FROM messages AS m WHERE m.segment = fences.segment LIMIT 1) = 1
+    WHERE segment > :after
+    ORDER BY segment
+    LIMIT :limit
+),
+queue AS MATERIALIZED (
+    SELECT page.*, (
+        -- If no claim and no delay ends later, all claimed and delayed messages are due, however many there are.
+        SELECT 1 FROM messages AS m
+        WHERE m.segment = page.segment AND m.state != :READY AND m.due > :now
+        LIMIT 1
+    ) IS NOT NULL AS has_later
+    FROM page
+    -- An empty queue costs this one search. PostgreSQL might turn an EXISTS into a join that reads all messages.
+    WHERE (SELECT 1 FROM messages AS m WHERE m.segment = page.segment LIMIT 1) IS NOT NULL
 ),
 counted AS MATERIALIZED (
     SELECT
@@ -60,6 +69,7 @@ counted AS MATERIALIZED (
     FROM queue
 )
 SELECT
+    (SELECT count(*) FROM page), (SELECT max(segment) FROM page),
     coalesce(CAST(sum(free) AS BIGINT), 0), coalesce(CAST(sum(claimed) AS BIGINT), 0),
     coalesce(CAST(sum(delayed) AS BIGINT), 0), min(oldest_ready), min(oldest_claimed), min(oldest_delayed)
 FROM counted
