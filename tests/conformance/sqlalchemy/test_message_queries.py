@@ -131,6 +131,7 @@ DELIVERY = "sqlite_autoindex_deliveries_1 (uid=? AND subscription=? AND number=?
         ("messages.pop", f"COVERING INDEX {ORDER}"),
         ("queues.oldest_message", ORDER),
         ("queues.newest_message", ORDER),
+        ("queues.get_usage", "ix_messages_expires (segment=? AND expires>?)"),
         ("claims.claim_first", f"COVERING INDEX {ORDER}"),
         ("claims.claim_first_not_exhausted", ORDER),
         ("claims.messages_of_claim", HELD),
@@ -215,6 +216,15 @@ def test_counting_deliveries_reads_no_rows_on_sqlite(sqlite: Database) -> None:
     assert all("COVERING INDEX" in step for step in found)
 
 
+def test_the_count_of_all_messages_is_bounded_for_each_queue_on_sqlite(sqlite: Database) -> None:
+    """Each search of messages is that of one queue, and all but two, which end at the first row, have a limit."""
+    plan = plan_on_sqlite(sqlite, SQLITE["volume.count_messages"])
+    found = [step for step in plan if step.startswith("SEARCH") and "INDEX" in step]
+    assert found[0] == "SEARCH fences USING INDEX sqlite_autoindex_fences_2 (segment>?)"
+    assert all(step.startswith("SEARCH m ") and "(segment=?" in step for step in found[1:])
+    assert SQLITE["volume.count_messages"].count("LIMIT") == len(found)
+
+
 def test_the_check_detects_a_scan_on_sqlite(sqlite: Database) -> None:
     plan = plan_on_sqlite(sqlite, "SELECT * FROM messages WHERE client_id = :c")
     assert any(step.startswith("SCAN") for step in plan)
@@ -250,6 +260,7 @@ INDEXES = {
     "messages.post_and_note": {"pk_fences"},
     "outbox.posts_of_queues": {"pk_outbox", "pk_dropped"},
     "outbox.queues_with_posts": {"pk_outbox", "pk_dropped"},
+    "queues.get_usage": {"pk_fences", "ix_messages_expires"},
     "queues.positions": {"pk_fences", "ix_messages_order", "ix_messages_due"},
     "sweep.dropped_to_sweep": {"ix_dropped_sweep_at"},
     "sweep.look_again": {"pk_dropped"},
@@ -257,6 +268,14 @@ INDEXES = {
     "sweep.remove_deliveries_of_queue": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
     "sweep.remove_deliveries_of_subscription": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
     "sweep.remove_posts_of_queue": {"pk_outbox"},
+    "volume.count_deliveries": {"ix_deliveries_waiting", "ix_deliveries_settled", "ix_deliveries_unsent"},
+    "volume.count_messages": {
+        "uq_fences_segment",
+        "pk_tallies",
+        "ix_messages_due",
+        "ix_messages_expires",
+        "ix_messages_order",
+    },
 } | {
     name: {"ix_messages_due", "ix_messages_order", "pk_fences", "pk_messages"}
     for name in ("claims.claim", "claims.claim_waiting", "messages.pop", "messages.pop_waiting")

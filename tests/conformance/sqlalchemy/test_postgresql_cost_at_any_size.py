@@ -99,6 +99,8 @@ def operations_of(orders: QueueClient) -> dict[str, Callable[[], object]]:
         "page of all": lambda: orders.listing(limit=10, claimed=True, delayed=True),
         "pop": lambda: orders.pop(1),
         "stats": lambda: orders.stats(),
+        "usage": lambda: orders.store.queues.usage(queue=orders.queue, now=orders.now, most=50),
+        "volume": lambda: orders.volume(),
         "positions": lambda: orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now),
     }
 
