@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oslo_config import cfg
 
@@ -36,7 +37,6 @@ from zaqar.notification.notifier import Notifier
 from zaqar.notification.senders.base import Sender
 from zaqar.notification.senders.connection import ConnectionSender
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
-from zaqar.policies import Authorizer
 from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
@@ -48,6 +48,7 @@ from zaqar.service.health import Health
 from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
+from zaqar.service.readiness import Readiness
 from zaqar.service.staged.pipelines import Pipelines
 from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
@@ -58,7 +59,12 @@ from zaqar.storage.registry import DriverRegistry, open_management_store, open_m
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.waiters import Located
 
+if TYPE_CHECKING:
+    from zaqar.policies import Authorizer
+
 S = TypeVar("S", MessageStore, ManagementStore)
+
+_SERVING = ("api", "websocket")
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage that wakes notifiers. Without it in ``message_pipeline`` no message is notified."""
@@ -74,7 +80,8 @@ class Parts:
     recorder: Recorder | None
     """None if nothing is counted."""
     keys: MessageKeys
-    authorizer: Authorizer
+    rules: Authorizer | None
+    """The access rules; None in a process that serves no requests."""
     tokens: TokenValidator | None
     """None if callers are not authenticated."""
     management: ManagementStore
@@ -90,9 +97,17 @@ class Parts:
     pools: Pools
     flavors: Flavors
     health: Health
+    readiness: Readiness
     signed_urls: SignedUrls
     pipelines: Pipelines
     extra_specs: ExtraSpecs
+
+    @property
+    def authorizer(self) -> Authorizer:
+        """The access rules, for a process that serves requests."""
+        if self.rules is None:
+            raise AssertionError("this process was built without access rules")
+        return self.rules
 
     def stores(self) -> Iterator[MessageStore]:
         """Yield every message store in use, opened. Raises StoreUnavailable if a store cannot be opened."""
@@ -114,14 +129,13 @@ def build(
     management: ManagementStore | None = None,
     messages: MessageStore | None = None,
 ) -> Parts:
-    """Build everything below a transport from the configuration.
+    """Build all below a transport. ``part`` is the kind of this process: only "api" and "websocket" have access rules.
 
-    ``part`` is the kind of this process in metrics; tests replace the stores. Raises StartupError, with one sentence
-    for the operator, if the service cannot run with this configuration.
+    Tests replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
-    limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
+    limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
     recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
@@ -129,7 +143,7 @@ def build(
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, wake = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
-    hub = _make_hub(conf, queues, common)
+    hub, health = _make_hub(conf, queues, common), _make_health(common, tokens)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
     subscriptions = pipelines.make_subscriptions(
         **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake
@@ -139,7 +153,7 @@ def build(
         conf=conf,
         recorder=recorder,
         keys=keys,
-        authorizer=authorizer,
+        rules=rules,
         tokens=tokens,
         queues=queues,
         messages=pipelines.make_messages(limits=limits, **reading),
@@ -151,15 +165,41 @@ def build(
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, wake_notifiers=wake),
         pools=Pools(**catalog),
         flavors=Flavors(**catalog),
-        health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
+        health=health,
+        readiness=_make_readiness(conf, health, hub),
         signed_urls=SignedUrls.from_conf(conf),
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
     )
 
 
+def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
+    # Import here: oslo.policy and the libraries that it needs take a fifth of the start of a process, and the notifier
+    # and the sweeper do without.
+    from zaqar.policies import Authorizer
+
+    return Authorizer(conf)
+
+
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
     return WakeupSender(configuration.notifiers_dir(conf))
+
+
+def _make_health(common: dict[str, Any], tokens: TokenValidator | None) -> Health:
+    return Health(
+        management=common["management"], placement=common["placement"], clock=common["clock"], keystone=tokens
+    )
+
+
+def _make_readiness(conf: cfg.ConfigOpts, health: Health, hub: Hub) -> Readiness:
+    disable_file = conf.healthcheck.disable_by_file_path
+    return Readiness(
+        ping=health.ping,
+        is_draining=lambda: hub.registry.is_draining,
+        drain_file=configuration.drain_file(conf),
+        disable_file=Path(disable_file) if disable_file else None,
+        includes_store=conf.readiness_includes_store,
+    )
 
 
 def _make_bodies(keys: MessageKeys, limits: Limits) -> Bodies:

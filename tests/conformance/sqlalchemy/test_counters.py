@@ -17,8 +17,8 @@ from zaqar.storage.sqlalchemy import claims, core, dead_letters, exhausted_messa
 from zaqar.storage.sqlalchemy.client.conflicts import TransactionConflict
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.core import SKEW, Fence, StoreCore
-from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.sqlite import messages
+from zaqar.storage.sqlalchemy.states import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
