@@ -46,7 +46,7 @@ MOST_EXPIRED: Final = 200
 """Expired messages that statistics and positions count or pass over at each call. If there are more, some are removed
 first."""
 
-MOST_COUNTED: Final = 1000
+MOST_COUNTED: Final = 2000
 """Messages of a queue that have expired, or whose claim or delay has ended, and that the volume of a store counts."""
 
 MOST_DELIVERIES: Final = 100_000
