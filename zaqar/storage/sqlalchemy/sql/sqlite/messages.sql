@@ -3,6 +3,11 @@
 -- "expires + 0" keeps the planner from the index by the end of life: nearly all messages are alive.
 
 -- name: insert_message
+INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body)
+VALUES (:segment, :sequence, :state, :due, :expires, :now, 0, :client_id, :checksum, :body)
+
+-- name: insert_traced_message
+-- For a post in which a message has a trace. A parameter costs time even if its value is null.
 INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body, trace)
 VALUES (:segment, :sequence, :state, :due, :expires, :now, 0, :client_id, :checksum, :body, :trace)
 
