@@ -97,8 +97,9 @@ class SqlClaims(ClaimStore):
         """One transaction: move a batch of exhausted messages, and claim if no more of them come first.
 
         Returns the claimed messages and the number of messages that it moved. None instead of messages means that it
-        made room only. The caller then calls it again, so that others get their turn in between. A crash after it
-        leaves nothing to be undone. A conflict repeats this transaction alone, so the batches before count once.
+        only promoted due messages or moved exhausted ones. The caller then calls it again, so that others get their
+        turn in between. A crash after it leaves nothing to be undone. A conflict repeats this transaction alone, so the
+        batches before count once.
         """
         with self._core.database.write as connection:
             # The order of locks on PostgreSQL: the two fences by their uids, then messages as they are read. An

@@ -27,11 +27,11 @@ INSERT INTO garbage (segment) VALUES (:segment)
 
 -- name: get_usage
 -- The number of messages that have not expired and the bytes of their bodies, up to :most messages. No generation is
--- compared. The index by the end of life leads past the expired ones. Neither database reads the whole of a large body
--- to know its length.
-SELECT count(*), coalesce(CAST(sum(length(found.body)) AS BIGINT), 0)
+-- compared. The index by the end of life leads past the expired ones. The length is taken next to the row, where neither
+-- database reads a large body as a whole to know it.
+SELECT count(*), coalesce(CAST(sum(found.size) AS BIGINT), 0)
 FROM (
-    SELECT m.body FROM messages AS m
+    SELECT length(m.body) AS size FROM messages AS m
     WHERE m.segment = (SELECT segment FROM fences WHERE uid = :uid AND forget_at IS NULL) AND m.expires > :now
     ORDER BY m.expires
     LIMIT :most
