@@ -143,6 +143,10 @@ class Database(ABC):
         """What an acknowledged write survives, with a ``warning`` if it may be lost."""
 
     @abstractmethod
+    def connections(self) -> Mapping[str, int]:
+        """The connections of this process: ``used``, ``idle``, and ``max`` if their number is limited."""
+
+    @abstractmethod
     def close(self) -> None: ...
 
 

@@ -152,6 +152,9 @@ class PostgresqlDatabase(Database):
         except psycopg.Error as exc:
             raise self.outage.failed(exc) from exc
 
+    def connections(self) -> Mapping[str, int]:
+        return self.pool.counts()
+
     def close(self) -> None:
         self.pool.close()
 
