@@ -543,7 +543,7 @@ class MongoSet:
 class Postgres:
     """One PostgreSQL with its default settings, and a database for each caller that asks for one."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, certificates: Certificates | None = None) -> None:
         folder = new_folder("postgresql")
         self._user = _unprivileged_user()
         programs = self._programs(folder)
@@ -558,6 +558,12 @@ class Postgres:
             folder,
             self._user,
         )
+        self._make_data(programs, data)
+        if certificates is not None:
+            self._demand_tls(certificates, data)
+        self.start()
+
+    def _make_data(self, programs: Path, data: Path) -> None:
         subprocess.run(
             [programs / "initdb", "-D", data, "-U", "zaqar", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
             check=True,
@@ -565,7 +571,17 @@ class Postgres:
             cwd="/",
             user=self._user,
         )
-        self.start()
+
+    def _demand_tls(self, certificates: Certificates, data: Path) -> None:
+        """Let the server accept no connection without TLS."""
+        for source, name in ((certificates.certificate, "server.crt"), (certificates.key, "server.key")):
+            shutil.copy(source, data / name)
+            (data / name).chmod(0o600)
+            if self._user is not None:
+                os.chown(data / name, self._user, -1)
+        with (data / "postgresql.conf").open("a") as settings:
+            settings.write("ssl = on\n")
+        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
 
     def _programs(self, folder: Path) -> Path:
         """The folder of the programs, in a place that a user other than root can enter."""
@@ -612,6 +628,72 @@ class Postgres:
 
     def stop(self) -> None:
         self.kill()
+        self.program.stop()
+
+
+class PostgresStandby(Postgres):
+    """A standby that takes over everything from another server until it is promoted."""
+
+    def __init__(self, primary: Postgres) -> None:
+        self._primary = primary
+        super().__init__()
+
+    def _make_data(self, programs: Path, data: Path) -> None:
+        source = ["-h", "127.0.0.1", "-p", str(self._primary.program.port), "-U", "zaqar"]
+        subprocess.run(
+            [programs / "pg_basebackup", "-D", data, "-R", "--checkpoint=fast", "--no-sync", *source],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            user=self._user,
+        )
+
+    def promote(self) -> None:
+        """Make it a primary. Returns when it accepts writes."""
+        self._execute("SELECT pg_promote(true, 60)")
+
+
+class PgBouncer:
+    """A pooler in front of a PostgreSQL, which gives each transaction any of four sessions of each database."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        program = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+        if program is None:
+            raise ServerMissing("pgbouncer is not on PATH; Debian has it as the package pgbouncer")
+        port, folder, user = free_port(), new_folder("pgbouncer"), _unprivileged_user()
+        lines = [
+            "[databases]",
+            f"* = host=127.0.0.1 port={postgres.program.port}",
+            "[pgbouncer]",
+            "listen_addr = 127.0.0.1",
+            f"listen_port = {port}",
+            "unix_socket_dir =",
+            "auth_type = trust",
+            "admin_users = zaqar",
+            f"auth_file = {folder}/users",
+            "pool_mode = transaction",
+            "default_pool_size = 4",
+        ]
+        (folder / "settings").write_text("\n".join(lines))
+        (folder / "users").write_text('"zaqar" ""\n')
+        self.program = Program([program, str(folder / "settings")], port, folder, user)
+        self.program.start()
+        self.program.wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.program.port)):
+            return True
+
+    def pooled(self, uri: str) -> str:
+        """The URI of a database of the server, through the pooler."""
+        return uri.replace(f":{self._postgres.program.port}/", f":{self.program.port}/")
+
+    @property
+    def uri(self) -> str:
+        return self.pooled(self._postgres.uri)
+
+    def stop(self) -> None:
         self.program.stop()
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,10 +19,19 @@ from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.postgresql import connection as postgresql_connection
-from zaqar.storage.sqlalchemy.postgresql.connection import CONNECT_SECONDS, ConnectionParameters
+from zaqar.storage.sqlalchemy.postgresql.connection import (
+    CONNECT_SECONDS,
+    SETTINGS,
+    TRANSACTION_SECONDS,
+    ConnectionParameters,
+    PostgresqlConnection,
+    find_missing_settings,
+)
 from zaqar.storage.sqlalchemy.postgresql.pool import ConnectionPool
 from zaqar.storage.sqlalchemy.postgresql.transactions import AUTOCOMMIT, READ_ONLY, READ_WRITE, PostgresqlTransaction
 from zaqar.storage.sqlalchemy.postgresql.wakeups import PostgresqlWakeups
+
+_log = logging.getLogger(__name__)
 
 OLDEST_POSTGRESQL = 140000
 
@@ -61,8 +71,23 @@ class PostgresqlDatabase(Database):
         self._preparing = threading.Lock()
 
     @classmethod
-    def connect(cls, uri: str, *, embedded: bool, connections: int = 20, listen: bool = False, **_: Any) -> Self:
-        return cls(ConnectionParameters.of(uri), embedded=embedded, connections=connections, listen=listen)
+    def connect(
+        cls,
+        uri: str,
+        *,
+        embedded: bool,
+        connections: int = 20,
+        listen: bool = False,
+        transaction_pooling: bool = False,
+        **_: Any,
+    ) -> Self:
+        parameters = ConnectionParameters.of(uri, transaction_pooling=transaction_pooling)
+        if listen and transaction_pooling:
+            raise StartupError(
+                f"{parameters.name} cannot be opened: listen must be false with transaction_pooling, because LISTEN "
+                "needs a session of its own."
+            )
+        return cls(parameters, embedded=embedded, connections=connections, listen=listen)
 
     # -- preparation -------------------------------------------------------------------------------------------------
 
@@ -112,9 +137,25 @@ class PostgresqlDatabase(Database):
                 raise StartupError(f"{self.name} cannot be opened: {_in_one_line(exc)}.") from exc
             raise self.outage.failed(exc) from exc
         version = connection.info.server_version
-        connection.close()
+        connection.deadline = monotonic() + TRANSACTION_SECONDS
+        try:
+            self._warn_of_missing_settings(connection)
+        except psycopg.Error as exc:
+            raise self.outage.failed(exc) from exc
+        finally:
+            connection.close()
         if version < OLDEST_POSTGRESQL:
             raise StartupError(f"{self.name} cannot be opened: PostgreSQL 14 or later is needed.")
+
+    def _warn_of_missing_settings(self, connection: PostgresqlConnection) -> None:
+        if missing := find_missing_settings(connection):
+            role = '"' + connection.info.user.replace('"', '""') + '"'
+            statements = " ".join(f"ALTER ROLE {role} SET {name} = '{SETTINGS[name]}';" for name in missing)
+            _log.warning(
+                "%s: its sessions lack settings without which queries may be slow and block others. Run: %s",
+                self.name,
+                statements,
+            )
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
