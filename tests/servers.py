@@ -458,7 +458,7 @@ class Mongod:
     def __init__(self) -> None:
         self.program = _make_mongod()
         self.program.start()
-        self.program.wait_until(lambda: bool(_ask_mongod(self.program, "ping")))
+        self.program.wait_until(lambda: bool(OPEN_MONGO.ask(self.program, "ping")))
 
     @property
     def uri(self) -> str:
@@ -468,7 +468,47 @@ class Mongod:
         self.program.stop()
 
 
-def _make_mongod(*options: str) -> Program:
+@dataclass(frozen=True)
+class MongoSetup:
+    """Who may connect to a MongoDB: with ``certificates`` only over TLS, with ``password`` only after a login."""
+
+    certificates: Certificates | None = None
+    password: str | None = None
+    """The password of the user ``root``, which administers the set."""
+
+    def options(self, folder: Path) -> list[str]:
+        """The part of the command line for this. Writes the files that it names to the folder."""
+        options = []
+        if self.certificates is not None:
+            joined = self.certificates.certificate.read_text() + self.certificates.key.read_text()
+            (folder / "server.pem").write_text(joined)
+            options += ["--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(folder / "server.pem")]
+            options += ["--tlsCAFile", str(self.certificates.certificate), "--tlsAllowConnectionsWithoutCertificates"]
+        if self.password is not None:
+            # The members log in at each other with the contents of this file.
+            (folder / "keyfile").write_text("a" * 64)
+            (folder / "keyfile").chmod(0o600)
+            options += ["--auth", "--keyFile", str(folder / "keyfile")]
+        return options
+
+    def ask(self, member: Program, command: str, value: Any = 1, *, login: bool = True, **more: Any) -> dict[str, Any]:
+        """The answer of a member to a command of the administrator."""
+        import pymongo
+
+        options: dict[str, Any] = {"directConnection": True, "serverSelectionTimeoutMS": 2000}
+        if self.certificates is not None:
+            options |= {"tls": True, "tlsCAFile": str(self.certificates.certificate)}
+        if self.password is not None and login:
+            options |= {"username": "root", "password": self.password}
+        with pymongo.MongoClient("127.0.0.1", member.port, **options) as client:
+            answer: dict[str, Any] = client.admin.command(command, value, **more)
+        return answer
+
+
+OPEN_MONGO = MongoSetup()
+
+
+def _make_mongod(*options: str, setup: MongoSetup = OPEN_MONGO) -> Program:
     mongod = find_mongod()
     if not os.access(mongod, os.X_OK):  # pip does not keep the file mode of data in a wheel
         mongod.chmod(0o755)
@@ -476,40 +516,39 @@ def _make_mongod(*options: str) -> Program:
     command = [str(mongod), "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", *options]
     small = ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"]
     quiet = ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-    return Program([*command, *small, *quiet], port, folder)
-
-
-def _ask_mongod(member: Program, command: str, value: Any = 1) -> dict[str, Any]:
-    import pymongo
-
-    with pymongo.MongoClient("127.0.0.1", member.port, directConnection=True, serverSelectionTimeoutMS=2000) as client:
-        answer: dict[str, Any] = client.admin.command(command, value)
-    return answer
+    return Program([*command, *setup.options(folder), *small, *quiet], port, folder)
 
 
 class MongoSet:
     """A replica set that elects a new primary within a few seconds."""
 
-    def __init__(self, size: int = 3, *options: str) -> None:
-        self.members = [_make_mongod("--replSet", "zaqar", "--oplogSize", "64", *options) for _ in range(size)]
+    def __init__(self, size: int = 3, *options: str, setup: MongoSetup = OPEN_MONGO) -> None:
+        set_options = ("--replSet", "zaqar", "--oplogSize", "64", *options)
+        self.setup = setup
+        self.members = [_make_mongod(*set_options, setup=setup) for _ in range(size)]
         for member in self.members:
             member.start()
         for member in self.members:  # each member has to confirm the set
-            member.wait_until(lambda member=member: bool(_ask_mongod(member, "ping")))  # type: ignore[misc]
+            member.wait_until(lambda member=member: bool(setup.ask(member, "ping", login=False)))  # type: ignore[misc]
         hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
         settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}
-        _ask_mongod(self.members[0], "replSetInitiate", {"_id": "zaqar", "members": hosts, "settings": settings})
-        self.members[0].wait_until(lambda: self.primary() is not None and self._all_are_up())
+        first = self.members[0]
+        setup.ask(first, "replSetInitiate", {"_id": "zaqar", "members": hosts, "settings": settings}, login=False)
+        if setup.password is not None:
+            # A server without users lets the first one be made without a login.
+            user = {"pwd": setup.password, "roles": ["root"], "login": False}
+            first.wait_until(lambda: bool(setup.ask(first, "createUser", "root", **user)))
+        first.wait_until(lambda: self.primary() is not None and self._all_are_up())
 
     def _all_are_up(self) -> bool:
-        members = _ask_mongod(self.members[0], "replSetGetStatus")["members"]
+        members = self.setup.ask(self.members[0], "replSetGetStatus")["members"]
         return all(member["stateStr"] in ("PRIMARY", "SECONDARY") for member in members)
 
     def primary(self) -> Program | None:
         for member in self.members:
             if member.is_running():
                 with contextlib.suppress(Exception):
-                    if _ask_mongod(member, "hello")["isWritablePrimary"]:
+                    if self.setup.ask(member, "hello")["isWritablePrimary"]:
                         return member
         return None
 
@@ -525,7 +564,7 @@ class MongoSet:
 
         primary = self.await_primary()
         with contextlib.suppress(pymongo.errors.AutoReconnect):  # it closes connections as it steps down
-            _ask_mongod(primary, "replSetStepDown", 10)
+            self.setup.ask(primary, "replSetStepDown", 10)
 
     @property
     def uri(self) -> str:
