@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests import servers
 from tests.conformance.all_operations import (
@@ -130,6 +131,13 @@ def test_each_transaction_may_come_to_another_session(pgbouncer: servers.PgBounc
     assert 2 <= len(seen) <= 4, "sessions of the server: the pooler has four"
     assert orders.stats().free == 160
     store.close()
+
+
+def test_a_schema_change_has_no_time_limit(pgbouncer: servers.PgBouncer, role_settings: str) -> None:
+    database = Database.open(pgbouncer.pooled(role_settings), embedded=True, transaction_pooling=True)
+    with database.change_schema() as connection:
+        assert connection.scalar(sa.text("SELECT current_setting('statement_timeout')")) == "0"
+    database.close()
 
 
 def test_without_the_option_a_pooler_refuses_the_store(pgbouncer: servers.PgBouncer, database: str) -> None:

@@ -178,6 +178,8 @@ class PostgresqlDatabase(Database):
         engine = sa.create_engine("postgresql+psycopg://", poolclass=NullPool, creator=self._parameters.connect_plainly)
         try:
             with engine.begin() as connection:
+                # Behind a pooler the role has the limits of SETTINGS. A change of a large table may take longer.
+                connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
                 # Released at the end of the transaction, also if this process is killed.
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
                 yield connection
