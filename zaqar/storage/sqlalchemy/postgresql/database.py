@@ -13,10 +13,12 @@ from typing import Any, Final, Self
 
 import psycopg
 import sqlalchemy as sa
+from psycopg import errors
 from sqlalchemy.pool import NullPool
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
+from zaqar.storage.sqlalchemy.client.conflicts import TransactionConflict
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.postgresql import connection as postgresql_connection
 from zaqar.storage.sqlalchemy.postgresql.connection import (
@@ -37,6 +39,9 @@ OLDEST_POSTGRESQL = 140000
 
 UPGRADE_LOCK: Final = 7_230_187_412_360_001
 """The number of an advisory lock, chosen at random: processes that change the schema hold it, one after the other."""
+
+LOCK_MILLISECONDS: Final = 500
+"""How long a schema change waits for the lock of a table. ``migration.change`` tries again."""
 
 _IS_TEMPORARY = re.compile("starting up|shutting down|recovery|too many|connection slots")
 """Found in the refusal of a server that will accept the same connection later."""
@@ -182,8 +187,13 @@ class PostgresqlDatabase(Database):
                 connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
                 # Released at the end of the transaction, also if this process is killed.
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
+                # Operations queue up behind a change that waits for the lock of a table, and may hold the lock of the
+                # next one. So the change gives up before they do, and before deadlock_timeout (1 s) ends one of them.
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}"))
                 yield connection
         except (psycopg.Error, sa.exc.DBAPIError) as exc:
+            if isinstance(getattr(exc, "orig", exc), (errors.LockNotAvailable, errors.DeadlockDetected)):
+                raise TransactionConflict from exc
             raise self.outage.failed(exc) from exc
         finally:
             engine.dispose()
