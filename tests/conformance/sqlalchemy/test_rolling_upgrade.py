@@ -22,7 +22,7 @@ from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
-from zaqar.storage.sqlalchemy.schema import HEAD
+from zaqar.storage.sqlalchemy.states import HEAD
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 RUNS_WITH = "postgresql"

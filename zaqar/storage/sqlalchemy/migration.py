@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.conflicts import TransactionConflict
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.schema import HEAD
+from zaqar.storage.sqlalchemy.states import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -34,6 +34,9 @@ CHANGE_SECONDS = 60.0
 """How long a schema change tries to find a moment in which no operation is in its way."""
 
 R = TypeVar("R")
+
+_ID = re.compile(r"(\d{4})(?:from(\d{4}))?")
+"""The id of a revision: its number, and that of the oldest revision whose code works on it."""
 
 SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -51,9 +54,6 @@ def is_usable(revision: str | None, own: str = HEAD) -> bool:
     if found[1] == code[1]:
         return True
     return found[1] > code[1] and (found[2] is None or found[2] <= code[1])
-
-
-_ID = re.compile(r"(\d{4})(?:from(\d{4}))?")
 
 
 def prepare(database: Database) -> None:
