@@ -721,6 +721,7 @@ class PgBouncer:
             f"auth_file = {folder}/users",
             "pool_mode = transaction",
             "default_pool_size = 4",
+            "server_login_retry = 1",
         ]
         (folder / "settings").write_text("\n".join(lines))
         (folder / "users").write_text('"zaqar" ""\n')

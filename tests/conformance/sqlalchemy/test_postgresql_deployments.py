@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,38 @@ def test_a_schema_change_has_no_time_limit(pgbouncer: servers.PgBouncer, role_se
     with database.change_schema() as connection:
         assert connection.scalar(sa.text("SELECT current_setting('statement_timeout')")) == "0"
     database.close()
+
+
+def test_a_store_behind_a_pooler_works_again_when_the_server_is_back(open_store: OpenStore) -> None:
+    postgres = servers.own(servers.Postgres)
+    pgbouncer = servers.own(lambda: servers.PgBouncer(postgres))
+    try:
+        uri = pgbouncer.pooled(postgres.new_database())
+        running = open_store(uri, transaction_pooling=True)
+        orders = QueueClient(running)
+        orders.post("a")
+        postgres.kill()
+        with pytest.raises(StoreUnavailable):
+            orders.post("b")
+        # It starts without the server, too.
+        started = open_store(uri, transaction_pooling=True)
+        with pytest.raises(StoreUnavailable):
+            started.ping()
+        postgres.start()
+        for store in (running, started):
+            _await(lambda store=store: _answers(store))  # type: ignore[misc]
+        assert bodies(orders.listing())[:1] == ["a"]
+        assert orders.post("c")
+    finally:
+        pgbouncer.stop()
+        postgres.stop()
+
+
+def _answers(store: SqlMessageStore) -> bool:
+    with suppress(StoreUnavailable):
+        store.ping()
+        return True
+    return False
 
 
 def test_without_the_option_a_pooler_refuses_the_store(pgbouncer: servers.PgBouncer, database: str) -> None:

@@ -43,8 +43,11 @@ UPGRADE_LOCK: Final = 7_230_187_412_360_001
 LOCK_MILLISECONDS: Final = 500
 """How long a schema change waits for the lock of a table. ``migration.change`` tries again."""
 
-_IS_TEMPORARY = re.compile("starting up|shutting down|recovery|too many|connection slots")
-"""Found in the refusal of a server that will accept the same connection later."""
+_IS_TEMPORARY = re.compile(
+    "starting up|shutting down|recovery|too many|connection slots"
+    "|server down|server login|cannot connect to server|no more connections"
+)
+"""Found in the refusal of a server, or of PgBouncer in the second line, that will accept the same connection later."""
 
 _BACK_OFF_SECONDS = 0.5
 """A server that did not answer is not asked for so long, so that requests do not queue up behind the attempts."""
