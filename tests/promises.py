@@ -129,6 +129,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "backups and upgrades": (
         "acceptance/test_backup.py",
+        "api/test_restored_stores.py",
         "conformance/redis/test_backup.py",
         "conformance/sqlalchemy/test_rolling_upgrade.py",
         "conformance/sqlalchemy/test_migration.py",
