@@ -30,6 +30,8 @@ CONFIG_FILE_VARIABLE = "ZAQAR_CONFIG_FILE"
 STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
 POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
 """The path of the policy that ``zaqar-server`` has read and checked. ``zaqar-server`` sets it for its parts."""
+DRAINING_VARIABLE = "ZAQAR_DRAINING_FILE"
+"""The path of a file that exists while ``zaqar-server`` drains. ``zaqar-server`` sets it for its parts."""
 
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
@@ -37,8 +39,9 @@ NOTIFIERS_NAME = "notifiers"
 WAITERS_NAME = "waiters"
 NODES_NAME = "nodes"
 POLICY_SNAPSHOT_NAME = "policy.json"
+DRAINING_NAME = "draining"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME)
+_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME, DRAINING_NAME)
 """Names of files and folders of the service. A directory with one of them counts as a state directory."""
 
 _logged_warnings: set[str] = set()

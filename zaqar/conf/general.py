@@ -24,6 +24,15 @@ _DEFAULT = [
         default=False,
         help="Accepted, but without effect. The banner of zaqar-server and /v2/health show what a store may lose.",
     ),
+    cfg.FloatOpt(
+        "drain_delay",
+        default=0,
+        min=0,
+        max=600,
+        help="Seconds for which zaqar-server goes on serving after SIGTERM, so that load balancers can stop sending to "
+        "it. Meanwhile each answer closes its connection (HTTP under gunicorn). Afterwards running requests are "
+        "finished and the ports are closed. A second SIGTERM ends the delay.",
+    ),
     cfg.BoolOpt("enable_checksum", default=False, help="Whether messages are stored and shown with a checksum."),
 ]
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,10 @@ class Part:
     reload: signal.Signals = signal.SIGTERM
 
 
+async def _drain_nothing(hurry: asyncio.Event) -> None:
+    """For a supervisor whose parts may end at once."""
+
+
 class Supervisor:
     def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str], check: Sequence[str] = ()) -> None:
         """``check`` is a command that is run before a reload.
@@ -55,32 +59,41 @@ class Supervisor:
         self._processes: dict[Part, asyncio.subprocess.Process] = {}
         self._replaced: set[asyncio.subprocess.Process] = set()
         self._stop = asyncio.Event()
+        self._drain_begins = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     async def run(
-        self, started: Callable[[], Coroutine[Any, Any, None]], stopping: Callable[[], None] = lambda: None
+        self,
+        started: Callable[[], Coroutine[Any, Any, None]],
+        stopping: Callable[[], None] = lambda: None,
+        draining: Callable[[asyncio.Event], Coroutine[Any, Any, None]] = _drain_nothing,
     ) -> None:
-        """Run until SIGTERM or SIGINT; ``started`` runs beside the parts, ``stopping`` is called before they end.
+        """Run until SIGTERM or SIGINT. ``started`` runs beside the parts.
 
-        Raises StartupError if a part keeps dying, and what ``started`` raises.
+        After the signal ``draining`` runs while the parts go on, with an event that a second signal sets. Then
+        ``stopping`` is called and the parts end.
+
+        Raises StartupError if a part keeps dying, and what ``started`` and ``draining`` raise.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._handle_end)
         loop.add_signal_handler(signal.SIGHUP, self._handle_sighup)
         announcing = asyncio.create_task(started())
         keepers = [asyncio.create_task(self._keep_running(part)) for part in self._parts]
-        pending = {announcing, asyncio.create_task(self._stop.wait()), *keepers}
         try:
-            done: set[asyncio.Task[Any]] = set()
-            while done <= {announcing}:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+            await _run_until(self._drain_begins.wait(), beside={announcing, *keepers})
+            await _run_until(draining(self._hurry), beside={announcing, *keepers})
         finally:
             self._stop.set()
             announcing.cancel()
             stopping()
             await self._end(keepers)
+
+    def _handle_end(self) -> None:
+        if self._drain_begins.is_set():
+            self._hurry.set()
+        self._drain_begins.set()
 
     def _handle_sighup(self) -> None:
         self._is_reload_wanted = True
@@ -89,7 +102,7 @@ class Supervisor:
 
     async def _reload_as_asked(self) -> None:
         # A SIGHUP during a check may announce a file that was written after the check had read it. So check again.
-        while self._is_reload_wanted and not self._stop.is_set():
+        while self._is_reload_wanted and not self._drain_begins.is_set():
             self._is_reload_wanted = False
             await self._check_and_reload()
 
@@ -109,7 +122,7 @@ class Supervisor:
                 reason = reason or f"the check has ended with {describe_status(checking.returncode)}"
                 say(f"SIGHUP changes nothing, the configuration and policy in use stay: {reason}")
                 return
-        if not self._stop.is_set():
+        if not self._drain_begins.is_set():
             self.reload()
 
     def reload(self) -> None:
@@ -172,6 +185,19 @@ class Supervisor:
             _kill_group(process)
         if late:
             await asyncio.wait(late)
+
+
+async def _run_until(goal: Coroutine[Any, Any, Any], *, beside: Collection[asyncio.Task[None]]) -> None:
+    """Wait for the goal, and raise at once what one of the tasks beside it raises."""
+    wanted = asyncio.create_task(goal)
+    pending = {wanted, *beside}
+    try:
+        while not wanted.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        wanted.cancel()
 
 
 def say(sentence: str) -> None:
