@@ -61,8 +61,8 @@ class Nginx:
         (folder / "htpasswd").write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}\n" for user in USERS))
         text = SAMPLE.read_text()
         places = {
-            "server 127.0.0.1:8888;": f"server {http};",
-            "server 127.0.0.1:9000;": f"server {websocket};",
+            "    server 127.0.0.1:8888 ": f"    server {http} ",
+            "    server 127.0.0.1:9000 ": f"    server {websocket} ",
             "listen 443 ": f"listen 127.0.0.1:{self.port} ",
             "/etc/ssl/certs/messaging.example.org.pem": certificate,
             "/etc/ssl/private/messaging.example.org.key": certificate,
