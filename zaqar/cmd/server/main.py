@@ -101,6 +101,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     websocket.add_argument("--no-websocket", action="store_true", help="serve no WebSocket API")
     parser.add_argument(
+        "--no-notifier", action="store_true", help="start no notifier; run zaqar-notifier on this or another host"
+    )
+    parser.add_argument(
         "--workers",
         type=_parse_workers,
         metavar="N",
@@ -155,12 +158,17 @@ def _serve(options: argparse.Namespace) -> int:
         listeners = [each for each in (http, websocket) if each is not None]
         drain = Drain(draining_file, conf.drain_delay, listeners)
         supervisor = Supervisor(
-            [*parts, *_background_parts(conf)], env=os.environ, check=_python("zaqar.cmd.server.preflight")
+            [*parts, *_background_parts(conf, has_notifier=not options.no_notifier)],
+            env=os.environ,
+            check=_python("zaqar.cmd.server.preflight"),
         )
         served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
         how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"
         banner = _banner(conf, served, how, stored)
-        asyncio.run(supervisor.run(lambda: _announce(banner, served), stack.close, drain.run))
+        try:
+            asyncio.run(supervisor.run(lambda: _announce(banner, served), stack.close, drain.run))
+        finally:
+            draining_file.unlink(missing_ok=True)
     return 0
 
 
@@ -247,10 +255,10 @@ def _websocket(listener: socket.socket) -> Part:
     return Part("WebSocket server", command, pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
 
 
-def _background_parts(conf: cfg.ConfigOpts) -> list[Part]:
+def _background_parts(conf: cfg.ConfigOpts, *, has_notifier: bool) -> list[Part]:
     """The parts that serve no clients: the sweeper and the notifier."""
     sweeper = Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
-    if _is_in_memory(conf):
+    if not has_notifier or _is_in_memory(conf):
         # A notifier cannot see a database in the memory of the API's process.
         return [sweeper]
     return [sweeper, Part("notifier", _python("zaqar.cmd.notifier"))]
