@@ -23,6 +23,8 @@ SAMPLE = Path(__file__).parents[2] / "etc" / "nginx" / "zaqar.conf"
 SECONDS = 30.0
 USERS = ("shop", "bank")
 PASSWORD = "swordfish"
+OTHER_SERVER = "# server 192.0.2.12:8888 "
+"""Begins the line of the sample for a second server."""
 SHUTDOWN_SECONDS = 1
 """How long connections may last after a reload."""
 

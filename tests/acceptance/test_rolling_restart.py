@@ -27,7 +27,7 @@ from tests import servers
 from tests.acceptance.backends import POSTGRESQL, REDIS, Backend, started
 from tests.acceptance.check_answers import check_all_answers, wait_for_progress
 from tests.acceptance.event_loop_thread import EventLoopThread
-from tests.acceptance.nginx import Nginx, password_of
+from tests.acceptance.nginx import OTHER_SERVER, Nginx, password_of
 from tests.acceptance.server import HTTP_COMMAND, Server, start, wait_until
 from tests.acceptance.stream_readers import events_of
 from tests.acceptance.working_clients import PATIENCE_SECONDS, Client, Recorder, Route, WorkingClients
@@ -40,7 +40,6 @@ PAUSE = 0.03
 WAIT = 5
 SECONDS = 60.0
 USER = {"Authorization": password_of("shop")}
-OTHER_SERVER = "# server 192.0.2.12:8888 "
 
 
 @dataclass
