@@ -324,6 +324,34 @@ def test_an_error_of_the_announcement_ends_all_parts(journal: Journal) -> None:
     assert journal.words() == ["started", "SIGTERM"]
 
 
+def test_parts_go_on_during_a_drain_and_a_second_signal_is_passed_on_to_it(journal: Journal) -> None:
+    seen: list[object] = []
+
+    async def drain(hurry: asyncio.Event) -> None:
+        seen.append("drains")
+        await hurry.wait()
+        seen.append(journal.words())
+
+    async def script() -> None:
+        (killed,) = await journal.wait_for("started")
+        send(signal.SIGTERM)
+        while not seen:
+            await asyncio.sleep(0.01)
+        # A part that dies meanwhile is started again, and SIGHUP changes nothing.
+        os.kill(killed, signal.SIGKILL)
+        send(signal.SIGHUP)
+        await journal.wait_for("started", "started")
+        send(signal.SIGTERM)
+
+    async def both() -> None:
+        supervised = Supervisor([journal.part()], env=os.environ)
+        await asyncio.gather(supervised.run(nothing, lambda: seen.append("ends"), drain), script())
+
+    asyncio.run(both())
+    assert seen == ["drains", ["started", "started"], "ends"]
+    assert journal.words()[-1] == "SIGTERM"
+
+
 def test_parts_end_after_the_function_that_has_to_run_first(journal: Journal) -> None:
     seen = []
 

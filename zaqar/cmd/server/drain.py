@@ -38,7 +38,7 @@ _IGNORE_SYN = (
 
 
 class Drain:
-    """``file`` tells the parts that the server drains: it exists from the begin of the drain on.
+    """``file`` tells the parts that the server drains: it exists from the beginning of the drain.
 
     ``seconds`` is how long the server goes on serving. ``listeners`` are its sockets.
     """
@@ -55,9 +55,9 @@ class Drain:
         private_files.create_file(self._file)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), self._seconds)
-        # The kernel resets connections that no part has accepted when the port is closed. The client does not know
-        # whether its request was served, so a proxy cannot repeat a POST. A client of which the SYN is ignored repeats
-        # it after a second. The port is closed then, so the client learns that the request was not sent.
+        # When the port is closed, the kernel resets connections that no part has accepted. Their clients do not know
+        # whether a request was served, so a proxy cannot repeat a POST. So let no such connection be there: a client
+        # whose SYN is ignored has sent nothing yet. It tries again after one second and after three, and is refused.
         for listener in self._listeners:
             ignore_new_connections(listener)
         await asyncio.sleep(HANDSHAKE_SECONDS)
