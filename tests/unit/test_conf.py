@@ -41,7 +41,7 @@ CATALOGUE = {
     """,
     "DEFAULT": """
         admin_mode (Bool, False); pooling (Bool, False); unreliable (Bool, False); enable_checksum (Bool, False);
-        auth_strategy (Str, ); state_dir (Str)
+        auth_strategy (Str, ); state_dir (Str); drain_delay (Float, 0)
     """,
     "drivers": """
         transport (Str, wsgi, choices: wsgi websocket); message_store (Str, sqlalchemy);
