@@ -30,18 +30,26 @@ CONFIG_FILE_VARIABLE = "ZAQAR_CONFIG_FILE"
 STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
 POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
 """The path of the policy that ``zaqar-server`` has read and checked. ``zaqar-server`` sets it for its parts."""
-DRAINING_VARIABLE = "ZAQAR_DRAINING_FILE"
-"""The path of a file that exists while ``zaqar-server`` drains. ``zaqar-server`` sets it for its parts."""
 
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
 NOTIFIERS_NAME = "notifiers"
 WAITERS_NAME = "waiters"
 NODES_NAME = "nodes"
+METRICS_NAME = "metrics"
+DRAIN_NAME = "draining"
 POLICY_SNAPSHOT_NAME = "policy.json"
-DRAINING_NAME = "draining"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME, DRAINING_NAME)
+_OURS = (
+    DATABASE_NAME,
+    PID_NAME,
+    NOTIFIERS_NAME,
+    WAITERS_NAME,
+    NODES_NAME,
+    METRICS_NAME,
+    DRAIN_NAME,
+    POLICY_SNAPSHOT_NAME,
+)
 """Names of files and folders of the service. A directory with one of them counts as a state directory."""
 
 _logged_warnings: set[str] = set()
@@ -235,6 +243,16 @@ def waiters_dir(conf: cfg.ConfigOpts) -> Path:
 def nodes_dir(conf: cfg.ConfigOpts) -> Path:
     """The folder of the sockets by which notifiers reach WebSocket processes of this host. It may not exist yet."""
     return state_dir(conf) / NODES_NAME
+
+
+def drain_file(conf: cfg.ConfigOpts) -> Path:
+    """The file that exists while the server of this state directory is about to end."""
+    return state_dir(conf) / DRAIN_NAME
+
+
+def metrics_dir(conf: cfg.ConfigOpts) -> Path:
+    """The folder of the files in which the processes of this host count. It may not exist yet."""
+    return state_dir(conf) / METRICS_NAME
 
 
 def policy_file(conf: cfg.ConfigOpts) -> str | None:

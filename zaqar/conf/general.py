@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the service as a whole: ``[DEFAULT]``, ``[drivers]``, ``[storage]`` and ``[pooling:catalog]``."""
+"""Options of the service as a whole: ``[DEFAULT]``, ``[drivers]``, ``[healthcheck]``, ``[storage]`` and
+``[pooling:catalog]``."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,12 +27,17 @@ _DEFAULT = [
     ),
     cfg.FloatOpt(
         "drain_delay",
-        default=0,
-        min=0,
-        max=600,
-        help="Seconds for which zaqar-server goes on serving after SIGTERM, so that load balancers can stop sending to "
-        "it. Meanwhile each answer closes its connection (HTTP under gunicorn). Afterwards running requests are "
-        "finished and the ports are closed. A second SIGTERM ends the delay.",
+        default=0.0,
+        min=0.0,
+        help="Seconds between the signal to end and the end of zaqar-server, in which it serves requests as before, "
+        "but /readyz answers 503, and under gunicorn each answer closes its connection. Balancers need them to notice "
+        "that. 5 suits Kubernetes and nginx. A second signal ends the delay.",
+    ),
+    cfg.BoolOpt(
+        "readiness_includes_store",
+        default=False,
+        help="Whether /readyz answers 503 while a store does not answer. If all servers share the store, a balancer "
+        "then has no server left, and its error takes the place of the 503 of the service.",
     ),
     cfg.BoolOpt("enable_checksum", default=False, help="Whether messages are stored and shown with a checksum."),
 ]
@@ -75,9 +81,17 @@ _STORAGE = [
     for name in _PIPELINES
 ]
 
+_HEALTHCHECK = [
+    cfg.StrOpt(
+        "disable_by_file_path",
+        help="While this file exists, /healthcheck and /readyz answer 503, so that a balancer sends no more requests.",
+    ),
+]
+
 GROUPS: Mapping[str, Sequence[cfg.Opt]] = {
     "DEFAULT": _DEFAULT,
     "drivers": _DRIVERS,
+    "healthcheck": _HEALTHCHECK,
     "pooling:catalog": _POOLING_CATALOG,
     "storage": _STORAGE,
 }

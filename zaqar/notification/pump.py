@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from zaqar.clock import Clock
 from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StoreUnavailable
+from zaqar.metrics.recorder import Recorder
 from zaqar.notification.attempts import Attempts
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.capacity import Capacity, SubscriptionBacklog
@@ -30,7 +31,7 @@ from zaqar.storage.pools import StoreRef
 _log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""How often a pump looks for work of which no wakeup told it."""
+"""Time between two looks for work for which no wakeup came."""
 
 _THREADS = FIRST_PIECES + LATER_PIECES + 4
 """Calls of a store that may be under way: pieces of posts, and one each to take, to settle, and to extend leases of
@@ -40,7 +41,7 @@ posts and of deliveries.
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the pumps of all stores of one notifier share. ``owner`` is the name under which it leases."""
+    """Objects that all pumps of a notifier share. ``owner`` is the name of the notifier in leases."""
 
     owner: str
     clock: Clock
@@ -52,11 +53,14 @@ class Shared:
     piece_maker: PieceMaker
     keys: MessageKeys
     bounds: Bounds
+    recorder: Recorder | None
 
 
 class Pump:
+    """The loop of a notifier for one message store. ``Notifier`` makes one for each."""
+
     def __init__(self, store_ref: StoreRef, shared: Shared, *, away_seconds: float = AWAY_SECONDS) -> None:
-        """Made in an event loop. ``away_seconds``: pause after the store did not answer."""
+        """Call it in an event loop. ``away_seconds``: pause after the store did not answer."""
         clock, self._capacity = shared.clock, shared.capacity
         self._away_seconds = away_seconds
         self._store = LeasedStore(store_ref, owner=shared.owner, clock=clock, threads=_THREADS)
@@ -74,6 +78,7 @@ class Pump:
             failures=shared.failures,
             keys=shared.keys,
             bounds=shared.bounds,
+            recorder=shared.recorder,
         )
         self._leased_posts = LeasedPosts(
             self._store,
@@ -126,11 +131,11 @@ class Pump:
         self._state.stop()
 
     async def drain(self) -> None:
-        """Return when all deliveries on lease are settled. A caller that cannot wait so long cancels."""
+        """Return when all deliveries on lease are settled. The caller may cancel it."""
         await self._attempts.drain()
 
     async def hand_back(self, seconds: float) -> None:
-        """Cancel what is still being sent, end the leases, and close what belongs to the store."""
+        """Cancel the attempts, end the leases within ``seconds``, and release the threads of the store."""
         self._leased_posts.close()
         self._attempts.break_off()
         try:
@@ -145,7 +150,7 @@ class Pump:
     # -- one round ---------------------------------------------------------------------------------------------------
 
     async def _look(self) -> bool:
-        """Take what there is room for. True if there may be more."""
+        """Take posts and deliveries for which there is room. True if there may be more."""
         state = self._state
         is_full_look = _time() >= self._next_look
         if is_full_look:
@@ -181,7 +186,7 @@ class Pump:
         # Reserved before the call, because other stores are asked at the same time.
         with capacity.reserving(limit):
             taken = await self._store.take_deliveries(limit, most_of_one=capacity.most_of_one, without=without)
-        # No other task runs between the end of ``reserving`` and this, so nobody else gets the room.
+        # No other task runs between the end of ``reserving`` and this call, so no other pump gets the room.
         capacity.reserve(len(taken))
         if not taken:
             self._backlog.note_none_due(without)

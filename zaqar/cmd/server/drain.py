@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first part of the end of ``zaqar-server``: load balancers learn of it, and no connection is lost with the ports.
+"""The last step before ``zaqar-server`` closes its ports after ``drain_delay``: no connection may be lost with them.
 
-:mod:`zaqar.cmd.server.main` makes a :class:`Drain`, which the supervisor runs after SIGTERM, before it ends the parts.
-It does nothing if ``[DEFAULT] drain_delay`` is 0.
+:mod:`zaqar.cmd.server.main` passes :func:`stop_accepting` to the supervisor.
 """
 
 from __future__ import annotations
@@ -13,9 +12,6 @@ import ctypes
 import socket
 import struct
 from collections.abc import Sequence
-from pathlib import Path
-
-from zaqar import private_files
 
 HANDSHAKE_SECONDS = 0.25
 """Time for handshakes that began before new ones were ignored. It is longer than a round trip to a load balancer."""
@@ -37,34 +33,20 @@ _IGNORE_SYN = (
 """A program of the Berkeley packet filter: operation, jump if true, jump if false, constant."""
 
 
-class Drain:
-    """``file`` tells the parts that the server drains: it exists from the beginning of the drain.
+async def stop_accepting(listeners: Sequence[socket.socket]) -> None:
+    """Let no connection begin, and wait until the parts have accepted those that have begun. Then close the ports.
 
-    ``seconds`` is how long the server goes on serving. ``listeners`` are its sockets.
+    When a port is closed, the kernel resets connections that no part has accepted. Their clients do not know whether a
+    request was served, so a proxy cannot repeat a POST. A client whose SYN is ignored has sent nothing yet. It tries
+    again after one second and after three, and is refused because the port is closed.
     """
-
-    def __init__(self, file: Path, seconds: float, listeners: Sequence[socket.socket]) -> None:
-        self._file = file
-        self._seconds = seconds
-        self._listeners = listeners
-
-    async def run(self, hurry: asyncio.Event) -> None:
-        """Go on serving until the time is over or ``hurry`` is set. The ports may be closed afterwards."""
-        if not self._seconds:
-            return
-        private_files.create_file(self._file)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(hurry.wait(), self._seconds)
-        # When the port is closed, the kernel resets connections that no part has accepted. Their clients do not know
-        # whether a request was served, so a proxy cannot repeat a POST. So let no such connection be there: a client
-        # whose SYN is ignored has sent nothing yet. It tries again after one second and after three, and is refused.
-        for listener in self._listeners:
-            ignore_new_connections(listener)
-        await asyncio.sleep(HANDSHAKE_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ACCEPT_SECONDS):
-                while any(count_waiting_connections(listener) for listener in self._listeners):
-                    await asyncio.sleep(0.01)
+    for listener in listeners:
+        ignore_new_connections(listener)
+    await asyncio.sleep(HANDSHAKE_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ACCEPT_SECONDS):
+            while any(count_waiting_connections(listener) for listener in listeners):
+                await asyncio.sleep(0.01)
 
 
 def ignore_new_connections(listener: socket.socket) -> None:

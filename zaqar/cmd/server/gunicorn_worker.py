@@ -14,7 +14,8 @@ import os
 import socket
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -87,6 +88,10 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         self._close_idle_at: float | None = None
         # The arbiter makes a worker before it forks, so this runs in the parent of the worker's process.
         let_sigterm_end_new_children()
+
+    def patch(self) -> None:
+        with _metadata_read_once():
+            super().patch()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if not self.booted:
@@ -187,6 +192,22 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         return self._close_idle_at is not None and time.monotonic() >= self._close_idle_at
 
 
+@contextlib.contextmanager
+def _metadata_read_once() -> Iterator[None]:
+    """Let ``importlib.metadata.entry_points`` read the metadata of the installed packages once, and not at each call.
+
+    gevent looks for plug-ins at each of the 25 steps of patching the standard library. With a hundred packages that
+    takes a fifth of a second of CPU, a quarter of the start of a worker. No other thread runs yet, and no package is
+    installed meanwhile.
+    """
+    original = metadata.entry_points
+    metadata.entry_points = original().select
+    try:
+        yield
+    finally:
+        metadata.entry_points = original
+
+
 def _find_parts() -> Parts | None:
     """The parts of the application that this worker has loaded; None if it is another application."""
     loaded = sys.modules.get("zaqar.wsgi")
@@ -196,10 +217,10 @@ def _find_parts() -> Parts | None:
 def _is_server_draining() -> bool:
     """Whether zaqar-server, if it has started this worker, has got SIGTERM and goes on serving for a while."""
     # Imported here for the same reason as the application.
-    from zaqar.conf import DRAINING_VARIABLE
+    from zaqar.conf import drain_file
 
-    file = os.environ.get(DRAINING_VARIABLE)
-    return file is not None and Path(file).exists()
+    parts = _find_parts()
+    return parts is not None and drain_file(parts.conf).exists()
 
 
 def _count_connections() -> int:

@@ -27,7 +27,7 @@ from zaqar import conf as configuration
 from zaqar import private_files
 from zaqar.cmd import failures
 from zaqar.cmd.listening import Address, address_of, configured_websocket_address, listen, parse_address
-from zaqar.cmd.server.drain import Drain
+from zaqar.cmd.server.drain import stop_accepting
 from zaqar.cmd.server.preflight import survey_stores
 from zaqar.cmd.server.supervisor import Part, Supervisor
 from zaqar.errors import StartupError
@@ -143,32 +143,27 @@ def _serve(options: argparse.Namespace) -> int:
     with _lock(folder), ExitStack() as stack:
         http, websocket = _listen(endpoints, stack)
         workers = _count_workers(conf, options.workers)
+        configuration.drain_file(conf).unlink(missing_ok=True)  # of a server that was killed
         snapshot = folder / configuration.POLICY_SNAPSHOT_NAME
         # Drop the snapshot of an earlier start: policy files that were removed while the service did not run were
         # removed on purpose, so they are not compared with it.
         snapshot.unlink(missing_ok=True)
-        # A server that was killed while it drained has left the file.
-        draining_file = folder / configuration.DRAINING_NAME
-        draining_file.unlink(missing_ok=True)
         stored = survey_stores(snapshot)
         os.environ[configuration.POLICY_SNAPSHOT_VARIABLE] = str(snapshot)
-        os.environ[configuration.DRAINING_VARIABLE] = str(draining_file)
         parts = [] if http is None else [_api(options.server, workers, http, address_of(http))]
         parts += [] if websocket is None else [_websocket(websocket)]
-        listeners = [each for each in (http, websocket) if each is not None]
-        drain = Drain(draining_file, conf.drain_delay, listeners)
         supervisor = Supervisor(
             [*parts, *_background_parts(conf, has_notifier=not options.no_notifier)],
             env=os.environ,
             check=_python("zaqar.cmd.server.preflight"),
+            drain_file=configuration.drain_file(conf),
+            drain_delay=conf.drain_delay,
+            stop_accepting=lambda: stop_accepting([each for each in (http, websocket) if each is not None]),
         )
         served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
         how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"
         banner = _banner(conf, served, how, stored)
-        try:
-            asyncio.run(supervisor.run(lambda: _announce(banner, served), stack.close, drain.run))
-        finally:
-            draining_file.unlink(missing_ok=True)
+        asyncio.run(supervisor.run(lambda: _announce(banner, served), stack.close))
     return 0
 
 

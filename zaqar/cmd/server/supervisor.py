@@ -11,8 +11,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from zaqar.cmd import failures
@@ -40,13 +41,22 @@ class Part:
     reload: signal.Signals = signal.SIGTERM
 
 
-async def _drain_nothing(hurry: asyncio.Event) -> None:
-    """For a supervisor whose parts may end at once."""
-
-
 class Supervisor:
-    def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str], check: Sequence[str] = ()) -> None:
-        """``check`` is a command that is run before a reload.
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        *,
+        env: Mapping[str, str],
+        check: Sequence[str] = (),
+        drain_file: Path | None = None,
+        drain_delay: float = 0.0,
+        stop_accepting: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        """After SIGTERM the parts serve on for ``drain_delay`` seconds. ``drain_file`` exists meanwhile, so that probes
+        of readiness fail and the workers close connections. A second signal ends the delay. ``stop_accepting`` is
+        called after the delay, while the parts still run.
+
+        ``check`` is a command that is run before a reload.
 
         If it ends with a status other than 0, nothing is reloaded. The last line on its standard error is then the
         reason; the lines before are its log.
@@ -58,22 +68,19 @@ class Supervisor:
         self._is_reload_wanted = False
         self._processes: dict[Part, asyncio.subprocess.Process] = {}
         self._replaced: set[asyncio.subprocess.Process] = set()
+        self._drain_file = drain_file
+        self._drain_delay = drain_delay
+        self._stop_accepting = stop_accepting
+        self._is_told_to_end = asyncio.Event()
+        self._is_hurried = asyncio.Event()
         self._stop = asyncio.Event()
-        self._drain_begins = asyncio.Event()
-        self._hurry = asyncio.Event()
 
     async def run(
-        self,
-        started: Callable[[], Coroutine[Any, Any, None]],
-        stopping: Callable[[], None] = lambda: None,
-        draining: Callable[[asyncio.Event], Coroutine[Any, Any, None]] = _drain_nothing,
+        self, started: Callable[[], Coroutine[Any, Any, None]], stopping: Callable[[], None] = lambda: None
     ) -> None:
-        """Run until SIGTERM or SIGINT. ``started`` runs beside the parts.
+        """Run until SIGTERM or SIGINT; ``started`` runs beside the parts, ``stopping`` is called before they end.
 
-        After the signal ``draining`` runs while the parts go on, with an event that a second signal sets. Then
-        ``stopping`` is called and the parts end.
-
-        Raises StartupError if a part keeps dying, and what ``started`` and ``draining`` raise.
+        Raises StartupError if a part keeps dying, and what ``started`` raises.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,19 +88,37 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._handle_sighup)
         announcing = asyncio.create_task(started())
         keepers = [asyncio.create_task(self._keep_running(part)) for part in self._parts]
+        pending = {announcing, asyncio.create_task(self._drain()), *keepers}
         try:
-            await _run_until(self._drain_begins.wait(), beside={announcing, *keepers})
-            await _run_until(draining(self._hurry), beside={announcing, *keepers})
+            done: set[asyncio.Task[Any]] = set()
+            while done <= {announcing}:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
         finally:
             self._stop.set()
             announcing.cancel()
             stopping()
             await self._end(keepers)
+            if self._drain_file is not None:
+                self._drain_file.unlink(missing_ok=True)
 
     def _handle_end(self) -> None:
-        if self._drain_begins.is_set():
-            self._hurry.set()
-        self._drain_begins.set()
+        (self._is_hurried if self._is_told_to_end.is_set() else self._is_told_to_end).set()
+
+    async def _drain(self) -> None:
+        """Return when the parts have to end."""
+        await self._is_told_to_end.wait()
+        if self._drain_file is None or not self._drain_delay:
+            return
+        try:
+            self._drain_file.touch()
+        except OSError as exc:
+            say(f"Probes of readiness do not see that the server is about to end: {exc}.")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_hurried.wait(), self._drain_delay)
+        if self._stop_accepting is not None:
+            await self._stop_accepting()
 
     def _handle_sighup(self) -> None:
         self._is_reload_wanted = True
@@ -102,7 +127,7 @@ class Supervisor:
 
     async def _reload_as_asked(self) -> None:
         # A SIGHUP during a check may announce a file that was written after the check had read it. So check again.
-        while self._is_reload_wanted and not self._drain_begins.is_set():
+        while self._is_reload_wanted and not self._is_told_to_end.is_set():
             self._is_reload_wanted = False
             await self._check_and_reload()
 
@@ -122,7 +147,7 @@ class Supervisor:
                 reason = reason or f"the check has ended with {describe_status(checking.returncode)}"
                 say(f"SIGHUP changes nothing, the configuration and policy in use stay: {reason}")
                 return
-        if not self._drain_begins.is_set():
+        if not self._is_told_to_end.is_set():
             self.reload()
 
     def reload(self) -> None:
@@ -185,19 +210,6 @@ class Supervisor:
             _kill_group(process)
         if late:
             await asyncio.wait(late)
-
-
-async def _run_until(goal: Coroutine[Any, Any, Any], *, beside: Collection[asyncio.Task[None]]) -> None:
-    """Wait for the goal, and raise at once what one of the tasks beside it raises."""
-    wanted = asyncio.create_task(goal)
-    pending = {wanted, *beside}
-    try:
-        while not wanted.done():
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-    finally:
-        wanted.cancel()
 
 
 def say(sentence: str) -> None:

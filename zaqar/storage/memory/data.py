@@ -63,8 +63,10 @@ class StoredQueue:
         stored = self.messages.get(sequence)
         if stored is None or now >= stored.message.expires:
             return None
-        claim = self.live_claim(stored.message.claim_id, now)
-        message = replace(stored.message, claim_id=None) if claim is None else stored.message
+        message = stored.message
+        # A copy takes longer than all the rest, so it is made only of a message that is not shown as it is stored.
+        if message.claim_id is not None and self.live_claim(message.claim_id, now) is None:
+            message = replace(message, claim_id=None)
         return message if now >= stored.due else replace(message, due=stored.due)
 
     def read_all(self, now: float, *, delayed: bool = False) -> Iterator[Message]:
@@ -118,16 +120,18 @@ class MessageData:
             raise StaleQueue(queue.uid)
         return stored
 
-    def add_post(self, queue: Queue, first: int, drafts: Sequence[Draft], client_id: str, now: float) -> None:
+    def add_post(
+        self, queue: Queue, first: int, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = ""
+    ) -> None:
         """Put a post into the outbox if the queue has subscribers, in the atomic step that stores its messages."""
         if queue.notify:
-            posted = Posted(queue.uid, first, client_id, now, tuple(drafts))
+            posted = Posted(queue.uid, first, client_id, now, tuple(drafts), request_id=request_id)
             self.outbox[queue.uid, first] = StoredPost(posted, due=now)
 
     def append_dead_letter(self, queue: Queue, letter: Message, now: float) -> None:
         """Append a dead letter to the dead letter queue, and put a post of its own into the outbox."""
         sequence = self.check_fence(queue).append(letter)
-        self.add_post(queue, sequence, [Draft(letter.body, letter.ttl)], letter.client_id, now)
+        self.add_post(queue, sequence, [Draft(letter.body, letter.ttl, trace=letter.trace)], letter.client_id, now)
 
     def is_dropped(self, delivery: Delivery) -> bool:
         """Whether a tombstone forbids to store the delivery."""

@@ -7,6 +7,7 @@ import json
 import os
 import socket as plain
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,10 @@ import pytest
 from gevent import socket
 from gunicorn.config import Config
 from gunicorn.http import errors, get_parser
+from gunicorn.workers.ggevent import GeventWorker
 
 from zaqar.cmd.server import gunicorn_worker
 from zaqar.cmd.server.gunicorn_worker import BoundedReader, BoundedWorker
-from zaqar.conf import DRAINING_VARIABLE
 
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -34,6 +35,26 @@ class Trickle:
         for _ in range(size):
             gevent.sleep(0.01)
         return b"x" * size
+
+
+def test_a_worker_reads_the_metadata_of_the_installed_packages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, reads = metadata.entry_points, []
+
+    def count(**selection: Any) -> metadata.EntryPoints:
+        reads.append(selection)
+        return original(**selection)
+
+    def patch(worker: GeventWorker) -> None:
+        found.extend(metadata.entry_points(group="zaqar.transport"))
+        assert not metadata.entry_points(group="zaqar.no-such-group")
+
+    found: list[metadata.EntryPoint] = []
+    monkeypatch.setattr(metadata, "entry_points", count)
+    monkeypatch.setattr(GeventWorker, "patch", patch)
+    Bare().patch()
+    assert reads == [{}]
+    assert found == list(original(group="zaqar.transport"))
+    assert metadata.entry_points is count
 
 
 def test_a_body_that_arrives_too_slowly_times_out() -> None:
@@ -96,8 +117,8 @@ class Log:
 class Ending:
     """The parts of an application whose worker ends."""
 
-    def __init__(self, *, drain_delay: float) -> None:
-        self.conf = SimpleNamespace(drain_delay=drain_delay)
+    def __init__(self, *, drain_delay: float, state_dir: Path | None = None) -> None:
+        self.conf = SimpleNamespace(drain_delay=drain_delay, state_dir=state_dir)
         self.hub = SimpleNamespace(registry=SimpleNamespace(is_draining=True))
 
 
@@ -205,7 +226,7 @@ def test_answers_close_their_connections_while_the_server_drains(
     pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """zaqar-server tells its workers by a file, and goes on serving. They accept new connections meanwhile."""
-    monkeypatch.setenv(DRAINING_VARIABLE, str(tmp_path / "draining"))
+    monkeypatch.setattr(gunicorn_worker, "_find_parts", lambda: Ending(drain_delay=60.0, state_dir=tmp_path))
     ours, theirs = pair
     bare = Bare()
     bare.ppid, bare.tmp = os.getppid(), SimpleNamespace(notify=lambda: None)
@@ -284,7 +305,7 @@ def test_a_worker_that_ends_drains_once_and_whatever_ends_it(monkeypatch: pytest
         def __init__(self) -> None:
             self.hub = self
             self.registry = self
-            self.conf = SimpleNamespace(drain_delay=0.0)
+            self.conf = SimpleNamespace(drain_delay=0.0, state_dir="/nonexistent")
             self.is_draining = False
             self.drains = 0
 

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts what a process does. Every part of the service that counts something has the same :class:`Recorder`.
+
+If metrics are off, there is no recorder: the parts that count are not installed, so they cost nothing.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import threading
+import time
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable
+from pathlib import Path
+
+from zaqar.metrics.cells import CellFile
+from zaqar.metrics.families import Counter, Family, Gauge, Histogram
+
+_log = logging.getLogger(__name__)
+
+Labels = tuple[str, ...]
+
+Source = Callable[["Recorder"], object]
+"""Sets the gauges of something that is not counted as it changes, such as the connections of a store."""
+
+SAMPLE_SECONDS = 5.0
+"""Time between two calls of the sources."""
+
+
+class Recorder:
+    """Counts into the cells of this process. Threads and greenlets may share it, and it may be made before a fork.
+
+    The file is made at the first count, so each child of a fork makes its own. A process that cannot make its file logs
+    one warning, and goes on without counting.
+    """
+
+    def __init__(self, folder: Path, part: str) -> None:
+        """``folder`` is that of all files of cells of this host. ``part`` is the kind of the process, such as "api"."""
+        self._folder = folder
+        self._part = part
+        self._file: CellFile | None = None
+        self._cells: memoryview[float] | list[float] = []
+        self._index: dict[tuple[Family, Labels], int] = {}
+        # A lock of the interpreter, which gevent does not replace: no greenlet is switched while it is held. It is
+        # reentrant, because a signal handler may count, too.
+        self._lock = _thread.RLock()
+        self._sources: list[Source] = []
+        self._ended = threading.Event()
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget(reference))
+
+    def add(self, family: Counter | Gauge, labels: Labels = (), amount: float = 1.0) -> None:
+        """Add ``amount`` to a counter, to which it may not be negative, or to a gauge."""
+        # PERF: an exception costs only for the first count of a series.
+        try:
+            index = self._index[family, labels]
+        except KeyError:
+            index = self._begin(family, labels)
+        # No lock: CPython changes threads, and runs signal handlers, only at calls of Python functions and at the end
+        # of a loop's turn (the "eval breaker"), so not between the read and the write of this statement. A test with
+        # threads that are switched as often as possible shows it.
+        self._cells[index] += amount
+
+    def set(self, family: Gauge, labels: Labels, value: float) -> None:
+        """Set a gauge of this process."""
+        index = self._index.get((family, labels))
+        self._cells[self._begin(family, labels) if index is None else index] = value
+
+    def observe(self, family: Histogram, labels: Labels, value: float) -> None:
+        """Count a value in its bucket."""
+        buckets = family.buckets
+        try:
+            first = self._index[family, labels]
+        except KeyError:
+            first = self._begin(family, labels)
+        if first:
+            bucket, cells = first + bisect_left(buckets, value), self._cells
+            cells[bucket] += 1.0
+            cells[first + len(buckets) + 1] += value
+
+    def add_source(self, source: Source) -> None:
+        """Have ``source`` called every SAMPLE_SECONDS, in a thread of its own, once this process counts anything."""
+        self._sources.append(source)
+
+    def sample(self) -> None:
+        """Call all sources now. An error of one is logged and keeps no other from being called."""
+        for source in list(self._sources):
+            try:
+                source(self)
+            except Exception:  # noqa: BLE001, the log has it
+                _log.exception("Gauges of the metrics cannot be read.")
+
+    def beat(self) -> None:
+        """Note that the process is alive. Called every few seconds by the loop whose standstill would be a failure."""
+        with self._lock:
+            self._open()
+            if self._file is not None:
+                self._file.beat(time.time())
+
+    def close(self) -> None:
+        """Let go of the file. What was counted stays; the next count begins a new file."""
+        self._ended.set()
+        self._ended = threading.Event()
+        self._forget_file()
+
+    def _begin(self, family: Family, labels: Labels) -> int:
+        with self._lock:
+            index = self._index.get((family, labels))
+            if index is None:
+                self._open()
+                index = 0 if self._file is None else self._file.add(family, labels)
+                self._index[family, labels] = index
+            return index
+
+    def _open(self) -> None:
+        if self._cells:
+            # It was tried before, and has failed.
+            return
+        try:
+            self._file = CellFile(self._folder, self._part, now=time.time())
+        except OSError as exc:
+            _log.warning("This process is missing in the metrics, because it cannot write to %s: %s", self._folder, exc)
+            self._cells = [0.0]
+        else:
+            self._cells = self._file.cells
+            # With gevent's patches this is a greenlet.
+            threading.Thread(
+                target=_sample_all_the_time, args=(weakref.ref(self), self._ended), name="metrics", daemon=True
+            ).start()
+
+    def forget_parent(self) -> None:
+        """Begin anew in the child of a fork, whose parent goes on with its file."""
+        # Another thread of the parent may have held the lock at the moment of the fork. The child has no such thread.
+        self._lock = _thread.RLock()
+        self._ended = threading.Event()
+        self._forget_file()
+
+    def _forget_file(self) -> None:
+        file, self._file, self._cells, self._index = self._file, None, [], {}
+        if file is not None:
+            file.leave()
+
+
+def _forget(reference: weakref.ref[Recorder]) -> None:
+    recorder = reference()
+    if recorder is not None:
+        recorder.forget_parent()
+
+
+def _sample_all_the_time(reference: weakref.ref[Recorder], ended: threading.Event) -> None:
+    """Sample until the recorder is closed or gone."""
+    while not ended.wait(SAMPLE_SECONDS):
+        recorder = reference()
+        if recorder is None:
+            return
+        recorder.sample()
+        del recorder
