@@ -31,6 +31,7 @@ from tests.acceptance.test_server import MESSAGES, POST, ROOT, ask
 from zaqar import conf
 from zaqar.cmd import db_manage, gc, notifier, websocket
 from zaqar.cmd.server import drain, main, supervisor
+from zaqar.transport import probes
 
 BIN = Path(sys.executable).parent
 PAGES = ROOT / "docs" / "deploying"
@@ -162,6 +163,9 @@ def test_the_service_works_under_the_restrictions_of_its_unit(tmp_path: Path) ->
         assert ask(server, "POST", "/v2/queues/q/claims", '{"ttl": 60, "grace": 60}')[0] == 201
         assert server.websocket_url
         assert server.parts("zaqar.cmd.notifier")
+        # The health check of the image, at the port of this server.
+        check = health_check().replace("127.0.0.1:8888", f"{server.host}:{server.port}")
+        assert subprocess.run([sys.executable, "-c", check], timeout=60, check=False).returncode == 0
         status = Path(f"/proc/{server.workers()[0]}/status").read_text()
         assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
     assert "EPERM" not in server.log.read_text()
@@ -257,13 +261,17 @@ def test_the_image_starts_the_server_without_a_shell() -> None:
     assert of_last_stage("STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_the_image_checks_its_health() -> None:
+def health_check() -> str:
+    """The program of the health check, which a test of the service runs."""
     (check,) = of_last_stage("HEALTHCHECK")
     python, flag, code = json.loads(check.partition("CMD ")[2])
     assert (python, flag) == ("python", "-c")
-    compile(code, "HEALTHCHECK", "exec")
-    (url,) = re.findall(r"http://[^']*", code)
-    assert urllib.parse.urlsplit(url).path == "/livez"
+    return str(code)
+
+
+def test_the_image_checks_its_health() -> None:
+    (url,) = re.findall(r"http://[^']*", health_check())
+    assert urllib.parse.urlsplit(url).path == probes.LIVE
 
 
 def test_the_commands_about_containers_fit_the_containerfile() -> None:
@@ -370,22 +378,23 @@ def test_pods_are_restricted() -> None:
 def test_pods_have_probes() -> None:
     found = {name: pod["spec"]["containers"][0] for name, pod in pods() if name != "migrate"}
     paths = {
-        name: [container[probe].get("httpGet", {}).get("path") for probe in ("startupProbe", "livenessProbe")]
+        name: [container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe")]
         for name, container in found.items()
     }
     assert paths == {
         "api": ["/readyz", "/livez"],
-        "websocket": [None, None],
+        "websocket": ["/readyz", "/livez"],
         "notifier": ["/livez", "/livez"],
         "sweeper": ["/livez", "/livez"],
     }
-    assert found["api"]["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert all(found[name]["readinessProbe"]["httpGet"]["path"] == "/readyz" for name in ("api", "websocket"))
     for container in found.values():
         ports = {each["name"] for each in container["ports"]}
         assert (container["startupProbe"]["periodSeconds"], container["startupProbe"]["failureThreshold"]) == (1, 30)
         for name, probe in container.items():
             if name.endswith("Probe"):
-                assert (probe.get("httpGet") or probe["tcpSocket"])["port"] in ports
+                assert probe["httpGet"]["port"] in ports
+                assert probe["httpGet"]["path"] in probes.PATHS
 
 
 def test_selectors_find_pods_and_ports() -> None:
