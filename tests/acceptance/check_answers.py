@@ -30,9 +30,9 @@ def check_all_answers(clients: WorkingClients, *, all_came: bool = False) -> Non
     Either all answers have come, or the test has interrupted some requests.
     """
     recorder = clients.recorder
-    assert recorder.wrong_answers == []
+    assert recorder.wrong_answers == [], recorder.wrong_answers[:10]
     if all_came:
-        assert recorder.lost_answers == []
+        assert recorder.lost_answers == [], recorder.lost_answers[:10]
     else:
         assert recorder.lost_answers, "no request was interrupted"
     left = {queue: list(clients.all_messages(queue)) for queue in ("work", "news", "once")}

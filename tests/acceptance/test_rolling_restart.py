@@ -30,7 +30,7 @@ from tests.acceptance.event_loop_thread import EventLoopThread
 from tests.acceptance.nginx import OTHER_SERVER, Nginx, password_of
 from tests.acceptance.server import HTTP_COMMAND, Server, start, wait_until
 from tests.acceptance.stream_readers import events_of
-from tests.acceptance.working_clients import PATIENCE_SECONDS, Client, Recorder, Route, WorkingClients
+from tests.acceptance.working_clients import Client, Recorder, Route, WorkingClients
 
 DRAIN_SECONDS = 3
 KEEPALIVE = {"keepalive_timeout 3s;": "keepalive_timeout 1s;"}
@@ -39,6 +39,9 @@ KEEPALIVE = {"keepalive_timeout 3s;": "keepalive_timeout 1s;"}
 PAUSE = 0.06
 WAIT = 3
 SECONDS = 60.0
+ANSWER_SECONDS = 90.0
+"""Longer than nginx waits for an answer. On a busy machine a request may wait long for the workers of a reload."""
+
 USER = {"Authorization": password_of("shop")}
 
 
@@ -67,9 +70,7 @@ class Pair:
         nginx = self.nginx
 
         def connect() -> http.client.HTTPConnection:
-            return http.client.HTTPSConnection(
-                "127.0.0.1", nginx.port, timeout=PATIENCE_SECONDS + WAIT, context=nginx.tls
-            )
+            return http.client.HTTPSConnection("127.0.0.1", nginx.port, timeout=ANSWER_SECONDS, context=nginx.tls)
 
         return Route(connect, USER, PAUSE)
 

@@ -89,7 +89,7 @@ class Client:
             self._forget(f"{method} {path}: {exc!r}")
             return None
         if status == 503:
-            self._forget(f"{method} {path}: 503")
+            self._forget(f"{method} {path}: 503 {raw!r}")
             return None
         if status >= 300:
             self._recorder.wrong_answers.append(f"{method} {path}: {status} {raw!r}")
