@@ -19,6 +19,7 @@ from standardwebhooks import WebhookVerificationError
 
 from zaqar import app, conf
 from zaqar.cmd.server import gunicorn_settings
+from zaqar.cmd.server.gunicorn_worker import MOST_IDLE_SECONDS
 from zaqar.conf import transport
 from zaqar.notification import webhook_signatures
 from zaqar.schemas.filters import compile_filter
@@ -253,6 +254,18 @@ def test_the_sample_proxy_closes_idle_connections_before_the_service() -> None:
     sample = re.search(r"^keepalive = (\d+)$", (ROOT / "etc" / "gunicorn.conf.py").read_text(), flags=re.MULTILINE)
     assert sample is not None
     assert int(proxy_seconds) < min(gunicorn_settings.keepalive, int(sample[1]))
+
+
+def test_the_sample_proxy_closes_idle_connections_before_a_server_that_drains() -> None:
+    """So no request is sent on a connection that the server closes. A worker looks once a second whether it drains."""
+    nginx = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
+    config = (ROOT / "etc" / "kubernetes" / "configmap.yaml").read_text()
+    page = (ROOT / "docs" / "deploying.rst").read_text()
+    (proxy_seconds,) = re.findall(r"^    keepalive_timeout (\d)s;", nginx, flags=re.MULTILINE)
+    delays = [*re.findall(r"^ *drain_delay = (\d+)$", config + page, flags=re.MULTILINE), MOST_IDLE_SECONDS]
+    assert len(delays) == 3
+    assert int(proxy_seconds) + 1 < min(map(float, delays))
+    assert gunicorn_settings.graceful_timeout > MOST_IDLE_SECONDS
 
 
 def test_the_sample_proxy_waits_longer_than_the_service() -> None:
