@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.daemon_threads", "zaqar.access.signed_urls", "zaqar.encryption"}
     | {"zaqar.access.trusts", "zaqar.access.trust_answers"},
     "zaqar.benchmarks": set(),
+    "zaqar.upgrade": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.access"}
     | {"zaqar.ipc", "zaqar.waiting"},
