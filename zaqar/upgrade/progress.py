@@ -57,6 +57,7 @@ class Progress:
             row = (str(uuid.uuid4()), source, target)
             self._file.execute("INSERT INTO run VALUES (?, ?, ?)", row)
         if row[1:] != (source, target):
+            self._file.close()
             raise OtherServices(f"{path} is about a copy from {row[1]} to {row[2]}; name another file with --progress")
         self.client_id: str = row[0]
 
