@@ -86,6 +86,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "the fence: nobody acts on a stale queue": ("conformance/test_fences.py", "api/test_workers.py"),
     "any sequence of operations is that of the model": ("conformance/test_random_operations.py",),
+    "what monitoring and limits read": ("conformance/test_trace_contexts.py", "conformance/test_usage.py"),
     "requests that wait": (
         "api/test_waits.py",
         "conformance/waiting/test_processes.py",

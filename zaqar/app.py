@@ -26,6 +26,7 @@ from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StartupError
 from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
+from zaqar.metrics.recorder import Recorder
 from zaqar.model import QUEUE, QueueName
 from zaqar.notification import failed_deliveries
 from zaqar.notification.bounds import Bounds
@@ -66,6 +67,8 @@ class Parts:
     conf: cfg.ConfigOpts
     clock: Clock
     limits: Limits
+    recorder: Recorder | None
+    """None if nothing is counted."""
     keys: MessageKeys
     authorizer: Authorizer
     tokens: TokenValidator | None
@@ -100,14 +103,15 @@ class Parts:
 def build(
     conf: cfg.ConfigOpts,
     *,
+    part: str = "api",
     clock: Clock = system_clock,
     management: ManagementStore | None = None,
     messages: MessageStore | None = None,
 ) -> Parts:
     """Build everything below a transport from the configuration.
 
-    ``management`` and ``messages`` replace the configured stores; tests pass them. Raises StartupError, with one
-    sentence for the operator, if the service cannot run with this configuration.
+    ``part`` is the kind of this process in metrics; tests replace the stores. Raises StartupError, with one sentence
+    for the operator, if the service cannot run with this configuration.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
@@ -117,16 +121,17 @@ def build(
     placement = _make_placement(conf, management, messages, drivers)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
-    changes, wake_notifiers = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
+    changes, wake = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
     hub = _make_hub(conf, queues, common)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
     subscriptions = pipelines.make_subscriptions(
-        **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake_notifiers
+        **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake
     )
     return Parts(
         **common,
         conf=conf,
+        recorder=Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None,
         keys=keys,
         authorizer=authorizer,
         tokens=tokens,
@@ -137,9 +142,7 @@ def build(
         streams=pipelines.make_streams(**reading),
         subscriptions=subscriptions,
         connection_subscriptions=pipelines.make_for_connections(subscriptions, management, queues, limits, clock),
-        deliveries=Deliveries(
-            subscriptions=subscriptions, placement=placement, clock=clock, wake_notifiers=wake_notifiers
-        ),
+        deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, wake_notifiers=wake),
         pools=Pools(**catalog),
         flavors=Flavors(**catalog),
         health=Health(management=management, placement=placement, clock=clock, keystone=tokens),

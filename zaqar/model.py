@@ -78,12 +78,16 @@ class QueueRules:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A message that is being posted. ``ttl`` counts from the post, also for a message with a ``delay``."""
+    """A message that is being posted. ``ttl`` counts from the post, also for a message with a ``delay``.
+
+    ``trace`` is the trace context of the post, as :mod:`zaqar.tracing.context` writes it; None if there is none.
+    """
 
     body: bytes
     ttl: int
     delay: int = 0
     checksum: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class Message:
     ``claim_id`` is the id of the live claim, None if there is none. ``expires`` is the time at which the message
     expires; a claim may have moved it past ``created`` plus the TTL of the post. ``due`` is the time at which its delay
     ends, and None if it is not delayed at the time of the read. ``error`` says why the body, which is then null, cannot
-    be shown; no store sets it.
+    be shown; no store sets it. ``trace`` is that of the draft.
     """
 
     queue_uid: str
@@ -117,6 +121,7 @@ class Message:
     origin: Origin | None = None
     error: str | None = None
     due: float | None = None
+    trace: str | None = None
 
     @property
     def id(self) -> str:
@@ -290,7 +295,10 @@ NOT_EXPANDED = PostPosition()
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A post that waits to be notified: the messages of one request, with sequence numbers from ``first`` on."""
+    """A post that waits to be notified: the messages of one request, with sequence numbers from ``first`` on.
+
+    ``request_id`` is the id of that request, for the log of the notifier; empty if it is unknown.
+    """
 
     queue_uid: str
     first: int
@@ -298,6 +306,7 @@ class Posted:
     created: float
     drafts: tuple[Draft, ...]
     position: PostPosition = NOT_EXPANDED
+    request_id: str = ""
 
 
 class DeliveryKey(NamedTuple):
@@ -327,7 +336,8 @@ class Delivery:
     ``number`` is the sequence number of the message; ``body``, ``ttl``, ``created`` and ``client_id`` are copied from
     the message. ``due`` is the time at which a notifier may take the delivery; under a lease, the end of the lease; for
     a settled delivery, the time when it was settled. ``tries`` counts attempts since the message was posted or resent.
-    ``attempts`` are the latest attempts. A settled delivery is removed at ``keep_until``.
+    ``attempts`` are the latest attempts. A settled delivery is removed at ``keep_until``. ``trace`` is that of the
+    message. ``request_id`` is the id of the request that posted it, empty if it is unknown.
     """
 
     queue_uid: str
@@ -344,6 +354,8 @@ class Delivery:
     tries: int = 0
     attempts: tuple[Attempt, ...] = ()
     keep_until: float | None = None
+    trace: str | None = None
+    request_id: str = ""
 
     @property
     def key(self) -> DeliveryKey:
@@ -363,6 +375,49 @@ class Stats:
     claimed: int = 0
     oldest: Message | None = None
     newest: Message | None = None
+
+    @property
+    def total(self) -> int:
+        """All messages except delayed ones."""
+        return self.free + self.claimed
+
+
+class ClaimResult(NamedTuple):
+    """What a claim did: the messages that it leased, and the number of exhausted messages that it moved."""
+
+    messages: list[Message]
+    dead_lettered: int = 0
+
+
+class Swept(NamedTuple):
+    """What a sweep removed: the number of records of all kinds, and how many of them were expired messages."""
+
+    removed: int
+    expired: int = 0
+
+
+class QueueUsage(NamedTuple):
+    """What a queue holds: the number of its messages, and the bytes of their bodies."""
+
+    messages: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What a message store holds at one moment, in all queues together.
+
+    ``oldest`` is the ``created`` of the oldest free or claimed message. ``waiting`` and ``dead`` are numbers of
+    deliveries. ``oldest_waiting`` is the ``created`` of the oldest WAITING delivery. Both are None if there is none.
+    """
+
+    free: int = 0
+    claimed: int = 0
+    delayed: int = 0
+    oldest: float | None = None
+    waiting: int = 0
+    dead: int = 0
+    oldest_waiting: float | None = None
 
     @property
     def total(self) -> int:

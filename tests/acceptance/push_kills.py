@@ -226,7 +226,7 @@ class RemovalWatch(threading.Thread):
 
     def stored(self, *, later: float = 0.0) -> list[str]:
         """The dead subscriptions whose deliveries take space, reachable or not, after a sweep so many seconds later."""
-        while self._store.sweep(now=time.time() + later, limit=1000) == 1000:
+        while self._store.sweep(now=time.time() + later, limit=1000).removed == 1000:
             pass
         terms: dict[str, Any] = {"queue_uid": self._uid, "state": None, "before": None, "limit": 1}
         return [id_ for id_ in self.dead if self._store.delivery_log.list_before(subscription_id=id_, **terms)]

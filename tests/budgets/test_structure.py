@@ -43,6 +43,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.storage.registry": FOUNDATION | {"zaqar.entry_points", "zaqar.conf", "zaqar.storage.base"},
     "zaqar.storage.pools": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},
+    # It counts and traces the calls of every driver. No driver knows it.
+    "zaqar.storage.observed": FOUNDATION | {"zaqar.storage.base", "zaqar.metrics", "zaqar.tracing"},
+    "zaqar.metrics": FOUNDATION | {"zaqar.private_files", "zaqar.conf", "zaqar.storage.base", "zaqar.storage.pools"},
+    "zaqar.tracing": FOUNDATION | {"zaqar.conf"},
+    "zaqar.logs": FOUNDATION | {"zaqar.conf", "zaqar.metrics"},
     "zaqar.storage": {"zaqar", "zaqar.private_files", "zaqar.storage.base"}
     | {"zaqar.model", "zaqar.errors", "zaqar.uris"},
     "zaqar.waiting": FOUNDATION | {"zaqar.ipc.wakeup_socket", "zaqar.storage.base", "zaqar.storage.pools"},
@@ -50,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.service.staged.pipelines": FOUNDATION | {"zaqar.entry_points", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.stages", "zaqar.schemas", "zaqar.waiting"}
-    | {"zaqar.access.signed_urls", "zaqar.encryption"}
+    | {"zaqar.access.signed_urls", "zaqar.encryption", "zaqar.metrics", "zaqar.tracing"}
     # A subscription is checked when it is made, by the policy that also checks each connect, and gets its secret.
     | {"zaqar.notification.webhook_targets", "zaqar.notification.webhook_signatures"},
     "zaqar.notification.webhook_targets": {"zaqar.daemon_threads", "zaqar.errors"},
@@ -58,12 +63,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.notification": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.schemas", "zaqar.conf", "zaqar.ipc"}
     | {"zaqar.daemon_threads", "zaqar.access.signed_urls", "zaqar.encryption"}
-    | {"zaqar.access.trusts", "zaqar.access.trust_answers"},
+    | {"zaqar.access.trusts", "zaqar.access.trust_answers", "zaqar.metrics", "zaqar.tracing", "zaqar.logs"},
     "zaqar.benchmarks": set(),
     "zaqar.upgrade": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.access"}
-    | {"zaqar.ipc", "zaqar.waiting"},
+    | {"zaqar.ipc", "zaqar.waiting", "zaqar.metrics", "zaqar.tracing", "zaqar.logs"},
 }
 
 

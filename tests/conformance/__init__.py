@@ -5,15 +5,16 @@ The docstring of each module says which part of :mod:`zaqar.storage.base`, or wh
 
 Parts of a message store::
 
-    queues          test_fences, test_queue_positions, test_statistics, test_deleted (purge)
-    messages        test_acknowledged, test_one_order, test_paging, test_deleted, test_timers
+    queues          test_fences, test_queue_positions, test_statistics, test_usage, test_deleted (purge)
+    messages        test_acknowledged, test_one_order, test_paging, test_deleted, test_timers, test_trace_contexts
     claims          test_claims, test_one_live_claim, test_claim_timers, test_dead_letters
     dead_letters    test_dead_letters_between_stores
-    notifier          test_outbox, test_large_posts
+    outbox          test_outbox, test_large_posts
     deliveries      test_deliveries, test_concurrent_deliveries, test_restored_order, test_delivery_order
     delivery_log    test_delivery_log, test_dropped_subscriptions
     sealed_bodies   test_sealed_bodies
     sweep           test_sweep
+    volume          test_statistics
 
 Parts of a management store::
 

@@ -168,7 +168,9 @@ def work(stage: Stage, store: MessageStore, index: int) -> Record:
             continue
         called = time.monotonic()
         claim = Claim(new_claim_id(), random.choice([1, 2, 60]), 60, time.time())
-        taken = store.claims.claim(queue=stage.work, claim=claim, limit=random.randint(1, 10), now=claim.started)
+        taken = store.claims.claim(
+            queue=stage.work, claim=claim, limit=random.randint(1, 10), now=claim.started
+        ).messages
         if not taken:
             time.sleep(0.002)
             continue

@@ -61,7 +61,7 @@ def consume_on(driver: str, address: str, queue: Queue, gate: Gate, path: str) -
             if batch > FAST_BATCHES:
                 time.sleep(0.05)
             claim = Claim(new_claim_id(), 3600, 60, START)
-            taken = store.claims.claim(queue=queue, claim=claim, limit=CLAIMED, now=START)
+            taken = store.claims.claim(queue=queue, claim=claim, limit=CLAIMED, now=START).messages
             if not taken:
                 return
             sequences = [message.sequence for message in taken]

@@ -122,7 +122,7 @@ class QueueClient:
         claim = Claim(new_claim_id(), ttl, grace, self.now)
         messages = self.store.claims.claim(
             queue=self.queue, claim=claim, limit=limit, now=self.now, dead_letters=dead_letters
-        )
+        ).messages
         return claim.id, messages
 
     def get_claim(self, claim_id: str) -> tuple[Claim, Sequence[Message]]:

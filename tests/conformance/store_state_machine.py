@@ -333,7 +333,7 @@ class StoreStateMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         for store in self.stores:
-            while store.sweep(now=self.now, limit=50):
+            while store.sweep(now=self.now, limit=50).removed:
                 pass
 
     @rule(seconds=st.sampled_from([TICK, 1, 29, 60]))

@@ -50,6 +50,25 @@ def test_an_exhausted_message_moves_at_the_next_claim(pair: Pair) -> None:
     assert bodies(pair.dead.listing()) == ["a"]
 
 
+@pytest.mark.parametrize("notify", [False, True])
+def test_a_claim_tells_how_many_messages_it_moved(pair: Pair, notify: bool) -> None:
+    """Also if the driver moves them in steps of their own, because the dead letter queue has subscribers."""
+    if notify:
+        pair.dead.queue = replace(pair.dead.queue, notify=True)
+    pair.source.post(*"abc")
+    pair.source.claim_and_release(2, times=2)
+
+    def claim() -> tuple[int, int]:
+        lease = Claim(new_claim_id(), 60, 60, pair.source.now)
+        result = pair.source.store.claims.claim(
+            queue=pair.source.queue, claim=lease, limit=10, now=pair.source.now, dead_letters=pair.rules()
+        )
+        return len(result.messages), result.dead_lettered
+
+    assert claim() == (1, 2)
+    assert claim() == (0, 0)
+
+
 def test_an_exhausted_message_moves_exactly_once(pair: Pair) -> None:
     pair.source.post("a")
     pair.source.claim_and_release(1, times=2)

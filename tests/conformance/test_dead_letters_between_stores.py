@@ -126,7 +126,7 @@ def test_messages_that_are_set_aside_never_expire_and_no_sweep_removes_them(jour
     source.claim_and_release(1, times=1)
     journey.set_aside()
     source.clock.advance(10_000)
-    while source.store.sweep(now=source.now, limit=1000):
+    while source.store.sweep(now=source.now, limit=1000).removed:
         pass
     assert bodies(journey.set_aside()) == ["a"]
     assert source.stats().total == 0
@@ -194,7 +194,7 @@ def test_a_dead_letter_that_was_deleted_is_not_received_again(journey: Journey) 
     journey.receive(letters)
     assert bodies(journey.target.pop()) == ["a"]
     journey.target.clock.advance(TOMBSTONE_LIFETIME - 0.125)
-    while journey.target.store.sweep(now=journey.target.now, limit=1000):
+    while journey.target.store.sweep(now=journey.target.now, limit=1000).removed:
         pass
     journey.receive(letters)
     assert journey.target.list_everything() == []

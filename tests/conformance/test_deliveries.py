@@ -98,7 +98,7 @@ def test_put_replaces_a_delivery_with_the_same_key(
     assert backlog.counts() == (1, 0)
     notifier.discard([before])  # what its owner says of the one before
     notifier.clock.advance(KEPT)
-    while notifier.store.sweep(now=notifier.now, limit=1000):
+    while notifier.store.sweep(now=notifier.now, limit=1000).removed:
         pass
     assert notifier.take("you") == [replace(after, owner="you", due=notifier.now + LEASE)]
     assert notifier.take("me") == []

@@ -170,7 +170,7 @@ def test_a_settled_delivery_is_swept_from_keep_until_on(notifier: NotifierClient
     notifier.clock.advance(TICK)
     sweep_clean(notifier.store, notifier.now)
     assert (backlog.counts(), other.counts()) == ((10, 0), (10, 0))
-    assert notifier.store.sweep(now=notifier.now, limit=100) == 0
+    assert notifier.store.sweep(now=notifier.now, limit=100).removed == 0
 
 
 def test_a_sweep_is_bounded(notifier: NotifierClient, backlog: SubscriptionBacklog) -> None:

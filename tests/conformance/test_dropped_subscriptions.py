@@ -276,7 +276,7 @@ def test_a_tombstone_stays_until_all_that_it_hides_is_swept(
         queue.post("a")
     drop()
     notifier.clock.advance(LIFETIMES[what] + 60)
-    while notifier.store.sweep(now=notifier.now, limit=50):
+    while notifier.store.sweep(now=notifier.now, limit=50).removed:
         assert notifier.take() == []
         assert notifier.take_posted() == []
     assert left(backlog) == []
@@ -338,10 +338,10 @@ def test_a_sweep_comes_to_an_end_while_tombstones_last(notifier: NotifierClient,
         each.fill(2)
         drop_backlogs(each)
     sweep_clean(notifier.store, notifier.now)
-    assert notifier.store.sweep(now=notifier.now, limit=10) == 0
+    assert notifier.store.sweep(now=notifier.now, limit=10).removed == 0
     notifier.clock.advance(DROPPED_LIFETIME + 60)
     sweep_clean(notifier.store, notifier.now)
-    assert notifier.store.sweep(now=notifier.now, limit=10) == 0
+    assert notifier.store.sweep(now=notifier.now, limit=10).removed == 0
 
 
 def test_a_purge_drops_no_deliveries(

@@ -224,7 +224,7 @@ def test_a_tombstone_refuses_the_uid_for_its_lifetime(orders: QueueClient) -> No
     orders.store.queues.drop(queue=other, now=orders.now, remember=60)
     for moment, queue in ((59.875, other), (TOMBSTONE_LIFETIME - 0.125, orders.queue)):
         now = orders.now + moment
-        while orders.store.sweep(now=now, limit=1000):
+        while orders.store.sweep(now=now, limit=1000).removed:
             pass
         with pytest.raises(QueueDropped):
             orders.store.queues.open(queue=queue, now=now)
@@ -238,7 +238,7 @@ def test_a_queue_that_is_opened_after_its_tombstone_is_empty(orders: QueueClient
     orders.claim()
     orders.drop()
     orders.clock.advance(TOMBSTONE_LIFETIME)
-    while orders.store.sweep(now=orders.now, limit=1000):
+    while orders.store.sweep(now=orders.now, limit=1000).removed:
         pass
     orders.open()
     assert orders.list_everything() == []

@@ -178,7 +178,7 @@ def drain(store: MessageStore, stage: Stage) -> list[str]:
     left: list[str] = []
     while True:
         claim = Claim(new_claim_id(), 60, 60, now)
-        taken = store.claims.claim(queue=stage.work, claim=claim, limit=500, now=now)
+        taken = store.claims.claim(queue=stage.work, claim=claim, limit=500, now=now).messages
         if not taken:
             return left
         store.messages.delete_many(

@@ -151,7 +151,7 @@ def test_concurrent_pops_and_claims_pop_no_sealed_message(orders: QueueClient) -
                 taken = orders.store.messages.pop(queue=orders.queue, limit=1, now=orders.now)
             except SealedMessages:
                 claim = Claim(new_claim_id(), 600, 60, orders.now)
-                taken = orders.store.claims.claim(queue=orders.queue, claim=claim, limit=1, now=orders.now)
+                taken = orders.store.claims.claim(queue=orders.queue, claim=claim, limit=1, now=orders.now).messages
                 if not taken or taken[0].body[0] == SEALED:
                     continue
                 orders.store.messages.delete_many(
@@ -327,7 +327,9 @@ def test_consumers_lose_nothing_while_bodies_are_replaced(orders: QueueClient) -
         try:
             while len(got) < total and not done.is_set():
                 claim = Claim(new_claim_id(), 600, 60, orders.now)
-                for message in orders.store.claims.claim(queue=orders.queue, claim=claim, limit=3, now=orders.now):
+                for message in orders.store.claims.claim(
+                    queue=orders.queue, claim=claim, limit=3, now=orders.now
+                ).messages:
                     body = rotated.open(message.body, project=orders.queue.project)
                     orders.store.messages.delete(
                         queue=orders.queue, sequence=message.sequence, claim_id=claim.id, now=orders.now
@@ -362,10 +364,10 @@ def test_messages_that_expire_with_their_lease_are_swept(orders: QueueClient, li
     post(orders, *(sealed() for _ in range(5)))
     orders.clock.advance(3590)
     claim = Claim(new_claim_id(), 30, 0, orders.now)
-    assert len(orders.store.claims.claim(queue=orders.queue, claim=claim, limit=10, now=orders.now)) == 5
+    assert len(orders.store.claims.claim(queue=orders.queue, claim=claim, limit=10, now=orders.now).messages) == 5
     orders.clock.advance(30)
     for _ in range(100):
-        if not orders.store.sweep(now=orders.now, limit=limit):
+        if not orders.store.sweep(now=orders.now, limit=limit).removed:
             break
     assert orders.list_everything() == []
     assert (orders.stats().free, orders.stats().claimed) == (0, 0)

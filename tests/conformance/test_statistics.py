@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from tests.clock import TICK
+from tests.conformance.notifier_client import NotifierClient
 from tests.conformance.queue_client import QueueClient, at_once, bodies
 from zaqar.errors import ClientError
-from zaqar.model import Stats
+from zaqar.model import DEAD, Delivery, Stats
 
 
 def equal_to_a_listing(orders: QueueClient) -> None:
@@ -129,16 +131,51 @@ def test_statistics_are_true_during_concurrent_claims_and_releases(orders: Queue
 def test_the_volume_is_the_sum_of_all_queues(orders: QueueClient) -> None:
     other = orders.beside()
     before = orders.volume()
-    assert (before.oldest, before.newest) == (None, None)
     orders.post(*"abc")
     other.post(*"vwxyz")
     other.post("late", delay=60)
     orders.claim(2)
     other.claim(1)
     now = orders.volume()
-    assert (now.free - before.free, now.claimed - before.claimed) == (5, 3)
+    assert (now.free - before.free, now.claimed - before.claimed, now.delayed - before.delayed) == (5, 3, 1)
+    other.clock.advance(60)
+    now = orders.volume()
+    assert now.delayed == before.delayed
     other.drop()
     now = orders.volume()
-    assert (now.free - before.free, now.claimed - before.claimed) == (1, 2)
+    assert now.total - before.total == 3
     orders.purge()
-    assert orders.volume() == before
+    assert orders.volume().total == before.total
+
+
+def test_the_volume_tells_the_age_of_the_oldest_message(orders: QueueClient) -> None:
+    began = orders.now
+    orders.post("a")
+    orders.clock.advance(10)
+    orders.post("b")
+    oldest = orders.volume().oldest
+    assert oldest is not None
+    # Other queues of the store may have older messages.
+    assert oldest <= began
+    orders.claim(1)
+    claimed = orders.volume().oldest
+    assert claimed is not None
+    assert claimed <= began
+
+
+def test_the_volume_counts_deliveries_by_state(notifier: NotifierClient) -> None:
+    before, began = notifier.store.volume(now=notifier.now), notifier.now
+    uid = notifier.open_queue().queue.uid
+    first = Delivery(uid, "a" * 24, 1, b"1", 60, began, "c", began)
+    notifier.put(first, *(replace(first, number=n, created=began + n) for n in (2, 3)))
+    now = notifier.store.volume(now=notifier.now)
+    assert (now.waiting - before.waiting, now.dead - before.dead) == (3, 0)
+    assert now.oldest_waiting is not None
+    assert now.oldest_waiting <= began
+    # A lease does not change the state.
+    taken = notifier.take(limit=1)
+    dead = [replace(each, state=DEAD, owner=None, keep_until=notifier.now + 3600) for each in taken]
+    assert notifier.store.volume(now=notifier.now).waiting - before.waiting == 3
+    notifier.store.deliveries.settle(owner="me", settled=dead, now=notifier.now)
+    now = notifier.store.volume(now=notifier.now)
+    assert (now.waiting - before.waiting, now.dead - before.dead) == (2, 1)

@@ -17,7 +17,7 @@ from zaqar.storage.base import MessageStore
 def sweep_clean(store: MessageStore, now: float, limit: int = 1000) -> list[int]:
     """How many each sweep removed, until there was nothing left."""
     removed = []
-    while count := store.sweep(now=now, limit=limit):
+    while count := store.sweep(now=now, limit=limit).removed:
         removed.append(count)
         assert len(removed) < 10_000
     return removed
@@ -31,8 +31,26 @@ def test_expired_messages_are_removed_in_bounded_steps(orders: QueueClient) -> N
     removed = sweep_clean(orders.store, orders.now, limit=100)
     assert sum(removed) >= 400
     assert max(removed) <= 200
-    assert orders.store.sweep(now=orders.now, limit=100) == 0
+    assert orders.store.sweep(now=orders.now, limit=100).removed == 0
     assert bodies(orders.list_everything()) == ["alive"]
+
+
+def test_a_sweep_counts_the_expired_messages_that_it_removes(orders: QueueClient) -> None:
+    """Purged and dropped messages have not expired, and a claim is no message."""
+    sweep_clean(orders.store, orders.now)
+    purged, dropped = orders.beside(), orders.beside()
+    for queue in (orders, purged, dropped):
+        queue.post(*["x"] * 30, ttl=60)
+    orders.post("alive", ttl=3600)
+    orders.claim(1, ttl=60, grace=60)
+    purged.purge()
+    dropped.drop()
+    orders.clock.advance(200)
+    expired = 0
+    while (swept := orders.store.sweep(now=orders.now, limit=1000)).removed:
+        expired += swept.expired
+    assert expired == 30
+    purged.drop()
 
 
 def test_a_sweep_that_removes_less_than_its_limit_has_left_nothing(orders: QueueClient) -> None:
@@ -47,13 +65,13 @@ def test_a_sweep_that_removes_less_than_its_limit_has_left_nothing(orders: Queue
     orders.clock.advance(200)
     removed = []
     while not removed or removed[-1] >= 50:
-        removed.append(orders.store.sweep(now=orders.now, limit=50))
+        removed.append(orders.store.sweep(now=orders.now, limit=50).removed)
     assert sum(removed) >= 120
-    assert orders.store.sweep(now=orders.now, limit=50) == 0
+    assert orders.store.sweep(now=orders.now, limit=50).removed == 0
     for queue in queues:
         queue.drop()
-    if orders.store.sweep(now=orders.now, limit=1000) < 1000:
-        assert orders.store.sweep(now=orders.now, limit=1000) == 0
+    if orders.store.sweep(now=orders.now, limit=1000).removed < 1000:
+        assert orders.store.sweep(now=orders.now, limit=1000).removed == 0
 
 
 def test_a_sweeper_leaves_a_store_after_its_share_and_continues_in_the_next_round(
@@ -70,7 +88,7 @@ def test_a_sweeper_leaves_a_store_after_its_share_and_continues_in_the_next_roun
     assert len(shares) >= 3
     assert all(100 <= removed <= 200 for removed, is_clean in shares if not is_clean)
     assert sum(removed for removed, _ in shares) >= 400
-    assert orders.store.sweep(now=orders.now, limit=50) == 0
+    assert orders.store.sweep(now=orders.now, limit=50).removed == 0
 
 
 def test_a_dropped_queue_is_removed_in_bounded_steps(orders: QueueClient) -> None:
@@ -80,7 +98,7 @@ def test_a_dropped_queue_is_removed_in_bounded_steps(orders: QueueClient) -> Non
     other.drop()
     removed = sweep_clean(orders.store, orders.now, limit=100)
     assert not removed or max(removed) <= 200
-    assert orders.store.sweep(now=orders.now, limit=100) == 0
+    assert orders.store.sweep(now=orders.now, limit=100).removed == 0
 
 
 def test_the_messages_of_a_purged_queue_are_removed_and_the_queue_can_be_used(orders: QueueClient) -> None:
@@ -174,5 +192,5 @@ def test_messages_that_keep_expiring_do_not_keep_deliveries_from_being_swept(not
         queue_uid=dropped.queue_uid, subscription_ids=[dropped.subscription_id], now=notifier.now
     )
     for _ in range(4):
-        assert 0 < notifier.store.sweep(now=notifier.now, limit=100) <= 200
+        assert 0 < notifier.store.sweep(now=notifier.now, limit=100).removed <= 200
     assert settled.listing() == dropped.listing() == []

@@ -108,6 +108,15 @@ CATALOGUE = {
         user_domain_id (Str); user_domain_name (Str); cafile (Str); certfile (Str); keyfile (Str);
         insecure (Bool, False); timeout (Int, 5)
     """,
+    "metrics": """
+        bind (Str, 127.0.0.1:9464); queues (Bool, False)
+    """,
+    "tracing": """
+        enabled (Bool, False); root_ratio (Float, 0.0)
+    """,
+    "logging": """
+        format (Str, text, choices: text json); access (Str, off, choices: off errors slow all); slow (Float, 1.0)
+    """,
 }
 
 

@@ -52,7 +52,7 @@ def sweep(
     end = time.monotonic() + seconds
     removed = 0
     while True:
-        batch = store.sweep(now=clock(), limit=BATCH)
+        batch = store.sweep(now=clock(), limit=BATCH).removed
         removed += batch
         if batch < BATCH:
             return removed, True
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
     conf = configuration.load(arguments)
     configuration.set_up_log(conf)
-    parts = app.build(conf)
+    parts = app.build(conf, part="sweeper")
     try:
         _run(parts, every=every)
     finally:

@@ -35,7 +35,7 @@ def _notify(arguments: Sequence[str]) -> int:
     conf = configuration.load(arguments)
     configuration.set_up_log(conf)
     configuration.make_state_dir(conf)
-    parts = app.build(conf)
+    parts = app.build(conf, part="notifier")
     try:
         asyncio.run(_run(app.build_notifier(parts), conf))
     finally:

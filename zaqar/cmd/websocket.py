@@ -123,7 +123,7 @@ def _listen(options: argparse.Namespace, conf: cfg.ConfigOpts) -> socket.socket:
 
 
 def _build(conf: cfg.ConfigOpts, **stores: Any) -> app.Parts:
-    parts = app.build(conf, **stores)
+    parts = app.build(conf, part="websocket", **stores)
     if parts.tokens is not None:
         parts.tokens.start()
     return parts

@@ -36,9 +36,10 @@ PID_NAME = "zaqar-server.pid"
 NOTIFIERS_NAME = "notifiers"
 WAITERS_NAME = "waiters"
 NODES_NAME = "nodes"
+METRICS_NAME = "metrics"
 POLICY_SNAPSHOT_NAME = "policy.json"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, POLICY_SNAPSHOT_NAME)
+_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, METRICS_NAME, POLICY_SNAPSHOT_NAME)
 """Names of files and folders of the service. A directory with one of them counts as a state directory."""
 
 _logged_warnings: set[str] = set()
@@ -232,6 +233,11 @@ def waiters_dir(conf: cfg.ConfigOpts) -> Path:
 def nodes_dir(conf: cfg.ConfigOpts) -> Path:
     """The folder of the sockets by which notifiers reach WebSocket processes of this host. It may not exist yet."""
     return state_dir(conf) / NODES_NAME
+
+
+def metrics_dir(conf: cfg.ConfigOpts) -> Path:
+    """The folder of the files in which the processes of this host count. It may not exist yet."""
+    return state_dir(conf) / METRICS_NAME
 
 
 def policy_file(conf: cfg.ConfigOpts) -> str | None:

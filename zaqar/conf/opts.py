@@ -3,9 +3,9 @@
 
 from oslo_config import cfg
 
-from zaqar.conf import access, general, notification, profiler, stores, transport
+from zaqar.conf import access, general, monitoring, notification, profiler, stores, transport
 
-_SUBJECTS = (access, general, notification, profiler, stores, transport)
+_SUBJECTS = (access, general, monitoring, notification, profiler, stores, transport)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

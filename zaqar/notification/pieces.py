@@ -267,6 +267,8 @@ def _delivery(posted: Posted, number: int, subscription: Subscription) -> Delive
         posted.created,
         posted.client_id,
         due=posted.created + draft.delay,
+        trace=draft.trace,
+        request_id=posted.request_id,
     )
 
 

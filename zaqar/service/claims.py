@@ -102,7 +102,7 @@ class Claims:
             try:
                 taken = resolved.store_ref.store.claims.claim(
                     queue=resolved.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
-                )
+                ).messages
             except StaleQueue as stale:
                 if dead_letters is not None and dead_letters.queue is not None and stale.uid == dead_letters.queue.uid:
                     self._queues.refresh(address._replace(name=dead_letters.queue.name), create=True)

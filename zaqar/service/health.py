@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from zaqar.clock import Clock
 from zaqar.errors import StoreUnavailable
-from zaqar.model import UID_LENGTH, Claim, Draft, Queue, Stats
+from zaqar.model import UID_LENGTH, Claim, Draft, Queue, Volume
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement, StoreRef, fan_out
 
@@ -62,7 +62,7 @@ class _Finding(NamedTuple):
 
     store_ref: StoreRef
     tried: Mapping[str, Any]
-    volume: Stats | None
+    volume: Volume | None
     durability: Mapping[str, str] | None
 
     @property
@@ -92,7 +92,7 @@ class _StoreCheck:
         self._store_ref = store_ref
         self._clock = clock
         self._tried: dict[str, Any] = {}
-        self._volume: Stats | None = None
+        self._volume: Volume | None = None
         self._durability: Mapping[str, str] | None = None
         self._is_over = False
 

@@ -58,8 +58,10 @@ class Leases:
     def _lease(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
         leased = self._queues.serve(
             address,
-            lambda resolved: resolved.store_ref.store.claims.claim(
-                queue=resolved.queue, claim=claim, limit=limit, now=claim.started
+            lambda resolved: (
+                resolved.store_ref.store.claims.claim(
+                    queue=resolved.queue, claim=claim, limit=limit, now=claim.started
+                ).messages
             ),
         )
         return leased or []

@@ -32,7 +32,7 @@ def key(orders: QueueClient, word: str) -> str:
 
 def sweep(orders: QueueClient) -> int:
     removed = 0
-    while count := orders.store.sweep(now=orders.now, limit=100):
+    while count := orders.store.sweep(now=orders.now, limit=100).removed:
         assert count <= 200
         removed += count
     return removed

@@ -130,7 +130,7 @@ def test_a_sweep_removes_dropped_subscriptions_in_bounded_batches(
     assert max(removed) <= 100
     assert sum(removed) == 3 * 250 + 3
     assert [backlog.counts() for backlog in (*backlogs, beside)] == [(0, 0)] * 3 + [(250, 0)]
-    assert notifier.store.sweep(now=notifier.now, limit=100) == 0
+    assert notifier.store.sweep(now=notifier.now, limit=100).removed == 0
     notifier.clock.advance(DROPPED_LIFETIME + 1)
     assert sweep_clean(notifier.store, notifier.now) == [3]
     drop_backlogs(beside)

@@ -109,7 +109,7 @@ def test_a_sweep_looks_for_lost_slots_in_one_of_many_batches(
     for _ in range(3):
         for node in nodes:
             node.config_resetstat()
-        assert store.sweep(now=notifier.now, limit=100) > 0
+        assert store.sweep(now=notifier.now, limit=100).removed > 0
         seen.append(sum(node.info("commandstats").get("cmdstat_exists", {"calls": 0})["calls"] for node in nodes))
     assert seen[0] > 10_000 > 100 > max(seen[1:])
 
@@ -184,6 +184,6 @@ def test_a_sweep_goes_on_if_a_node_without_queues_is_away(open_store: OpenStore)
         cluster.nodes[1].kill()
         notifier.clock.advance(60)
         when_back(lambda: orders.post("b"))
-        assert store.sweep(now=notifier.now, limit=100) == 1
+        assert store.sweep(now=notifier.now, limit=100).removed == 1
     finally:
         cluster.stop()

@@ -165,13 +165,13 @@ def test_a_take_and_a_sweep_cost_the_same_beside_many_dropped_rows(
                 limit=1, most_of_one=1, without=[other.subscription_id]
             ),
             "take posts": lambda: notifier.take_posted(limit=1),
-            "sweep": lambda: notifier.store.sweep(now=notifier.now, limit=40),
+            "sweep": lambda: notifier.store.sweep(now=notifier.now, limit=40).removed,
             "drop": lambda large=large: notifier.store.delivery_log.drop(
                 queue_uid=large.queue_uid, subscription_ids=[large.subscription_id], now=notifier.now
             ),
         }
         steps.append({name: steps_of(database, operation) for name, operation in operations.items()})
-        while notifier.store.sweep(now=notifier.now, limit=1000):
+        while notifier.store.sweep(now=notifier.now, limit=1000).removed:
             pass
         notifier.drain()
     few, many = steps
@@ -213,7 +213,7 @@ def test_a_take_that_finds_nothing_writes_nothing(database: Database, notifier: 
     with traced(database) as seen:
         assert notifier.take_posted() == []
         assert notifier.take() == []
-        assert notifier.store.sweep(now=notifier.now, limit=100) == 0
+        assert notifier.store.sweep(now=notifier.now, limit=100).removed == 0
     assert commits_of(seen) == 0
 
 

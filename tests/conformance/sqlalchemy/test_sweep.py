@@ -29,7 +29,7 @@ def sizes(database: Database) -> dict[str, int]:
 
 def sweep_clean(orders: QueueClient, limit: int = 100) -> int:
     rounds = 0
-    while orders.store.sweep(now=orders.now, limit=limit):
+    while orders.store.sweep(now=orders.now, limit=limit).removed:
         rounds += 1
     return rounds
 
@@ -79,7 +79,7 @@ def test_a_sweep_with_nothing_to_do_does_not_take_the_write_lock(database: Datab
     orders.post("a", "b")
     orders.claim(1)
     with traced(database) as seen:
-        assert orders.store.sweep(now=orders.now, limit=1000) == 0
+        assert orders.store.sweep(now=orders.now, limit=1000).removed == 0
     assert commits_of(seen) == 0
     assert "BEGIN IMMEDIATE" not in seen
 
@@ -94,7 +94,7 @@ def test_a_sweep_continues_where_the_last_one_stopped(
         orders.post(*["x"] * 10, ttl=60)
     clock.advance(60)
     removed = []
-    while count := store.sweep(now=clock.now, limit=10):
+    while count := store.sweep(now=clock.now, limit=10).removed:
         removed.append(count)
     assert removed == [10] * 7
 

@@ -135,7 +135,9 @@ class Streaming(RuleBasedStateMachine):
         if row is None:
             return
         claim = Claim(f"{len(self.sent):024x}", ttl, 60, self.clock.now)
-        for message in self.cluster.store.claims.claim(queue=row, claim=claim, limit=count, now=self.clock.now):
+        for message in self.cluster.store.claims.claim(
+            queue=row, claim=claim, limit=count, now=self.clock.now
+        ).messages:
             # A claim keeps a message alive.
             self.sent[message.id].expires = message.expires
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Queue
 
 
 class ClaimStore(ABC):
@@ -14,7 +14,7 @@ class ClaimStore(ABC):
     @abstractmethod
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
+    ) -> ClaimResult:
         """Lease the first ``limit`` free messages to ``claim`` and return them.
 
         ``claim`` has a new id, and ``started`` is ``now``. If nothing is free, the result is empty and no claim is
@@ -26,6 +26,7 @@ class ClaimStore(ABC):
         happens in the same atomic step, or in steps before it if they are very many or if the two queues cannot change
         together. So StaleQueue may be about either queue. If that queue has ``notify`` set, each moved message gets a
         Posted. If ``dead_letters.queue`` is None, exhausted messages stay where they are and are passed over.
+        The result counts the moved messages. A step that was repeated because its answer was lost may not be counted.
         """
 
     @abstractmethod

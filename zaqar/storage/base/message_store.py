@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from zaqar.model import Stats
+from zaqar.model import Swept, Volume
 from zaqar.storage.base.claims import ClaimStore
 from zaqar.storage.base.dead_letters import DeadLetterStore
 from zaqar.storage.base.deliveries import DeliveryStore
@@ -46,12 +46,16 @@ class MessageStore(ABC):
         """
 
     @abstractmethod
-    def volume(self, *, now: float) -> Stats:
-        """Count the free and the claimed messages of all queues together, without ``oldest`` and ``newest``."""
+    def volume(self, *, now: float) -> Volume:
+        """Count the messages of all queues together, and the deliveries of all subscriptions.
+
+        For monitoring, which asks every few seconds. So the cost may depend on the number of queues and subscriptions,
+        but not on the number of messages. Each number is at most some seconds old.
+        """
 
     @abstractmethod
-    def sweep(self, *, now: float, limit: int) -> int:
-        """Remove about ``limit`` dead records at most, and return how many. A result less than ``limit`` means no more.
+    def sweep(self, *, now: float, limit: int) -> Swept:
+        """Remove about ``limit`` dead records at most, and return how many. If fewer than ``limit``, there are no more.
 
         Dead records are: expired messages, claims and tombstones; everything that was purged; all that was dropped,
         with its posts and deliveries in any state; and settled deliveries from ``now >= keep_until`` on. No result of
@@ -64,6 +68,13 @@ class MessageStore(ABC):
         None if the store cannot do that, or if the option for it is off. Raises StoreUnavailable.
         """
         return None
+
+    def connections(self) -> Mapping[str, int]:
+        """The connections of this process to the store: how many are ``used`` and ``idle``, and the limit ``max``.
+
+        Empty if the driver has no pool of connections. Asks no server.
+        """
+        return {}
 
     @abstractmethod
     def durability(self) -> Mapping[str, str]:

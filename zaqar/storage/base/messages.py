@@ -16,11 +16,12 @@ class QueuedMessageStore(ABC):
     """The messages of queues. Each method checks the fence and raises StaleQueue; see ``QueueStore``."""
 
     @abstractmethod
-    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = "") -> range:
         """Store all drafts or none, durably and in their order; return their sequence numbers.
 
-        If ``queue.notify`` is set, a :class:`~zaqar.model.Posted` is stored in the same atomic step; see
-        ``OutboxStore``. Otherwise the outbox costs nothing.
+        If ``queue.notify`` is set, a :class:`~zaqar.model.Posted` with ``request_id`` is stored in the same atomic
+        step; see ``OutboxStore``. Otherwise the outbox costs nothing, and ``request_id`` is not stored. A draft
+        without a ``trace`` takes no byte for it.
         """
 
     @abstractmethod

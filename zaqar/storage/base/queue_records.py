@@ -36,8 +36,8 @@ class QueueRecordStore(ABC):
         """The names of the queues that ``list_after`` would return. Their metadata are not read."""
 
     @abstractmethod
-    def count(self, *, project: str, kind: str) -> int:
-        """How many queues of the kind the project has."""
+    def count(self, *, project: str, kind: str, most: int | None = None) -> int:
+        """How many queues of the kind the project has. With ``most`` the count stops there, so its cost is bounded."""
 
     @abstractmethod
     def replace(self, *, queue: Queue, replaces: int | None = None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 
-from zaqar.model import Queue, QueuePosition, Stats
+from zaqar.model import Queue, QueuePosition, QueueUsage, Stats
 
 TOMBSTONE_LIFETIME = 86_400.0
 """Seconds for which a store remembers a dropped queue. No request that still holds a copy of the queue takes longer."""
@@ -53,6 +53,15 @@ class QueueStore(ABC):
     @abstractmethod
     def stats(self, *, queue: Queue, now: float) -> Stats:
         """Count the free and the claimed messages, and find the oldest and the newest one, all at one moment."""
+
+    def usage(self, *, queue: Queue, now: float, most: int) -> QueueUsage:
+        """Count the messages of the queue that have not expired, claimed and delayed ones too, and their bytes.
+
+        At most ``most`` messages are counted, so the cost is bounded. ``bytes`` are those of the stored bodies. A
+        driver whose counters make a scan unnecessary may count all, and may count messages that have expired but are
+        not removed yet. No generation is compared. A queue that the store does not have is empty.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:

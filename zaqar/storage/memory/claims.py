@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 
 from zaqar.errors import NotFound
-from zaqar.model import Claim, DeadLetters, Message, Origin, Queue
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Origin, Queue
 from zaqar.storage.base import ClaimStore
 from zaqar.storage.memory.data import MessageData, StoredQueue
 
@@ -22,9 +22,10 @@ class MemoryClaims(ClaimStore):
 
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
+    ) -> ClaimResult:
         with self._data.lock:
             stored = self._data.check_fence(queue)
+            moved = 0
             max_claim_count = math.inf if dead_letters is None else dead_letters.max_claim_count
             free, exhausted = stored.first_free(limit, now, max_claim_count)
             if dead_letters is not None and dead_letters.queue is not None and exhausted:
@@ -34,9 +35,11 @@ class MemoryClaims(ClaimStore):
                     del stored.messages[message.sequence]
                     letter = _dead_letter(message, queue.name, dead_letters.ttl, now)
                     self._data.append_dead_letter(dead_letters.queue, letter, now)
+                moved = len(exhausted)
             if free:
                 stored.claims[claim.id] = claim
-            return [_lease(stored, replace(each, claim_count=each.claim_count + 1), claim) for each in free]
+            leased = [_lease(stored, replace(each, claim_count=each.claim_count + 1), claim) for each in free]
+            return ClaimResult(leased, moved)
 
     def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         with self._data.lock:

@@ -118,16 +118,18 @@ class MessageData:
             raise StaleQueue(queue.uid)
         return stored
 
-    def add_post(self, queue: Queue, first: int, drafts: Sequence[Draft], client_id: str, now: float) -> None:
+    def add_post(
+        self, queue: Queue, first: int, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = ""
+    ) -> None:
         """Put a post into the outbox if the queue has subscribers, in the atomic step that stores its messages."""
         if queue.notify:
-            posted = Posted(queue.uid, first, client_id, now, tuple(drafts))
+            posted = Posted(queue.uid, first, client_id, now, tuple(drafts), request_id=request_id)
             self.outbox[queue.uid, first] = StoredPost(posted, due=now)
 
     def append_dead_letter(self, queue: Queue, letter: Message, now: float) -> None:
         """Append a dead letter to the dead letter queue, and put a post of its own into the outbox."""
         sequence = self.check_fence(queue).append(letter)
-        self.add_post(queue, sequence, [Draft(letter.body, letter.ttl)], letter.client_id, now)
+        self.add_post(queue, sequence, [Draft(letter.body, letter.ttl, trace=letter.trace)], letter.client_id, now)
 
     def is_dropped(self, delivery: Delivery) -> bool:
         """Whether a tombstone forbids to store the delivery."""

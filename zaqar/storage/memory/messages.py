@@ -17,14 +17,23 @@ class MemoryMessages(QueuedMessageStore):
     def __init__(self, data: MessageData) -> None:
         self._data = data
 
-    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = "") -> range:
         with self._data.lock:
             stored = self._data.check_fence(queue)
             first = stored.last + 1
             for draft in drafts:
-                message = Message(queue.uid, 0, draft.body, now, now + draft.ttl, client_id, checksum=draft.checksum)
+                message = Message(
+                    queue.uid,
+                    0,
+                    draft.body,
+                    now,
+                    now + draft.ttl,
+                    client_id,
+                    checksum=draft.checksum,
+                    trace=draft.trace,
+                )
                 stored.append(message, due=now + draft.delay if draft.delay else -math.inf)
-            self._data.add_post(queue, first, drafts, client_id, now)
+            self._data.add_post(queue, first, drafts, client_id, now, request_id)
             return range(first, stored.last + 1)
 
     def list_after(

@@ -43,9 +43,9 @@ class MemoryQueueRecords(QueueRecordStore):
         with self._lock:
             return self._names_after(project, kind, after)[:limit]
 
-    def count(self, *, project: str, kind: str) -> int:
+    def count(self, *, project: str, kind: str, most: int | None = None) -> int:
         with self._lock:
-            return len(self._names_after(project, kind, ""))
+            return len(self._names_after(project, kind, "")[:most])
 
     def replace(self, *, queue: Queue, replaces: int | None = None) -> bool:
         generation = queue.generation - 1 if replaces is None else replaces

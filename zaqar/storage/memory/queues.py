@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
 
 from zaqar.errors import QueueDropped
-from zaqar.model import Queue, QueuePosition, Stats
+from zaqar.model import Queue, QueuePosition, QueueUsage, Stats
 from zaqar.storage.base import TOMBSTONE_LIFETIME, QueueStore
 from zaqar.storage.memory.data import MessageData, StoredQueue
 
@@ -49,6 +50,13 @@ class MemoryQueues(QueueStore):
                 return Stats()
             claimed = sum(message.claim_id is not None for message in messages)
             return Stats(len(messages) - claimed, claimed, messages[0], messages[-1])
+
+    def usage(self, *, queue: Queue, now: float, most: int) -> QueueUsage:
+        with self._data.lock:
+            stored = self._data.queues.get(queue.uid)
+            found = () if stored is None else islice(stored.read_all(now, delayed=True), most)
+            sizes = [len(message.body) for message in found]
+            return QueueUsage(len(sizes), sum(sizes))
 
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
         with self._data.lock:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from zaqar.model import Stats
+from zaqar.model import DEAD, WAITING, Swept, Volume
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory.claims import MemoryClaims
 from zaqar.storage.memory.data import MessageData
@@ -40,13 +40,24 @@ class MemoryMessageStore(MessageStore):
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls()
 
-    def volume(self, *, now: float) -> Stats:
+    def volume(self, *, now: float) -> Volume:
         with self.data.lock:
-            messages = [message for queue in self.data.queues.values() for message in queue.read_all(now)]
+            stored = [each for queue in self.data.queues.values() for each in queue.read_all(now, delayed=True)]
+            messages = [message for message in stored if message.due is None]
             claimed = sum(message.claim_id is not None for message in messages)
-            return Stats(len(messages) - claimed, claimed)
+            waiting = [each for each in self.data.deliveries.values() if each.state == WAITING]
+            dead = sum(each.state == DEAD for each in self.data.deliveries.values())
+            return Volume(
+                free=len(messages) - claimed,
+                claimed=claimed,
+                delayed=len(stored) - len(messages),
+                oldest=min((message.created for message in messages), default=None),
+                waiting=len(waiting),
+                dead=dead,
+                oldest_waiting=min((delivery.created for delivery in waiting), default=None),
+            )
 
-    def sweep(self, *, now: float, limit: int) -> int:
+    def sweep(self, *, now: float, limit: int) -> Swept:
         return sweep(self.data, now=now, limit=limit)
 
     def durability(self) -> Mapping[str, str]:

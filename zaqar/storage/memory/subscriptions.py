@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import islice
 from threading import Lock
 
 from zaqar.errors import Conflict
@@ -43,6 +44,15 @@ class MemorySubscriptions(SubscriptionStore):
         with self._lock:
             found = sorted(self._of_queue(queue_uid, now), key=lambda subscription: subscription.id)
             return deepcopy([subscription for subscription in found if subscription.id > after][:limit])
+
+    def count(self, *, queue_uid: str, now: float, most: int) -> int:
+        with self._lock:
+            return sum(1 for _ in islice(self._of_queue(queue_uid, now), most))
+
+    def count_of_project(self, *, project: str, now: float, most: int) -> int:
+        with self._lock:
+            found = (each for each in self._subscriptions.values() if each.project == project and now < each.expires)
+            return sum(1 for _ in islice(found, most))
 
     def replace(self, *, subscription: Subscription, now: float) -> bool:
         key = subscription.queue_uid, subscription.id

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from zaqar.storage.memory.data import MessageData
+from zaqar.model import Swept
+from zaqar.storage.memory.data import MessageData, StoredMessage
 
 
-def sweep(data: MessageData, *, now: float, limit: int) -> int:
+def sweep(data: MessageData, *, now: float, limit: int) -> Swept:
     with data.lock:
         dead = list(islice(_dead(data, now), limit))
-        for table, key in dead:
-            del table[key]
-        return len(dead)
+        removed = [table.pop(key) for table, key in dead]
+        return Swept(len(removed), sum(isinstance(record, StoredMessage) for record in removed))
 
 
 def _dead(data: MessageData, now: float) -> Iterator[tuple[dict[Any, Any], object]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bson import ObjectId
 
 from zaqar.errors import NotFound
-from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Queue
 from zaqar.storage.base import ClaimStore
 from zaqar.storage.mongodb.client.connection import Document
 from zaqar.storage.mongodb.client.statements import ids_of, statement
@@ -51,8 +51,9 @@ class MongoClaims(ClaimStore):
 
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
-        return self._first_free.claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
+    ) -> ClaimResult:
+        taken = self._first_free.claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
+        return ClaimResult(taken)
 
     def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         def read(attempt: Attempt) -> tuple[Claim, list[Message]]:

@@ -69,7 +69,7 @@ class MongoMessages(QueuedMessageStore):
 
     # -- posting -----------------------------------------------------------------------------------------------------
 
-    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = "") -> range:
         size = sum(len(draft.body) + _MESSAGE_OVERHEAD for draft in drafts)
         request = Post(size=size, drafts=drafts, client_id=client_id, now=now)
         group = self._core.group_commit(("post", queue.uid, queue.generation), MAX_GROUP_BYTES)

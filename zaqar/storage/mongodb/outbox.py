@@ -123,7 +123,7 @@ def posted_documents(queue_uid: str, first: int, drafts: Sequence[Draft], client
                 "queue": queue_uid,
                 "first": first,
                 "due": 0.0,
-                "body": pack_posted(part, client_id, now),
+                "body": pack_posted(part, client_id, now, ""),
             }
         )
         first += len(part)

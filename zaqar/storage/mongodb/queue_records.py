@@ -86,7 +86,7 @@ class MongoQueueRecords(QueueRecordStore):
             found = list(records.find(page, shown, limit=limit, batch_size=limit).sort("name", pymongo.ASCENDING))
         return [document["name"] for document in found]
 
-    def count(self, *, project: str, kind: str) -> int:
+    def count(self, *, project: str, kind: str, most: int | None = None) -> int:
         with self._records() as records:
             # The condition on the name lets the server count in the index.
             return records.count_documents({"project": project, "kind": kind, "name": {"$gte": ""}})

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from zaqar.model import Stats
+from zaqar.model import Swept, Volume
 from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.mongodb.claims import MongoClaims
 from zaqar.storage.mongodb.client.connection import ReplicaSet
@@ -52,11 +52,12 @@ class MongoMessageStore(MessageStore):
         replica_set = ReplicaSet.open(settings, COLLECTIONS)
         return cls(replica_set, change_stream=bool(settings.get("change_stream")))
 
-    def volume(self, *, now: float) -> Stats:
-        return self._sweep.volume(now=now)
+    def volume(self, *, now: float) -> Volume:
+        stats = self._sweep.volume(now=now)
+        return Volume(stats.free, stats.claimed)
 
-    def sweep(self, *, now: float, limit: int) -> int:
-        return self._sweep.run(now=now, limit=limit)
+    def sweep(self, *, now: float, limit: int) -> Swept:
+        return Swept(self._sweep.run(now=now, limit=limit))
 
     def wakeups(self) -> Wakeups | None:
         return self._waited.open_stream()

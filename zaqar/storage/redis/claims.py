@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from zaqar.errors import NotFound, StaleQueue
-from zaqar.model import Claim, DeadLetters, Message, Origin, Queue
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Origin, Queue
 from zaqar.storage.base import ClaimStore
 from zaqar.storage.redis.client.connection import Argument
 from zaqar.storage.redis.client.scripts import load
@@ -34,14 +34,14 @@ class RedisClaims(ClaimStore):
 
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
+    ) -> ClaimResult:
         ends = claim.expires
         arguments: tuple[Argument, ...] = (limit, claim.id, ends, ends + claim.grace, pack_claim(claim))
         if dead_letters is None:
             reply = self._core.run_fenced(_CLAIM, queue, now, *arguments)
         else:
             reply = self._claim_unexhausted(queue, arguments, limit, now, dead_letters)
-        return list(messages_of(queue.uid, reply, now))
+        return ClaimResult(list(messages_of(queue.uid, reply, now)))
 
     def _claim_unexhausted(
         self, queue: Queue, arguments: tuple[Argument, ...], limit: int, now: float, rules: DeadLetters

@@ -27,7 +27,7 @@ class RedisMessages(QueuedMessageStore):
     def __init__(self, core: RedisCore) -> None:
         self._core = core
 
-    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = "") -> range:
         client = client_id.encode()
         arguments: list[Argument] = []
         for draft in drafts:
@@ -35,7 +35,7 @@ class RedisMessages(QueuedMessageStore):
         outbox_keys: tuple[bytes, ...] = ()
         if queue.notify:
             self._core.slots.record_outbox(queue.uid)
-            arguments.append(pack_posted(drafts, client_id, now))
+            arguments.append(pack_posted(drafts, client_id, now, request_id))
             outbox_keys = self._core.keys.posts_of(queue.uid)
         last = self._core.run_fenced(_POST, queue, now, *arguments, more_keys=outbox_keys)
         return range(last + 1 - len(drafts), last + 1)

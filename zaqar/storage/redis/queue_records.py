@@ -63,7 +63,7 @@ class RedisQueueRecords(QueueRecordStore):
         page = (f"({after}", "+", "LIMIT", 0, limit)
         return [name.decode() for name in self._command(tag, b"ZRANGEBYLEX", _keys(tag)[0], *page)]
 
-    def count(self, *, project: str, kind: str) -> int:
+    def count(self, *, project: str, kind: str, most: int | None = None) -> int:
         tag = _tag(project, kind)
         return int(self._command(tag, b"ZCARD", _keys(tag)[0]))
 

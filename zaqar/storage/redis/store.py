@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Self
 
-from zaqar.model import Stats
+from zaqar.model import Swept, Volume
 from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.redis.claims import RedisClaims
 from zaqar.storage.redis.client import durability
@@ -53,11 +53,12 @@ class RedisMessageStore(MessageStore):
         durability.check_at_start(client)
         return cls(client)
 
-    def volume(self, *, now: float) -> Stats:
-        return self._sweep.volume(now)
+    def volume(self, *, now: float) -> Volume:
+        stats = self._sweep.volume(now)
+        return Volume(stats.free, stats.claimed)
 
-    def sweep(self, *, now: float, limit: int) -> int:
-        return self._sweep.sweep(now, limit)
+    def sweep(self, *, now: float, limit: int) -> Swept:
+        return Swept(self._sweep.sweep(now, limit))
 
     def wakeups(self) -> Wakeups | None:
         client = self._core.client

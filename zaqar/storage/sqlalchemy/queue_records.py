@@ -61,7 +61,7 @@ class SqlQueueRecords(QueueRecordStore):
         with self._database.read() as connection:
             return [name for (name,) in connection.execute(self._queries.list_names, page).fetchall()]
 
-    def count(self, *, project: str, kind: str) -> int:
+    def count(self, *, project: str, kind: str, most: int | None = None) -> int:
         with self._database.read() as connection:
             (count,) = connection.execute(self._queries.count, {"project": project, "kind": kind}).fetchone()
         return int(count)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from zaqar.model import Stats
+from zaqar.model import Swept, Volume
 from zaqar.storage.base import MessageStore, Wakeups
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.core import StoreCore
@@ -65,11 +65,12 @@ class SqlMessageStore(MessageStore):
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls(Database.from_settings(settings))
 
-    def volume(self, *, now: float) -> Stats:
-        return self._sweep.volume(now)
+    def volume(self, *, now: float) -> Volume:
+        stats = self._sweep.volume(now)
+        return Volume(stats.free, stats.claimed)
 
-    def sweep(self, *, now: float, limit: int) -> int:
-        return self._sweep.sweep(now, limit)
+    def sweep(self, *, now: float, limit: int) -> Swept:
+        return Swept(self._sweep.sweep(now, limit))
 
     def wakeups(self) -> Wakeups | None:
         return self._core.wakeups()

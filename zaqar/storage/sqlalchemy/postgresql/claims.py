@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from zaqar.errors import NotFound
-from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Queue
 from zaqar.storage.sqlalchemy.claims import ClaimQueries, SqlClaims, lease_of
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
@@ -33,7 +33,7 @@ class PostgresqlClaims(SqlClaims):
     @retry_on_conflict
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
+    ) -> ClaimResult:
         values = {
             **lease_of(claim, now),
             "ttl": claim.ttl,
@@ -61,7 +61,7 @@ class PostgresqlClaims(SqlClaims):
                 dead_letter_queue=dead_letter_queue,
             )
             self._core.wake_waiting(dead_letter_queue)
-        return taken
+        return ClaimResult(taken)
 
     def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         rows = self._core.run(self._sql.get_claim, queue, {"claim": key_of_claim(claim_id), "now": now})

@@ -34,7 +34,7 @@ class PostgresqlMessages(SqlMessages):
         super().__init__(core, PostgresqlMessageQueries.of("postgresql"))
 
     @retry_on_conflict
-    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = "") -> range:
         count = len(drafts)
         states = [DELAYED if draft.delay > 0 else READY for draft in drafts]
         delayed = states.count(DELAYED)
@@ -52,7 +52,7 @@ class PostgresqlMessages(SqlMessages):
         }
         statement = self._sql.post
         if queue.notify:
-            statement, values["content"] = self._sql.post_and_note, pack_posted(drafts, client_id, now)
+            statement, values["content"] = self._sql.post_and_note, pack_posted(drafts, client_id, now, request_id)
         ((segment, end),) = self._core.run(statement, queue, values)
         self._core.wake_waiting(queue)
         rounds = end // TIDY_EVERY - (end - count) // TIDY_EVERY

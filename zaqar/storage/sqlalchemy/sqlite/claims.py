@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Queue
 from zaqar.storage.sqlalchemy.claims import ClaimQueries, SqlClaims, lease_of
 from zaqar.storage.sqlalchemy.core import StoreCore
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
@@ -24,12 +24,12 @@ class SqliteClaims(SqlClaims):
 
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
-    ) -> list[Message]:
+    ) -> ClaimResult:
         lease = {**lease_of(claim, now), "limit": limit}
         statement = self._sql.claim_first
         if dead_letters is not None:
             if dead_letters.queue is not None:
-                return self._claim_beside_exhausted(
+                taken = self._claim_beside_exhausted(
                     queue=queue,
                     claim=claim,
                     limit=limit,
@@ -37,6 +37,7 @@ class SqliteClaims(SqlClaims):
                     rules=dead_letters,
                     dead_letter_queue=dead_letters.queue,
                 )
+                return ClaimResult(taken)
             statement, lease["max_claim_count"] = self._sql.claim_first_not_exhausted, dead_letters.max_claim_count
         while True:
             with self._core.database.write as connection:
@@ -48,7 +49,7 @@ class SqliteClaims(SqlClaims):
                 # the first free ones when the claim and the counters are written, and a crash leaves none of it.
                 taken = messages_of(queue.uid, connection.execute(statement, lease).fetchall())
                 self._keep(connection, queue, fence, claim, taken, now)
-                return taken
+                return ClaimResult(taken)
 
     def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         with self._core.database.read() as connection:

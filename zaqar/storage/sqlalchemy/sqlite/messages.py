@@ -27,7 +27,7 @@ class SqliteMessages(SqlMessages):
     def __init__(self, core: StoreCore) -> None:
         super().__init__(core, SqliteMessageQueries.of("sqlite"))
 
-    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float) -> range:
+    def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = "") -> range:
         self._core.database.check_room(drafts)
         rows: list[dict[str, Any]] = []
         delayed = 0
@@ -55,7 +55,12 @@ class SqliteMessages(SqlMessages):
             connection.executemany(self._sql.insert_message, rows)
             if queue.notify:
                 # In the same transaction: a crash leaves the messages and the note, or neither.
-                note = {"uid": queue.uid, "first": first, "content": pack_posted(drafts, client_id, now), "now": now}
+                note = {
+                    "uid": queue.uid,
+                    "first": first,
+                    "content": pack_posted(drafts, client_id, now, request_id),
+                    "now": now,
+                }
                 self._core.note_posts(connection, [note])
             rounds = end // TIDY_EVERY - first // TIDY_EVERY
             if rounds:

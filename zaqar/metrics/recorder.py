@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts what a process does. Every part of the service that counts something has the same :class:`Recorder`.
+
+If metrics are off, there is no recorder: the parts that count are not installed, so they cost nothing.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import time
+import weakref
+from bisect import bisect_left
+from pathlib import Path
+
+from zaqar.metrics.cells import CellFile
+from zaqar.metrics.families import Counter, Family, Gauge, Histogram
+
+_log = logging.getLogger(__name__)
+
+Labels = tuple[str, ...]
+
+
+class Recorder:
+    """Counts into the cells of this process. Threads and greenlets may share it, and it may be made before a fork.
+
+    The file is made at the first count, so each child of a fork makes its own. A process that cannot make its file logs
+    one warning, and goes on without counting.
+    """
+
+    def __init__(self, folder: Path, part: str) -> None:
+        """``folder`` is that of all files of cells of this host. ``part`` is the kind of the process, such as "api"."""
+        self._folder = folder
+        self._part = part
+        self._file: CellFile | None = None
+        self._cells: memoryview[float] | list[float] = []
+        self._index: dict[tuple[Family, Labels], int] = {}
+        # A lock of the interpreter, which gevent does not replace: it is held for less than a microsecond, and no
+        # greenlet can be switched meanwhile. It is reentrant, because a signal handler may count, too.
+        self._lock = _thread.RLock()
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget(reference))
+
+    def count(self, family: Counter, labels: Labels = (), amount: float = 1.0) -> None:
+        """Add ``amount``, which is not negative, to a counter."""
+        self._add(family, labels, amount)
+
+    def change(self, family: Gauge, labels: Labels = (), *, by: float) -> None:
+        """Add ``by`` to a gauge."""
+        self._add(family, labels, by)
+
+    def _add(self, family: Family, labels: Labels, amount: float) -> None:
+        with self._lock:
+            # PERF: an exception costs only for the first count of a series.
+            try:
+                index = self._index[family, labels]
+            except KeyError:
+                index = self._begin(family, labels)
+            self._cells[index] += amount
+
+    def set(self, family: Gauge, labels: Labels, value: float) -> None:
+        """Set a gauge of this process."""
+        with self._lock:
+            index = self._index.get((family, labels))
+            self._cells[self._begin(family, labels) if index is None else index] = value
+
+    def observe(self, family: Histogram, labels: Labels, value: float) -> None:
+        """Count a value in its bucket."""
+        buckets = family.buckets
+        with self._lock:
+            try:
+                first = self._index[family, labels]
+            except KeyError:
+                first = self._begin(family, labels)
+            if first:
+                self._cells[first + bisect_left(buckets, value)] += 1.0
+                self._cells[first + len(buckets) + 1] += value
+
+    def beat(self) -> None:
+        """Note that the process is alive. Called every few seconds by the loop whose standstill would be a failure."""
+        with self._lock:
+            if self._file is None:
+                self._open()
+            if self._file is not None:
+                self._file.beat(time.time())
+
+    def _begin(self, family: Family, labels: Labels) -> int:
+        if not self._cells:
+            self._open()
+        index = 0 if self._file is None else self._file.add(family, labels)
+        self._index[family, labels] = index
+        return index
+
+    def _open(self) -> None:
+        if self._cells:
+            # It was tried before, and has failed.
+            return
+        try:
+            self._file = CellFile(self._folder, self._part, now=time.time())
+        except OSError as exc:
+            _log.warning("This process is missing in the metrics, because it cannot write to %s: %s", self._folder, exc)
+            self._cells = [0.0]
+        else:
+            self._cells = self._file.cells
+
+    def _forget_parent(self) -> None:
+        # Another thread of the parent may have held the lock at the moment of the fork. The child has no such thread.
+        self._lock = _thread.RLock()
+        file, self._file, self._cells, self._index = self._file, None, [], {}
+        if file is not None:
+            file.leave()
+
+
+def _forget(reference: weakref.ref[Recorder]) -> None:
+    recorder = reference()
+    if recorder is not None:
+        recorder._forget_parent()
