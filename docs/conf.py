@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx configuration. Build with ``tox -e docs``; every warning is an error there."""
 
+import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -10,9 +12,17 @@ project = "Zaqar"
 author = "the Zaqar contributors"
 copyright = "the Zaqar contributors, Apache-2.0"
 
-extensions = ["oslo_config.sphinxext", "zaqar_docs", "zaqar_lua", "zaqar_websocket"]
+extensions = [
+    "oslo_config.sphinxext",
+    "sphinx.ext.apidoc",
+    "sphinx.ext.autodoc",
+    "zaqar_docs",
+    "zaqar_lua",
+    "zaqar_modules",
+    "zaqar_websocket",
+]
 root_doc = "index"
-exclude_patterns = ["_build", "newsfragments"]
+exclude_patterns = ["_build", "newsfragments", "modules/modules.rst"]
 nitpicky = False
 
 html_theme = "furo"
@@ -20,3 +30,36 @@ html_title = "Zaqar"
 html_copy_source = False
 html_show_sphinx = False
 highlight_language = "none"
+
+# -- the reference of the code -----------------------------------------------------------------------------------------
+
+# sphinx.ext.apidoc writes a page for each package into this folder, which git ignores. It does not remove the pages of
+# packages that are gone.
+MODULES = "modules"
+shutil.rmtree(Path(__file__).parent / MODULES, ignore_errors=True)
+
+apidoc_modules = [
+    {
+        "path": "../zaqar",
+        "destination": MODULES,
+        # alembic runs the migrations, which cannot be imported without it.
+        "exclude_patterns": ["**/migrations/**"],
+        # A page for each module would be 400 pages, each with the navigation of all: most of the time of a build.
+        "separate_modules": False,
+        "module_first": True,
+        "automodule_options": {"members", "show-inheritance"},
+    }
+]
+autodoc_default_options = {
+    # Some modules list a name of another module in __all__, which is documented there.
+    "ignore-module-all": True,
+}
+autodoc_member_order = "bysource"
+
+# The page is the same without the libraries of the extras that are not installed here; only their classes have no text.
+OPTIONAL = ("castellan", "cryptography", "granian", "keystoneauth1", "keystonemiddleware", "osprofiler", "psycopg")
+OPTIONAL += ("psycopg_pool", "pymongo", "bson", "redis", "uwsgi", "uwsgidecorators", "webob")
+autodoc_mock_imports = [name for name in OPTIONAL if find_spec(name) is None]
+
+# An annotation that autodoc cannot resolve keeps its short name, which several classes may have. It is shown without a link.
+suppress_warnings = ["ref.python"]
