@@ -57,8 +57,8 @@ autodoc_default_options = {
 autodoc_member_order = "bysource"
 
 # The page is the same without the libraries of the extras that are not installed here; only their classes have no text.
-OPTIONAL = ("castellan", "cryptography", "granian", "keystoneauth1", "keystonemiddleware", "osprofiler", "psycopg")
-OPTIONAL += ("psycopg_pool", "pymongo", "bson", "redis", "uwsgi", "uwsgidecorators", "webob")
+OPTIONAL = ("castellan", "cryptography", "granian", "hiredis", "keystoneauth1", "keystonemiddleware", "osprofiler")
+OPTIONAL += ("psycopg", "psycopg_pool", "pymongo", "bson", "redis", "uwsgi", "uwsgidecorators", "webob")
 autodoc_mock_imports = [name for name in OPTIONAL if find_spec(name) is None]
 
 # An annotation that autodoc cannot resolve keeps its short name, which several classes may have. It is shown without a link.
