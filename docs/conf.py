@@ -61,5 +61,6 @@ OPTIONAL = ("castellan", "cryptography", "granian", "hiredis", "keystoneauth1", 
 OPTIONAL += ("psycopg", "psycopg_pool", "pymongo", "bson", "redis", "uwsgi", "uwsgidecorators", "webob")
 autodoc_mock_imports = [name for name in OPTIONAL if find_spec(name) is None]
 
-# An annotation that autodoc cannot resolve keeps its short name, which several classes may have. It is shown without a link.
+# An annotation that autodoc cannot resolve keeps its short name, which several classes may have. Such a name is shown
+# without a link.
 suppress_warnings = ["ref.python"]

@@ -22,7 +22,9 @@ from tests import servers
 from tests.acceptance.server import HTTP_COMMAND, Server, running, wait_until
 from tests.servers import Redis, ServerMissing, end_with_parent, free_port
 from tests.virtualenvs import REFERENCE
+from zaqar.conf import opts
 
+ROOT = Path(__file__).parents[2]
 VIRTUALENVS = (REFERENCE,)
 
 _CONFIGURATION = """\
@@ -130,6 +132,30 @@ def old(old_url: str) -> Api:
 @pytest.fixture
 def new(new_server: Server, old: Api) -> Api:
     return Api(new_server.url, old.project)
+
+
+def options_of_the_reference() -> Iterator[tuple[str, str, Any]]:
+    """Group, name and default of each option of zaqar 23.0.1, as its own generator lists them."""
+    program = REFERENCE.folder() / "bin" / "oslo-config-generator"
+    done = subprocess.run(
+        [program, "--namespace", "zaqar", "--format", "json"], capture_output=True, timeout=120, check=True
+    )
+    for group, content in json.loads(done.stdout)["options"].items():
+        for option in content["opts"]:
+            yield group, option.get("dest") or option["name"].replace("-", "_"), option["default"]
+
+
+def test_the_page_on_the_upgrade_names_each_option_that_is_not_the_same() -> None:
+    page = " ".join((ROOT / "docs" / "upgrade_from_zaqar_23.rst").read_text().split())
+    ours = {(group or "DEFAULT", option.dest): option for group, options in opts.list_opts() for option in options}
+    unknown, other = [], []
+    for group, name, default in options_of_the_reference():
+        if (group, name) not in ours:
+            unknown.append((group, name))
+        elif ours[group, name].default != default:
+            other.append((group, name))
+    assert [name for group, name in [*unknown, *other] if f"{name}``" not in page] == []
+    assert {group for group, _ in unknown} == {"DEFAULT", "drivers:message_store:swift"}
 
 
 def upgrade(old: Api, new: Api, progress: Path, *options: str) -> subprocess.CompletedProcess[str]:
