@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx configuration. Build with ``tox -e docs``; every warning is an error there."""
 
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,6 @@ copyright = "the Zaqar contributors, Apache-2.0"
 
 extensions = [
     "oslo_config.sphinxext",
-    "sphinx.ext.apidoc",
     "sphinx.ext.autodoc",
     "zaqar_docs",
     "zaqar_lua",
@@ -22,7 +20,7 @@ extensions = [
     "zaqar_websocket",
 ]
 root_doc = "index"
-exclude_patterns = ["_build", "newsfragments", "modules/modules.rst"]
+exclude_patterns = ["_build", "newsfragments"]
 nitpicky = False
 
 html_theme = "furo"
@@ -33,28 +31,14 @@ highlight_language = "none"
 
 # -- the reference of the code -----------------------------------------------------------------------------------------
 
-# sphinx.ext.apidoc writes a page for each package into this folder, which git ignores. It does not remove the pages of
-# packages that are gone.
-MODULES = "modules"
-shutil.rmtree(Path(__file__).parent / MODULES, ignore_errors=True)
+# zaqar_modules writes a page for each package into the folder "modules", which git ignores.
 
-apidoc_modules = [
-    {
-        "path": "../zaqar",
-        "destination": MODULES,
-        # alembic runs the migrations, which cannot be imported without it.
-        "exclude_patterns": ["**/migrations/**"],
-        # A page for each module would be 400 pages, each with the navigation of all: most of the time of a build.
-        "separate_modules": False,
-        "module_first": True,
-        "automodule_options": {"members", "show-inheritance"},
-    }
-]
 autodoc_default_options = {
     # Some modules list a name of another module in __all__, which is documented there.
     "ignore-module-all": True,
 }
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 
 # The page is the same without the libraries of the extras that are not installed here; only their classes have no text.
 OPTIONAL = ("castellan", "cryptography", "granian", "hiredis", "keystoneauth1", "keystonemiddleware", "osprofiler")

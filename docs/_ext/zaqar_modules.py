@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Sphinx directive ``.. modules-of:: zaqar.storage``: a table of all modules below a package.
+"""The reference of the code: a page for each package, with the docstrings of its modules, and tables of modules.
 
-Each row has the name, as a link to the reference of the code, and the first sentence of the docstring. The files are
-read and not imported.
+Before a build this extension writes the pages, for sphinx.ext.autodoc, into ``docs/modules``, which git ignores. The
+directive ``.. modules-of:: zaqar.storage`` makes a table of all modules below a package, with links to these pages and
+the first sentence of each docstring. A page for each module would be 400 pages, each with the navigation of all.
 """
 
 from __future__ import annotations
@@ -17,19 +18,62 @@ from sphinx.util.docutils import SphinxDirective
 from zaqar_docs import table
 
 ROOT = Path(__file__).parents[2]
+PAGES = "modules"
+
+LEFT_OUT = ("migrations", "__main__.py")
+"""Scripts: alembic runs the migrations, and Python the other."""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*.py")) if not set(LEFT_OUT) & set(path.parts)]
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+def page_of(package: Path) -> str:
+    """A package, the packages in it, and a section for each of its modules."""
+    name = name_of(package / "__init__.py")
+    lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :members:", "   :show-inheritance:", ""]
+    inner = [path.parent for path in sorted(package.glob("*/__init__.py")) if path.parent.name not in LEFT_OUT]
+    if inner:
+        lines += ["Packages", "--------", "", ".. toctree::", "   :maxdepth: 1", ""]
+        lines += [f"   {each.name} <{name}.{each.name}>" for each in inner] + [""]
+    for path in files_below(package):
+        if path.parent == package and path.name != "__init__.py":
+            lines += [path.stem.replace("_", "\\_"), "-" * (len(path.stem) + 9), ""]
+            lines += [f".. automodule:: {name}.{path.stem}", "   :members:", "   :show-inheritance:", ""]
+    return "\n".join(lines)
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write the pages that have changed, so that a second build reads only those, and remove those of old packages."""
+    folder = Path(app.srcdir) / PAGES
+    folder.mkdir(exist_ok=True)
+    packages = [path.parent for path in files_below(ROOT / "zaqar") if path.name == "__init__.py"]
+    wanted = {folder / f"{name_of(package / '__init__.py')}.rst": page_of(package) for package in packages}
+    for path in folder.glob("*.rst"):
+        if path not in wanted:
+            path.unlink()
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def modules_below(package: str) -> Iterator[tuple[str, str]]:
-    """Name and first sentence of each module, without the migrations, which alembic runs as scripts."""
-    folder = ROOT.joinpath(*package.split("."))
-    for path in sorted(folder.rglob("*.py")):
-        if "migrations" in path.parts:
-            continue
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    """Name and first sentence of each module. The files are read and not imported."""
+    for path in files_below(ROOT.joinpath(*package.split("."))):
         text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].split())
         if text:
-            yield name, text
+            yield name_of(path), text
 
 
 class ModulesOf(SphinxDirective):
@@ -43,5 +87,6 @@ class ModulesOf(SphinxDirective):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("builder-inited", write_pages)
     app.add_directive("modules-of", ModulesOf)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
