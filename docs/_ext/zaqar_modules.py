@@ -33,6 +33,11 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*.py")) if not set(LEFT_OUT) & set(path.parts)]
 
 
+def sentence_of(path: Path) -> str:
+    """The first paragraph of the docstring of a module, which is read and not imported."""
+    return " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].split())
+
+
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 
@@ -42,8 +47,10 @@ def page_of(package: Path) -> str:
     lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :members:", "   :show-inheritance:", ""]
     inner = [path.parent for path in sorted(package.glob("*/__init__.py")) if path.parent.name not in LEFT_OUT]
     if inner:
-        lines += ["Packages", "--------", "", ".. toctree::", "   :maxdepth: 1", ""]
-        lines += [f"   {each.name} <{name}.{each.name}>" for each in inner] + [""]
+        lines += [".. toctree::", "   :hidden:", ""]
+        lines += [f"   {each.name} <{name}.{each.name}>" for each in inner]
+        rows = [(f":mod:`{name}.{each.name}`", sentence_of(each / "__init__.py")) for each in inner]
+        lines += ["", "Packages", "--------", "", *table(("package", "what is in it"), rows)]
     for path in files_below(package):
         if path.parent == package and path.name != "__init__.py":
             lines += [path.stem.replace("_", "\\_"), "-" * (len(path.stem) + 9), ""]
@@ -69,10 +76,9 @@ def write_pages(app: Sphinx) -> None:
 
 
 def modules_below(package: str) -> Iterator[tuple[str, str]]:
-    """Name and first sentence of each module. The files are read and not imported."""
+    """Name and first sentence of each module."""
     for path in files_below(ROOT.joinpath(*package.split("."))):
-        text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].split())
-        if text:
+        if text := sentence_of(path):
             yield name_of(path), text
 
 
