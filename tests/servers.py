@@ -434,6 +434,14 @@ class MongoSet:
             time.sleep(0.1)
         return primary
 
+    def elect_after(self, seconds: int) -> None:
+        """Let the members elect another primary only after they have not heard from each other for so long."""
+        primary = self.await_primary()
+        config = _ask_mongod(primary, "replSetGetConfig")["config"]
+        config["version"] += 1
+        config["settings"]["electionTimeoutMillis"] = 1000 * seconds
+        _ask_mongod(primary, "replSetReconfig", config)
+
     def step_down(self) -> None:
         import pymongo.errors
 
@@ -556,6 +564,17 @@ def _make_keystone() -> Server:
     return Keystone()
 
 
+def _make_mongo_pair() -> MongoSet:
+    """A primary and one secondary, the smallest set in which a write waits for another member.
+
+    No test kills one of them, so there is no third for a majority; it would take a third of the time of the processor.
+    They hold no election on a machine that is too busy for their heartbeats.
+    """
+    pair = MongoSet(2)
+    pair.elect_after(60)
+    return pair
+
+
 KINDS: dict[str, Callable[[], Server]] = {
     "redis": Redis,
     "redis-cluster": RedisCluster,
@@ -564,6 +583,8 @@ KINDS: dict[str, Callable[[], Server]] = {
     "postgresql": Postgres,
     "keystone": _make_keystone,
 }
+
+_SHARED_KINDS: dict[str, Callable[[], Server]] = {**KINDS, "mongodb": _make_mongo_pair}
 
 
 @dataclass
@@ -579,7 +600,7 @@ def start_shared(kinds: Iterable[str]) -> None:
     """Start the servers that are not started yet, in the background. A caller that asks for one waits for it."""
     for kind in kinds:
         if kind not in _shared.started:
-            _shared.started[kind] = _shared.pool.submit(KINDS[kind])
+            _shared.started[kind] = _shared.pool.submit(_SHARED_KINDS[kind])
 
 
 def shared(kind: str) -> Any:

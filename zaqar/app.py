@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oslo_config import cfg
 
@@ -35,7 +36,6 @@ from zaqar.notification.notifier import Notifier
 from zaqar.notification.senders.base import Sender
 from zaqar.notification.senders.connection import ConnectionSender
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
-from zaqar.policies import Authorizer
 from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
@@ -51,10 +51,18 @@ from zaqar.service.staged.pipelines import Pipelines
 from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
 from zaqar.storage.base import ManagementStore, MessageStore
+from zaqar.storage.observed import DEFAULT, MANAGEMENT, observe
 from zaqar.storage.pools import Placement, PoolPlacement, StoreRef
 from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
 from zaqar.waiting.hub import Hub
 from zaqar.waiting.waiters import Located
+
+if TYPE_CHECKING:
+    from zaqar.policies import Authorizer
+
+S = TypeVar("S", MessageStore, ManagementStore)
+
+_SERVING = ("api", "websocket")
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage that wakes notifiers. Without it in ``message_pipeline`` no message is notified."""
@@ -70,7 +78,8 @@ class Parts:
     recorder: Recorder | None
     """None if nothing is counted."""
     keys: MessageKeys
-    authorizer: Authorizer
+    rules: Authorizer | None
+    """The access rules; None in a process that serves no requests."""
     tokens: TokenValidator | None
     """None if callers are not authenticated."""
     management: ManagementStore
@@ -90,6 +99,13 @@ class Parts:
     pipelines: Pipelines
     extra_specs: ExtraSpecs
 
+    @property
+    def authorizer(self) -> Authorizer:
+        """The access rules, for a process that serves requests."""
+        if self.rules is None:
+            raise AssertionError("this process was built without access rules")
+        return self.rules
+
     def stores(self) -> Iterator[MessageStore]:
         """Yield every message store in use, opened. Raises StoreUnavailable if a store cannot be opened."""
         return (store_ref.store for store_ref in self.placement.stores_in_use())
@@ -98,6 +114,8 @@ class Parts:
         """Close all stores."""
         self.placement.close()
         self.management.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
 
 def build(
@@ -110,15 +128,15 @@ def build(
 ) -> Parts:
     """Build everything below a transport from the configuration.
 
-    ``part`` is the kind of this process in metrics; tests replace the stores. Raises StartupError, with one sentence
-    for the operator, if the service cannot run with this configuration.
+    ``part`` is the kind of this process: "api" and "websocket" have the access rules, others serve no requests. Tests
+    replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
-    limits, authorizer = Limits.from_conf(conf), Authorizer(conf)
+    limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    drivers, management = DriverRegistry(conf), management or open_management_store(conf)
-    placement = _make_placement(conf, management, messages, drivers)
+    recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
+    drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, wake = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
@@ -131,9 +149,9 @@ def build(
     return Parts(
         **common,
         conf=conf,
-        recorder=Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None,
+        recorder=recorder,
         keys=keys,
-        authorizer=authorizer,
+        rules=rules,
         tokens=tokens,
         queues=queues,
         messages=pipelines.make_messages(limits=limits, **reading),
@@ -150,6 +168,14 @@ def build(
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
     )
+
+
+def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
+    # Import here: oslo.policy and the libraries that it needs take a fifth of the start of a process, and the notifier
+    # and the sweeper do without.
+    from zaqar.policies import Authorizer
+
+    return Authorizer(conf)
 
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
@@ -253,16 +279,26 @@ def _check(conf: cfg.ConfigOpts) -> None:
         raise StartupError("[signed_url] secret_key: must be set if [notification] require_confirmation is on.")
 
 
-def _make_placement(
-    conf: cfg.ConfigOpts, management: ManagementStore, messages: MessageStore | None, drivers: DriverRegistry
-) -> Placement:
+def _observe(recorder: Recorder | None, store: S, name: str) -> S:
+    return store if recorder is None else observe(store, name, recorder)
+
+
+def _open_stores(
+    conf: cfg.ConfigOpts,
+    recorder: Recorder | None,
+    management: ManagementStore | None,
+    messages: MessageStore | None,
+) -> tuple[DriverRegistry, ManagementStore, Placement]:
+    opened = partial(_observe, recorder)
+    drivers = DriverRegistry(conf, opened)
+    management = management or opened(open_management_store(conf), MANAGEMENT)
     if not conf.pooling:
-        return Placement(messages or open_message_store(conf))
-    virtual = conf["pooling:catalog"].enable_virtual_pool
-    # With pools the configured store may hold no queue. It is opened at first use only.
-    return PoolPlacement(
+        return drivers, management, Placement(messages or opened(open_message_store(conf), DEFAULT))
+    placement = PoolPlacement(
         management=management,
         drivers=drivers,
-        configured=lambda: messages or open_message_store(conf),
-        virtual=virtual,
+        # With pools the configured store may hold no queue. It is opened at first use only.
+        configured=lambda: messages or opened(open_message_store(conf), DEFAULT),
+        virtual=conf["pooling:catalog"].enable_virtual_pool,
     )
+    return drivers, management, placement

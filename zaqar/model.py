@@ -65,7 +65,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class QueueRules:
-    """The rules that the reserved metadata of a queue set, with the defaults filled in (API facts, section 3)."""
+    """The rules that the reserved metadata of a queue set, with the defaults filled in."""
 
     max_messages_post_size: int
     default_message_ttl: int

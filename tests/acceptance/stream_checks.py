@@ -72,7 +72,10 @@ def each_reader_sees_each_message(run: Run) -> None:
 
 
 def messages_come_in_order(run: Run) -> None:
-    """Each reader first sees messages without a delay in the order of their numbers."""
+    """Each reader first sees messages without a delay in the order of their numbers, deleted ones as well.
+
+    So a reader that has passed the number of a deleted message does not get it when it resumes at an earlier marker.
+    """
     for reader in run.readers:
         first = list(
             dict.fromkeys(seen.id for each in reader.connections for seen in each.seen if not is_delayed(seen.body))

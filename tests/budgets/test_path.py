@@ -18,12 +18,14 @@ from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS
 from zaqar.access.identity import Answer, Identity
 from zaqar.access.token_cache import key_of
+from zaqar.storage.observed import DEFAULT, observe
 from zaqar.transport.websocket.session import Sessions
 
 OWN = str(Path(zaqar.__file__).parent)
 MOST_CALLS = 31
 MOST_NESTED = 6
 MOST_CALLS_OF_A_TOKEN = 8
+MOST_CALLS_OF_METRICS = 11
 
 
 class CallPath:
@@ -55,7 +57,7 @@ class CallPath:
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
     driver = DRIVERS["sqlite"]
-    api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), state_dir=str(tmp_path))
+    api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), state_dir=str(tmp_path), metrics__bind="")
     yield api
     api.close()
 
@@ -85,6 +87,20 @@ def test_a_warm_post_makes_few_nested_calls(api: Api) -> None:
     assert any("MessagesResource.on_post" in call for call in path.calls)
 
 
+def test_metrics_add_few_calls_to_a_warm_post(tmp_path: Path) -> None:
+    driver = DRIVERS["sqlite"]
+    api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), state_dir=str(tmp_path))
+    assert api.parts.recorder is not None
+    (store,) = api.parts.stores()
+    observe(store, DEFAULT, api.parts.recorder)
+    path = path_of_a_warm_post(api)
+    trace = "\n".join(path.calls)
+    assert len(path.calls) <= MOST_CALLS + MOST_CALLS_OF_METRICS, trace
+    assert path.deepest <= MOST_NESTED + 1, trace
+    assert any("Recorder.observe" in call for call in path.calls)
+    api.close()
+
+
 KEYSTONE = """
 [keystone_authtoken]
 auth_type = password
@@ -104,9 +120,8 @@ def test_a_cached_token_costs_few_calls_and_no_question_to_keystone(
     (tmp_path / "zaqar.conf").write_text(KEYSTONE)
     monkeypatch.setenv("ZAQAR_CONFIG_FILE", str(tmp_path / "zaqar.conf"))
     driver = DRIVERS["sqlite"]
-    authenticated = Api(
-        driver, driver.prepare(tmp_path), clock=FakeClock(), auth_strategy="keystone", state_dir=str(tmp_path)
-    )
+    options = {"auth_strategy": "keystone", "state_dir": str(tmp_path), "metrics__bind": ""}
+    authenticated = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), **options)
     try:
         tokens = authenticated.parts.tokens
         assert tokens is not None

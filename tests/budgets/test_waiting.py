@@ -109,8 +109,11 @@ def test_a_post_is_claimed_once_for_any_number_of_waiting_takers(counted: Counte
     assert served == waiters[:3]
 
 
-def test_one_read_serves_any_number_of_streams(counted: Counted) -> None:
+def test_one_read_serves_any_number_of_streams(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     """One read serves all streams with the message of a post."""
+    # Streams share no result after the second of the clock in which it was read.
+    now = counted.parts.clock()
+    monkeypatch.setattr(counted.parts.streams, "clock", lambda: now)
     streams = {}
     for _ in range(WAITING):
         waiter = counted.join(Kind.READER)

@@ -367,7 +367,8 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     def look_at_positions(self) -> None:
         uids = [queue.uid for queue in self.queues]
-        seen, *_, model = [store.queues.positions(uids=uids, now=self.now) for store in (*self.stores, self.stores[-1])]
+        answers = [store.queues.positions(uids=uids, now=self.now) for store in self.stores]
+        seen, model = answers[0], answers[-1]
         for side, uid in enumerate(uids):
             plain = self.ask("messages.list_after", queue=self.queues[side], after=0, limit=1)
             last, free, due = seen[uid]
@@ -377,12 +378,16 @@ class StoreStateMachine(RuleBasedStateMachine):
             assert model[uid].next_due is None or (due is not None and due <= model[uid].next_due)
 
     @invariant()
-    def each_queue_is_in_order_and_its_statistics_are_true(self) -> None:
+    def what_always_holds(self) -> None:
         self.steps += 1
-        self.free = self.held = 0
         self.look_at_positions()
-        for side in (0, 1):
-            everything = self.everything(side)
+        there = [self.everything(side) for side in (0, 1)]
+        self.each_queue_is_in_order_and_its_statistics_are_true(there)
+        self.nothing_is_lost_doubled_or_back_from_the_dead(there)
+
+    def each_queue_is_in_order_and_its_statistics_are_true(self, there: list[list[Message]]) -> None:
+        self.free = self.held = 0
+        for side, everything in enumerate(there):
             sequences = [message.sequence for message in everything]
             assert sequences == sorted(set(sequences))
             assert all(
@@ -394,14 +399,13 @@ class StoreStateMachine(RuleBasedStateMachine):
             assert {message.claim_id for message in held} <= set(self.claim_ids)
             self.free += len(plain)
             self.held += len(held)
-            there = sorted(plain + held, key=lambda message: message.sequence)
+            counted = sorted(plain + held, key=lambda message: message.sequence)
             stats = self.ask("queues.stats", queue=self.queues[side])
             assert (stats.free, stats.claimed) == (len(plain), len(held))
-            assert [stats.oldest, stats.newest] == ([there[0], there[-1]] if there else [None, None])
+            assert [stats.oldest, stats.newest] == ([counted[0], counted[-1]] if counted else [None, None])
 
-    @invariant()
-    def nothing_is_lost_doubled_or_back_from_the_dead(self) -> None:
-        bodies = [message.body for side in (0, 1) for message in self.everything(side)]
+    def nothing_is_lost_doubled_or_back_from_the_dead(self, there: list[list[Message]]) -> None:
+        bodies = [message.body for messages in there for message in messages]
         assert len(bodies) == len(set(bodies))
         assert not self.gone & set(bodies)
         assert {body for body, until in self.alive.items() if self.now < until} <= set(bodies)

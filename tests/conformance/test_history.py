@@ -7,7 +7,6 @@ many seconds instead of 20; the whole suite takes 10.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import time
@@ -23,6 +22,7 @@ import pytest
 from tests.conformance import history
 from tests.conformance.drivers import Driver
 from tests.conformance.history import Lease, Post, Record, Release, Renewal, Signal, Stage
+from tests.conformance.processes import FORK_SERVER
 from tests.conformance.queue_client import ALL, new_claim_id, new_queue
 from zaqar.model import Claim
 from zaqar.storage.base import MessageStore
@@ -166,10 +166,9 @@ def crew(driver: Driver) -> tuple[Executor, Signal]:
         return ThreadPoolExecutor(
             process_count, initializer=history.enter, initargs=(threading.Barrier(size), ended)
         ), ended
-    context = multiprocessing.get_context("spawn")
-    written = context.Event()
-    enter = partial(history.enter, context.Barrier(size), written)
-    return ProcessPoolExecutor(process_count, mp_context=context, initializer=enter), written
+    written = FORK_SERVER.Event()
+    enter = partial(history.enter, FORK_SERVER.Barrier(size), written)
+    return ProcessPoolExecutor(process_count, mp_context=FORK_SERVER, initializer=enter), written
 
 
 def drain(store: MessageStore, stage: Stage) -> list[str]:

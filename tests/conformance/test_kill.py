@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from tests.conformance import killed_processes
 from tests.conformance.drivers import Driver
 from tests.conformance.marks import only_shared
 from tests.conformance.notifier_client import LEASE, NotifierClient, SubscriptionBacklog, deliveries_of
+from tests.conformance.processes import FORK_SERVER
 from tests.conformance.queue_client import QueueClient, bodies, new_queue
 from tests.conformance.test_sweep import sweep_clean
 from zaqar.model import DONE
@@ -37,8 +37,7 @@ class Child:
     def __init__(self, target: Callable[..., None], *arguments: Any, path: Path) -> None:
         self.path = path
         path.touch()
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=target, args=(*arguments, str(path)), daemon=True)
+        self.process = FORK_SERVER.Process(target=target, args=(*arguments, str(path)), daemon=True)
         self.process.start()
 
     def notes(self) -> list[str]:
@@ -133,7 +132,7 @@ def test_messages_that_a_killed_worker_deleted_stay_deleted_and_the_others_are_s
     # In several posts: one of all would keep a busy server longer than the driver waits.
     for first in range(1, total + 1, 1000):
         orders.post(*(str(n) for n in range(first, first + 1000)), ttl=86_400)
-    gate = multiprocessing.get_context("spawn").Barrier(4)
+    gate = FORK_SERVER.Barrier(4)
     children = [
         Child(killed_processes.consume_on, driver.name, address, orders.queue, gate, path=tmp_path / str(n))
         for n in range(4)

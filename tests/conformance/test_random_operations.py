@@ -92,8 +92,7 @@ def walk(machine: StoreStateMachine, steps: int, random: Random) -> None:
         if step % 100 == 99:
             machine.start_over(side(), random.random() < 0.5)
         random.choices([turn for _, turn in turns], [weight for weight, _ in turns])[0]()
-        machine.each_queue_is_in_order_and_its_statistics_are_true()
-        machine.nothing_is_lost_doubled_or_back_from_the_dead()
+        machine.what_always_holds()
 
 
 def test_a_long_random_walk_keeps_the_invariants(driver: Driver, messages: MessageStore) -> None:

@@ -63,13 +63,16 @@ class Service:
         return events
 
     def bodies(self, stream: Stream) -> list[Any]:
-        events = self.read(stream)
-        assert all(isinstance(event, StreamMessage) for event in events)
-        return [json.loads(event.message.body) for event in events if isinstance(event, StreamMessage)]
+        return bodies_of(self.read(stream))
 
     def _next_version(self) -> int:
         self._version += 1
         return self._version
+
+
+def bodies_of(events: list[StreamMessage | Reset]) -> list[Any]:
+    assert all(isinstance(event, StreamMessage) for event in events)
+    return [json.loads(event.message.body) for event in events if isinstance(event, StreamMessage)]
 
 
 @pytest.fixture
@@ -104,6 +107,27 @@ def test_a_reader_resumes_behind_a_message_that_is_gone(service: Service) -> Non
     service.messages.delete(service.address, ids[2], claim_id=None)
     assert service.bodies(service.open(ids[2])) == [3, 4]
     assert service.bodies(service.open(ids[4])) == []
+
+
+def test_a_reader_that_resumes_gets_no_message_that_was_deleted_before(service: Service) -> None:
+    """Another reader at its position has the deleted message. It must not come after later messages."""
+    first = service.post("first")[0]
+    service.post("late", delay=30)
+    deleted = service.post("deleted")[0]
+    service.post("last")
+    other = service.open(first)
+    assert bodies_of(other.read(version=9, limit=20)) == ["deleted", "last"]
+    service.messages.delete(service.address, deleted, claim_id=None)
+    # With another limit, as on another worker process, a reader shares no read. It sees the last message and is cut.
+    reader = service.open(first)
+    assert bodies_of(reader.read(version=9, limit=10)) == ["last"]
+    assert reader.marker == first
+    # No change has woken this process since the read of the other reader, so the version is the same.
+    resumed, together = service.open(reader.marker), service.open(reader.marker)
+    assert resumed.read_kept(version=9, limit=20) is None
+    assert bodies_of(resumed.read(version=9, limit=20)) == ["last"]
+    # Readers that have resumed before that read share it.
+    assert bodies_of(together.read_kept(version=9, limit=20) or []) == ["last"]
 
 
 def test_a_delayed_message_holds_the_marker_back(service: Service) -> None:

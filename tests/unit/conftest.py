@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unit tests are pure: they start no process, open no database file, and connect to this machine only.
 
-A test with the mark ``child_process`` may start a process that ends at once, if processes are what it is about. A test
-with the mark ``database_file`` may open one, if it is about the moment when the service opens its default store.
+A test with the mark ``child_process`` may fork or start a program of the system that ends at once, if processes are its
+subject. A test that starts an interpreter is in tests/acceptance.
 """
 
 from __future__ import annotations
@@ -52,10 +52,6 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 def _is_pure(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     _found.clear()
     yield
-    allowed: set[str] = set()
-    if request.node.get_closest_marker("child_process"):
-        allowed |= _PROCESSES
-    if request.node.get_closest_marker("database_file"):
-        allowed.add("sqlite3.connect")
+    allowed = _PROCESSES if request.node.get_closest_marker("child_process") else set()
     _found[:] = [event for event in _found if event.partition(" ")[0] not in allowed]
     assert not _found, "A unit test has started a process, opened a database file or left this machine."

@@ -75,18 +75,6 @@ def test_every_store_is_closed_once() -> None:
     assert (cluster.rows.calls["close"], cluster.fences.calls["close"]) == (1, 1)
 
 
-@pytest.mark.database_file
-def test_the_default_is_one_file_in_the_state_directory(tmp_path: Path) -> None:
-    folder = tmp_path / "state"
-    parts = app.build(configured(state_dir=str(folder)))
-    try:
-        parts.messages.post(CALLER, ADDRESS, POST)
-        assert parts.queues.stats(ADDRESS)[0].total == 1
-        assert (folder / conf.DATABASE_NAME).is_file()
-    finally:
-        parts.close()
-
-
 # -- what stops the start --------------------------------------------------------------------------------------------
 
 

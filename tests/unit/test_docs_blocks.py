@@ -12,6 +12,7 @@ import importlib
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,8 +163,7 @@ PROGRAMS = {
     "zaqar.upgrade": "zaqar.upgrade.__main__",
 }
 
-CHECKED_BY_LANGUAGE = ("ini", "json")
-SHOWN = "a literal block that is not a command: output, or a picture"
+CHECKED_BY_LANGUAGE = ("ini", "json", "toml")
 
 
 def of_page(page: str, text: str) -> list[Check]:
@@ -178,7 +178,8 @@ def commands() -> Iterator[tuple[str, str]]:
 
 def snippets() -> Iterator[Block]:
     for block in all_blocks():
-        if not block.is_shell and block.language not in CHECKED_BY_LANGUAGE and block.language:
+        # A literal block that is no command is output, or a picture.
+        if block.language and not block.is_shell and block.language not in CHECKED_BY_LANGUAGE:
             yield block
 
 
@@ -208,9 +209,12 @@ def of_language(language: str) -> list[Block]:
     return [block for block in all_blocks() if block.language == language]
 
 
-@pytest.mark.parametrize("block", of_language("json"), ids=str)
-def test_json_can_be_parsed(block: Block) -> None:
-    json.loads(block.text)
+def test_json_can_be_parsed() -> None:
+    for block in of_language("json"):
+        try:
+            json.loads(block.text)
+        except ValueError as exc:
+            pytest.fail(f"{block}: {exc}")
 
 
 def known_options() -> dict[str, dict[str, Any]]:
@@ -224,24 +228,39 @@ ACCOUNT = {each.dest for each in loading.get_plugin_loader("password").get_optio
 """Options of an account in Keystone, which a plug-in registers if its group is used."""
 
 
-@pytest.mark.parametrize("block", of_language("ini"), ids=str)
-def test_options_exist_and_their_values_are_allowed(block: Block) -> None:
+def faults_of(block: Block, known: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Options that do not exist, and values that are not allowed."""
     parser = configparser.ConfigParser(interpolation=None, default_section="no section has this name")
     parser.read_string(block.text)
-    known = known_options()
-    assert parser.sections()
     for group in parser.sections():
         for name, value in parser[group].items():
-            option = known[group].get(name)
+            option = known.get(group, {}).get(name)
             if option is None:
-                assert "auth_type" in parser[group] and name in ACCOUNT, f"[{group}] {name}"
-            else:
+                if "auth_type" not in parser[group] or name not in ACCOUNT:
+                    yield f"{block}: [{group}] {name}"
+                continue
+            try:
                 option.type(value)
+            except ValueError as exc:
+                yield f"{block}: [{group}] {name}: {exc}"
 
 
-@pytest.mark.parametrize("block", of_language("yaml"), ids=str)
-def test_yaml_can_be_parsed(block: Block) -> None:
-    assert yaml.safe_load(block.text)
+def test_options_exist_and_their_values_are_allowed() -> None:
+    known = known_options()
+    blocks = of_language("ini")
+    assert [fault for block in blocks for fault in faults_of(block, known)] == []
+    assert len(blocks) > 10
+
+
+def test_entry_points_belong_to_groups_that_the_service_reads() -> None:
+    groups = set(re.findall(r"^(zaqar\..*) =$", (ROOT / "setup.cfg").read_text(), re.MULTILINE))
+    for block in of_language("toml"):
+        assert set(tomllib.loads(block.text)["project"]["entry-points"]) <= groups, block
+
+
+def test_yaml_can_be_parsed() -> None:
+    for block in of_language("yaml"):
+        assert yaml.safe_load(block.text), block
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------

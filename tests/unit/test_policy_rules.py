@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oslo_config import cfg
 from oslo_policy import policy
 
 from tests.unit.test_policies import MakeAuthorizer, allowed, make_authorizer
@@ -204,6 +206,11 @@ def test_a_cached_decision_is_not_used_for_another_caller(
     compare(make_authorizer, {name: text.format(leaf) for name, text in rules.items()}, EVERY_CALLER, EVERY_TARGET)
 
 
+@functools.cache
+def default_conf() -> cfg.ConfigOpts:
+    return conf.load(default_config_files=[])
+
+
 def compare(
     make_authorizer: MakeAuthorizer,
     rules: dict[str, str],
@@ -211,7 +218,7 @@ def compare(
     targets: Iterable[tuple[QueueName | None, dict[str, str]]],
 ) -> None:
     authorizer = make_authorizer("".join(f'"{name}": "{text}"\n' for name, text in rules.items()))
-    enforcer = policy.Enforcer(conf.load(), rules=policy.Rules.from_dict(rules), use_conf=False)
+    enforcer = policy.Enforcer(default_conf(), rules=policy.Rules.from_dict(rules), use_conf=False)
     for context, (address, attributes) in itertools.product(callers, targets):
         expected = decide(enforcer, context, address, attributes)
         try:

@@ -13,7 +13,7 @@ import configparser
 import inspect
 import multiprocessing
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,9 +35,9 @@ BOUNDED = {"granian", "gunicorn", "oslo.config", "psycopg", "pymongo", "redis", 
 # -- which there are --------------------------------------------------------------------------------------------------
 
 
-def own_names(trees: list[ast.Module]) -> Iterator[str]:
+def own_names(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Yield the private names of zaqar's own modules, classes and objects."""
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -49,9 +49,9 @@ def own_names(trees: list[ast.Module]) -> Iterator[str]:
 
 
 def test_each_private_attribute_of_a_library_has_a_test() -> None:
-    trees = [ast.parse(path.read_text()) for path in ROOT.rglob("*.py")]
-    own = {*own_names(trees), *dir(multiprocessing.Process()), "_exit", "_asdict", "_fields", "_make", "_replace"}
-    used = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    nodes = [node for path in ROOT.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    own = {*own_names(nodes), *dir(multiprocessing.Process()), "_exit", "_asdict", "_fields", "_make", "_replace"}
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     foreign = {name for name in used - own if name.startswith("_") and not name.startswith("__")}
     assert foreign <= PRIVATE_ATTRIBUTES.keys()
     assert set(PRIVATE_ATTRIBUTES.values()) <= BOUNDED

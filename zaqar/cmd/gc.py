@@ -182,7 +182,7 @@ def _reencrypt(arguments: Sequence[str]) -> int:
     """Encrypt bodies that need an old key with the newest one. Returns the exit status: 1 if an old key is needed."""
     conf = configuration.load(arguments)
     configuration.set_up_log(conf)
-    parts = app.build(conf)
+    parts = app.build(conf, part="sweeper")
     try:
         if parts.keys.refusal is not None:
             raise StartupError(f"{parts.keys.refusal}.")

@@ -101,8 +101,7 @@ class CellFile:
         struct.pack_into("d", self._map, _HEARTBEAT, now)
 
     def leave(self) -> None:
-        """Let go of the file without ending its series: for the child of a fork, whose parent goes on with it."""
-        # Only this copy of the descriptor is closed, so the parent keeps the lock.
+        """Close the file. If this is the child of a fork, its parent keeps the lock and goes on with the file."""
         self.cells.release()
         self._map.close()
         os.close(self._descriptor)

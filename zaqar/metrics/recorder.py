@@ -36,61 +36,60 @@ class Recorder:
         self._file: CellFile | None = None
         self._cells: memoryview[float] | list[float] = []
         self._index: dict[tuple[Family, Labels], int] = {}
-        # A lock of the interpreter, which gevent does not replace: it is held for less than a microsecond, and no
-        # greenlet can be switched meanwhile. It is reentrant, because a signal handler may count, too.
+        # A lock of the interpreter, which gevent does not replace: no greenlet is switched while it is held. It is
+        # reentrant, because a signal handler may count, too.
         self._lock = _thread.RLock()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(reference))
 
-    def count(self, family: Counter, labels: Labels = (), amount: float = 1.0) -> None:
-        """Add ``amount``, which is not negative, to a counter."""
-        self._add(family, labels, amount)
-
-    def change(self, family: Gauge, labels: Labels = (), *, by: float) -> None:
-        """Add ``by`` to a gauge."""
-        self._add(family, labels, by)
-
-    def _add(self, family: Family, labels: Labels, amount: float) -> None:
-        with self._lock:
-            # PERF: an exception costs only for the first count of a series.
-            try:
-                index = self._index[family, labels]
-            except KeyError:
-                index = self._begin(family, labels)
-            self._cells[index] += amount
+    def add(self, family: Counter | Gauge, labels: Labels = (), amount: float = 1.0) -> None:
+        """Add ``amount`` to a counter, to which it may not be negative, or to a gauge."""
+        # PERF: an exception costs only for the first count of a series.
+        try:
+            index = self._index[family, labels]
+        except KeyError:
+            index = self._begin(family, labels)
+        # No lock: CPython changes threads, and runs signal handlers, only at calls of Python functions and at the end
+        # of a loop's turn (the "eval breaker"), so not between the read and the write of this statement. A test with
+        # threads that are switched as often as possible shows it.
+        self._cells[index] += amount
 
     def set(self, family: Gauge, labels: Labels, value: float) -> None:
         """Set a gauge of this process."""
-        with self._lock:
-            index = self._index.get((family, labels))
-            self._cells[self._begin(family, labels) if index is None else index] = value
+        index = self._index.get((family, labels))
+        self._cells[self._begin(family, labels) if index is None else index] = value
 
     def observe(self, family: Histogram, labels: Labels, value: float) -> None:
         """Count a value in its bucket."""
         buckets = family.buckets
-        with self._lock:
-            try:
-                first = self._index[family, labels]
-            except KeyError:
-                first = self._begin(family, labels)
-            if first:
-                self._cells[first + bisect_left(buckets, value)] += 1.0
-                self._cells[first + len(buckets) + 1] += value
+        try:
+            first = self._index[family, labels]
+        except KeyError:
+            first = self._begin(family, labels)
+        if first:
+            bucket, cells = first + bisect_left(buckets, value), self._cells
+            cells[bucket] += 1.0
+            cells[first + len(buckets) + 1] += value
 
     def beat(self) -> None:
         """Note that the process is alive. Called every few seconds by the loop whose standstill would be a failure."""
         with self._lock:
-            if self._file is None:
-                self._open()
+            self._open()
             if self._file is not None:
                 self._file.beat(time.time())
 
+    def close(self) -> None:
+        """Let go of the file. What was counted stays; the next count begins a new file."""
+        self._forget_file()
+
     def _begin(self, family: Family, labels: Labels) -> int:
-        if not self._cells:
-            self._open()
-        index = 0 if self._file is None else self._file.add(family, labels)
-        self._index[family, labels] = index
-        return index
+        with self._lock:
+            index = self._index.get((family, labels))
+            if index is None:
+                self._open()
+                index = 0 if self._file is None else self._file.add(family, labels)
+                self._index[family, labels] = index
+            return index
 
     def _open(self) -> None:
         if self._cells:
@@ -104,9 +103,13 @@ class Recorder:
         else:
             self._cells = self._file.cells
 
-    def _forget_parent(self) -> None:
+    def forget_parent(self) -> None:
+        """Begin anew in the child of a fork, whose parent goes on with its file."""
         # Another thread of the parent may have held the lock at the moment of the fork. The child has no such thread.
         self._lock = _thread.RLock()
+        self._forget_file()
+
+    def _forget_file(self) -> None:
         file, self._file, self._cells, self._index = self._file, None, [], {}
         if file is not None:
             file.leave()
@@ -115,4 +118,4 @@ class Recorder:
 def _forget(reference: weakref.ref[Recorder]) -> None:
     recorder = reference()
     if recorder is not None:
-        recorder._forget_parent()
+        recorder.forget_parent()

@@ -31,10 +31,10 @@ from zaqar.schemas.subscribers import CONNECTION_SCHEME, scheme_of
 _log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 0.1
-"""Greatest age of what was read of a subscription when an attempt begins."""
+"""Maximum age of a subscription, counted from the time at which it was read, when an attempt with it begins."""
 
 BATCH = 500
-"""Most deliveries that one call settles."""
+"""Maximum number of deliveries that one call settles."""
 
 AGAIN_SECONDS = 1.0
 """Pause before a batch is written again after the store did not answer."""
@@ -42,7 +42,7 @@ AGAIN_SECONDS = 1.0
 _AFTER_A_BUG_SECONDS = 30.0
 
 _DROP_AGAIN_SECONDS = 5.0
-"""Pause before the store is told once more to drop the deliveries of a subscription, as one may be stored late."""
+"""Pause before the store is asked again to drop the deliveries of a subscription: one may be stored after a drop."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +63,8 @@ class LeasedDelivery:
 
 
 class Attempts:
+    """Sends and settles the leased deliveries of one store. ``Pump`` makes it, and shares it with ``LeasedPosts``."""
+
     def __init__(
         self,
         store: LeasedStore,
@@ -78,7 +80,7 @@ class Attempts:
         keys: MessageKeys,
         bounds: Bounds,
     ) -> None:
-        """Made in an event loop. The positional arguments are those of one store, the others are shared by all."""
+        """Call it in an event loop. The positional arguments belong to one store; all stores share the others."""
         self._store = store
         self._state = state
         self._backlog = backlog
@@ -97,7 +99,7 @@ class Attempts:
         self.stuck = False
         """The last batch could not be written, so nothing more should be taken from the store."""
         self._dropped: dict[tuple[str, str], float] = {}
-        """By queue uid and subscription id: when the store was told to drop the deliveries of a subscription."""
+        """When the store was asked to drop the deliveries of a subscription, by queue uid and subscription id."""
         self._extending = asyncio.create_task(self._extend_leases())
 
     def __len__(self) -> int:
@@ -149,7 +151,7 @@ class Attempts:
         return LeasedDelivery(self._store.leased(delivery, now), taken_at, subscription, slot)
 
     def start(self, several: Iterable[LeasedDelivery]) -> None:
-        """Have them sent."""
+        """Begin the attempts. The deliveries are stored with a lease of this notifier."""
         now = asyncio.get_running_loop().time()
         for leased in several:
             if now - leased.taken_at > LEASE_SECONDS - EXTEND_SECONDS:
@@ -164,7 +166,7 @@ class Attempts:
             delivering.add_done_callback(partial(self._note_end, leased))
 
     def hand_back(self, leased: LeasedDelivery) -> None:
-        """End the lease at once."""
+        """End the lease without an attempt, so that any notifier can take the delivery at once."""
         if self._add(leased):
             self._settle(leased, self._verdicts.handed_back(leased.delivery))
 
@@ -224,7 +226,7 @@ class Attempts:
 
         It must have been read after ``taken_at`` (event loop time). Before that, the subscription may have been
         unconfirmed, and a message posted after its confirmation would be lost; or it may have had another subscriber,
-        who must get nothing more. Deliveries that were taken together share one reading while it is fresh.
+        which must get no further notification. Deliveries that were taken together share one reading while it is fresh.
 
         ``slot`` is that of the last attempt, if it is known. For a WebSocket connection a reading of the last second is
         enough, because the process that holds the connection knows better which subscriptions it has.
@@ -242,7 +244,7 @@ class Attempts:
     async def _drop_if_gone(self, delivery: Delivery) -> None:
         """If the subscription is gone for good, have the store drop all its deliveries instead of looking at each.
 
-        Deliveries of a subscription that was refused are looked at one by one, because it may be confirmed again.
+        Deliveries of a subscription that was refused are checked one by one, because it may be confirmed again.
         """
         if not await self._subscribers.is_gone(delivery.queue_uid, delivery.subscription_id):
             return
@@ -279,8 +281,8 @@ class Attempts:
     async def _put_off_confirmation(self, delivery: Delivery, subscription: Subscription) -> Delivery | None:
         """The verdict on a confirmation that may not be sent yet; None if the delivery may be sent.
 
-        Every attempt takes the pause, whether it succeeds or not, so that a stranger who answers with errors is not
-        asked more often than one who does not.
+        Every attempt begins a pause, whether it succeeds or fails. So a host that answers with errors is not asked more
+        often than a host that accepts the confirmation.
         """
         seconds = self._bounds.confirmation_pause
         if delivery.kind == NOTIFICATION or not seconds:
@@ -345,7 +347,7 @@ class Attempts:
         """
         subscription_id = delivery.subscription_id
         seconds = self._backlog.pause(subscription_id)
-        # None: another delivery of the subscription came back a moment ago, and looked already.
+        # None: the subscription is paused, because another delivery of it was handed back a moment ago.
         if seconds is not None:
             if await self._store.restore_order(delivery):
                 self._backlog.resume(subscription_id)
@@ -362,7 +364,7 @@ class Attempts:
         elif isinstance(error := task.exception(), StoreUnavailable):
             verdict = self._verdicts.handed_back(delivery, after=AWAY_SECONDS)
         elif error is not None:
-            # An error in the handling of one delivery must not stop those of others.
+            # A bug that one delivery triggers must not stop other deliveries.
             _log.error("An error of the notifier at delivery %s", delivery.id, exc_info=error)
             verdict = self._verdicts.handed_back(delivery, after=_AFTER_A_BUG_SECONDS)
         else:
@@ -400,7 +402,7 @@ class Attempts:
                     await asyncio.sleep(AGAIN_SECONDS)
                     continue
                 except Exception:  # noqa: BLE001, it is logged
-                    # It would fail again, for ever. The leases end, and the deliveries are sent once more.
+                    # A retry would fail again, endlessly. The leases end, and the deliveries are sent once more.
                     _log.error("The outcome of %d deliveries cannot be written.", len(batch), exc_info=True)
                 self.stuck = False
                 del self._unsettled[: len(batch)]
@@ -418,7 +420,7 @@ class Attempts:
         self.give_back(leased)
 
     async def _extend_leases(self) -> None:
-        """Also those of deliveries that wait to be settled. The store extends only what this notifier still owns."""
+        """Extend the leases of all deliveries until they are settled. The store skips leases that another owner has."""
         while True:
             await asyncio.sleep(EXTEND_SECONDS)
             if not self._leased:
@@ -434,7 +436,7 @@ class Attempts:
     # -- end ---------------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Return when all deliveries are settled. A caller that cannot wait so long cancels."""
+        """Return when all deliveries are settled. The caller may cancel it."""
         while self._delivering or self._settling is not None:
             if self._delivering:
                 await asyncio.wait(self._delivering)
@@ -447,7 +449,7 @@ class Attempts:
             delivering.cancel()
 
     def close(self) -> None:
-        """Give up what could not be settled. The leases of those deliveries end by themselves."""
+        """Give up verdicts that are not written yet. The leases of their deliveries expire."""
         self._extending.cancel()
         if self._settling is not None:
             self._settling.cancel()

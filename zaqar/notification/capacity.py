@@ -38,7 +38,7 @@ that did not answer, or of which nothing is known while the last unknown target 
 
 
 class Slot(NamedTuple):
-    """One attempt of a project to a target takes one of these. ``target`` is a host and port, for example."""
+    """What one attempt occupies: a project and a target. ``target`` is a host and port, for example."""
 
     project: str
     target: str
@@ -72,14 +72,14 @@ def _share_of_the_unproven(slots: int) -> _Share:
 class Capacity:
     """Two counts: reservations, one for each delivery on lease, and slots, one for each attempt that may be under way.
 
-    A reservation lasts from the take of a delivery until its outcome is stored, and bounds what a killed process can
-    repeat. A slot bounds what one project or one target can have under way. A target that did not answer in time gets
-    one attempt at a time until it answers, so it holds one slot only.
+    A reservation lasts from the take of a delivery until its outcome is stored, and bounds how many attempts are
+    repeated after a kill. A slot bounds how many attempts one project or one target has under way. A target that did
+    not answer in time gets one attempt at a time until it answers, so it holds one slot only.
 
     Half of the slots are for targets that have answered. Of the other half, half is for targets of which nothing is
     known and whose project has not just tried another unknown target in vain. So targets that answer find room however
     many projects have however many targets that hang, and new targets do as soon as the others have been tried once.
-    Within each part ``_Share`` keeps one project from taking what others need. One project can have at most
+    Within each part ``_Share`` keeps one project from taking slots that others need. One project can have at most
     ``per_project`` slots, if no other project has anything under way.
     """
 
@@ -115,10 +115,10 @@ class Capacity:
 
     @property
     def share(self) -> int:
-        """How many more deliveries one store may reserve now: what is free, but at most a quarter of all.
+        """Number of further reservations that one store may make now: the free ones, but at most a quarter of all.
 
-        A store that does not answer holds what was reserved for it, and must not hold everything. So while other
-        stores are being asked, half of what is free is left.
+        A store that does not answer holds its reservations, so it must not get all of them. While other stores are
+        being asked, half of the free reservations are left.
         """
         free = self._overall - self._reserved
         return max(0, min(free, max(1, self._overall // 4), max(1, free // 2) if self._reserving else free))
@@ -139,7 +139,7 @@ class Capacity:
 
     @contextmanager
     def reserving(self, limit: int) -> Iterator[None]:
-        """Hold ``limit`` reservations while a store is asked for so many deliveries, then reserve what it gave."""
+        """Hold ``limit`` reservations while a store is asked for so many deliveries. Afterwards call ``reserve``."""
         self._reserved += limit
         self._reserving += 1
         try:
@@ -149,7 +149,7 @@ class Capacity:
             self._reserving -= 1
 
     def on_room(self, wake: Callable[[], None]) -> None:
-        """Have ``wake`` called whenever a reservation ends. A pump looks then whether it can take deliveries again."""
+        """Call ``wake`` whenever a reservation ends, so that a pump can take deliveries again."""
         self._on_room.append(wake)
 
     def off_room(self, wake: Callable[[], None]) -> None:
@@ -183,7 +183,7 @@ class Capacity:
             _decrease(self._projects[each], slot.project)
 
     def has_room(self, slot: Slot) -> bool:
-        """Whether it is worthwhile to take more deliveries: half of what the target may have under way is free."""
+        """Whether to take more deliveries for this slot: at least half of the slots of the target are free."""
         limit = self._limit(slot.target)
         return limit - self._targets[slot.target] >= max(1, limit // 2) and self._may_begin(slot, self.most_of_one)
 
@@ -252,8 +252,8 @@ class SubscriptionBacklog:
     so that its deliveries are not leased only to be handed back. A subscription is paused if its next delivery has to
     wait for earlier ones; takes leave it out for some seconds.
 
-    This is what one process knows. Deliveries that another process stored are missing here; the pump finds them when
-    it looks for all work once a second.
+    The backlog has only what this process knows. Deliveries that another process stored are missing; the pump finds
+    them when it looks for all work once a second.
     """
 
     def __init__(self, capacity: Capacity) -> None:
@@ -267,7 +267,7 @@ class SubscriptionBacklog:
         """When the pause ends, in the event loop's time, and how long it is."""
 
     def remember(self, subscription_id: str, slot: Slot) -> None:
-        """Remember the slot of the subscription's deliveries, so that it need not be looked up before the next take."""
+        """Remember the slot of the subscription's deliveries, so that the next take need not find it again."""
         self._slots[subscription_id] = slot
         self._slots.move_to_end(subscription_id)
         if len(self._slots) > MOST_REMEMBERED:
@@ -280,11 +280,11 @@ class SubscriptionBacklog:
     # -- due deliveries ----------------------------------------------------------------------------------------------
 
     def begin_take(self) -> None:
-        """Deliveries are about to be taken from the store."""
+        """Begin a take: from now on, note which subscriptions get due deliveries. See ``note_none_due``."""
         self._noted.clear()
 
     def note_due(self, subscription_ids: Iterable[str]) -> None:
-        """These have, or may have, due deliveries in the store."""
+        """Note subscriptions that have, or may have, due deliveries in the store."""
         for subscription_id in subscription_ids:
             self._due.add(subscription_id)
             self._noted.add(subscription_id)

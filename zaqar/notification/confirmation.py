@@ -43,7 +43,7 @@ _TOPIC = "Zaqar Notification"
 _FIELD = re.compile(r"\{([012])\}")
 
 
-class Letter(NamedTuple):
+class ConfirmationMail(NamedTuple):
     """Subject, body and sender of the mail that asks to confirm."""
 
     topic: str
@@ -80,7 +80,7 @@ class Confirmations:
         return bool(self._key)
 
     def document(self, kind: str, subscription: Subscription, *, now: float) -> bytes:
-        """The body of the webhook that asks to confirm (API facts, section 4)."""
+        """The JSON body of a webhook that asks the subscriber to confirm."""
         grant = self._grant(subscription, now)
         what = "topic" if subscription.kind == TOPIC else "queue"
         document = {
@@ -98,13 +98,13 @@ class Confirmations:
         }
         return json.dumps(document).encode()
 
-    def letter(self, kind: str, subscription: Subscription, *, now: float) -> Letter:
-        """The mail that asks to confirm, with a link to the page where that is done."""
+    def mail(self, kind: str, subscription: Subscription, *, now: float) -> ConfirmationMail:
+        """The mail that asks to confirm, with a link to the confirmation page."""
         template = self._templates[kind]
         # Only the three fields {0}, {1} and {2}: other braces, as in CSS, are part of the text.
         values = (subscription.source, subscription.project, self._link(subscription, now))
         body = _FIELD.sub(lambda match: values[int(match[1])], template.get("body", "{2}"))
-        return Letter(template.get("topic", _TOPIC), body, self.sender(kind))
+        return ConfirmationMail(template.get("topic", _TOPIC), body, self.sender(kind))
 
     def check_senders(self) -> None:
         """Raise StartupError unless mails of each kind have a sender."""

@@ -22,7 +22,7 @@ MOST_PAUSE_SECONDS = 10.0
 """How long no call is made after a failure: at first, doubled with each further failure, and at most."""
 
 _GUARDED_THREADS = 2
-"""For each store: dead letters that are posted to it, and subscriptions that are ended on it, at a time."""
+"""Maximum number of guarded calls of one store at a time: posts of dead letters, and ends of subscriptions."""
 
 T = TypeVar("T")
 

@@ -4,8 +4,8 @@
 ``Pump`` has posts taken (``take``). Each post then goes through ``_expand_piece`` until it is done: read a page of
 subscriptions, make a piece for it, store the piece, and pass the deliveries that are due to ``Attempts``.
 
-Posts take turns by project, a piece each, and posts that are not expanded yet go before those that are expanded in
-part. So a large post holds up no small one.
+Projects take turns, a piece at a time, and new posts go before posts that are partly expanded. So a large post does
+not delay small posts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEAST_POSTS = 4
 """Number of posts that may be in memory however large they are."""
 
 MOST_PROJECTS = 10_000
-"""Number of queues of which the project is remembered, because a post does not tell it."""
+"""Number of queues of which the project is remembered, because a post does not contain it."""
 
 PAUSE_SECONDS = 1.0
 """How long a post stays leased after it was handed back in favour of new posts."""
@@ -49,15 +49,15 @@ UNREADABLE_PAUSE_SECONDS = 60.0
 
 FIRST_PIECES = 3
 LATER_PIECES = 1
-"""Pieces that are made at a time: the first of new posts, and later ones."""
+"""Maximum number of pieces that are made at a time: first pieces of new posts, and later pieces."""
 
 
 @dataclass(slots=True, eq=False)
 class _LeasedPost:
-    """Times are those of the event loop.
+    """A post that this notifier has on lease. Times are those of the event loop.
 
-    ``most``: subscriptions of a page. ``extended_at``: when the present lease began. ``storing``: a piece is being
-    stored, so the stored position may differ from ``posted.position``.
+    ``most``: maximum number of subscriptions of a page. ``extended_at``: when the present lease began. ``storing``: a
+    piece is being stored, so the stored position may differ from ``posted.position``.
     """
 
     posted: Posted
@@ -68,7 +68,7 @@ class _LeasedPost:
 
 
 class _Turns:
-    """Posts that wait: those of one project in their order, and projects in turns."""
+    """Posts that wait for their next piece. Projects take turns; the posts of one project keep their order."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[_LeasedPost]] = OrderedDict()
@@ -88,6 +88,8 @@ class _Turns:
 
 
 class LeasedPosts:
+    """Takes posts of one store and expands them. ``Pump`` makes it."""
+
     def __init__(
         self,
         store: LeasedStore,
@@ -101,7 +103,7 @@ class LeasedPosts:
         pause: float,
         largest: int,
     ) -> None:
-        """Made in an event loop.
+        """Call it in an event loop.
 
         ``pause``: seconds for which nothing is taken after a store did not answer. ``largest``: bytes of the largest
         post.
@@ -117,11 +119,11 @@ class LeasedPosts:
         self._most = max(LEAST_POSTS, min(MOST_POSTS, MOST_BYTES // largest))
         self._leased: set[_LeasedPost] = set()
         self._projects: OrderedDict[str, str] = OrderedDict()
-        """By uid of a queue."""
+        """The project of a queue, by the uid of the queue."""
         self._new = _Turns()
         self._begun = _Turns()
         self._first: set[asyncio.Task[None]] = set()
-        """Tasks that make the first piece of a post; in ``_later`` those that make another one."""
+        """Tasks that make the first piece of a post. The tasks in ``_later`` make a later piece."""
         self._later: set[asyncio.Task[None]] = set()
         self._failed_at = float("-inf")
         self._unreadable = UnreadableLog()
@@ -231,8 +233,8 @@ class LeasedPosts:
     async def _store_piece(self, posted: Posted, piece: Piece) -> bool:
         """Store a piece and begin to send it. False if another notifier has gone on with the post.
 
-        Deliveries for which there is room are stored with a lease of this notifier, so that nobody has to take them
-        first. The store accepts a piece only if the stored position is the one from which it was made, and then
+        Deliveries for which there is room are stored with a lease of this notifier, so that no notifier has to take
+        them first. The store accepts a piece only if the stored position is the one from which it was made, and then
         stores it whole, in one step. So of two notifiers with the same post, only one sends these deliveries. If this
         process dies before the step, the post is unchanged; if it dies after the step, the leases of the post and of
         the deliveries end, and other notifiers go on with both.
@@ -279,7 +281,7 @@ class LeasedPosts:
     # -- leases ------------------------------------------------------------------------------------------------------
 
     async def _extend_leases(self) -> None:
-        """For posts that wait for their turn, or whose piece takes long. Storing a piece extends the lease as well."""
+        """Extend leases of posts that wait for their turn or whose piece takes long. A stored piece extends it, too."""
         while True:
             await asyncio.sleep(EXTEND_SECONDS / 2)
             over = _time() - EXTEND_SECONDS
@@ -327,7 +329,7 @@ class LeasedPosts:
             await self._hand_back(post, 0.0)
 
     def close(self) -> None:
-        """Cancel what is under way. Leases end by themselves."""
+        """Cancel all tasks. The leases expire."""
         for task in (self._extending, *self._first, *self._later):
             task.cancel()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What follows from a failed attempt: a retry, a dead letter, or the end of the subscription.
+"""Decides what follows a failed attempt: a retry, a dead letter, or the end of the subscription.
 
-``Attempts`` asks for it after each attempt that failed. Here is all that needs other stores than that of the delivery;
-the rules are in ``verdicts`` and ``retry``.
+``Attempts`` calls it after each failed attempt. This module has the steps that need another store than that of the
+delivery. The rules without I/O are in ``verdicts`` and ``retry``.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from zaqar.storage.pools import StoreRef
 _log = logging.getLogger(__name__)
 
 CLIENT_ID = "zaqar-notifier"
-"""The client that posts dead letters. A message of this client makes no other dead letter, because two queues that are
-each other's dead letter queue would fill each other for ever.
+"""The client that posts dead letters. A message of this client makes no other dead letter. Otherwise two queues
+that are each other's dead letter queue would fill each other endlessly.
 """
 
 _SHOWN_ATTEMPTS = 5
-"""Number of attempts that a dead letter tells of: the latest."""
+"""Number of attempts that a dead letter lists: the latest ones."""
 
 EndSubscription = Callable[[Subscription], bool]
-"""Removes a subscription whose subscriber wants no more, or cannot be reached any more.
+"""Removes a subscription whose subscriber has answered 410 or can never be reached.
 
-False if the subscription has another subscriber by now; then it stays. It blocks, and raises StoreUnavailable.
+Returns False if the subscription has another subscriber by now; then it stays. It blocks, and raises StoreUnavailable.
 """
 
 FindStore = Callable[[str, str], StoreRef | None]
@@ -60,7 +60,7 @@ class PostDeadLetter(Protocol):
 
 
 class FailedDeliveries:
-    """One for all stores of a notifier.
+    """Judges failed attempts. All stores of a notifier share one object.
 
     The three callables lead to the service layer, which this package does not import; ``zaqar.app`` passes them.
     """
@@ -97,7 +97,7 @@ class FailedDeliveries:
         return await self._wait_if_away(judging, tried)
 
     async def give_up(self, tried: Delivery, subscription: Subscription, *, encrypted: bool) -> Delivery:
-        """Post the dead letter of a delivery that has had its last attempt; it waits if the store of it is away."""
+        """Post the dead letter after the last attempt. The delivery waits if the store of that queue is away."""
         return await self._wait_if_away(self._give_up(tried, subscription, encrypted), tried)
 
     async def is_exhausted(self, delivery: Delivery, subscription: Subscription) -> bool:
@@ -142,7 +142,7 @@ class FailedDeliveries:
         )
 
     async def _give_up(self, tried: Delivery, subscription: Subscription, encrypted: bool) -> Delivery:
-        # The letter is posted before the delivery is settled. A crash in between makes a second letter, never none.
+        # Post before the delivery is settled: a crash in between makes a second dead letter, but loses none.
         await self._post_to_dead_letter_queue(tried, subscription, encrypted)
         return self._verdicts.dead(tried, subscription)
 
@@ -150,9 +150,9 @@ class FailedDeliveries:
         queue = _dead_letter_queue_of(tried, subscription)
         if queue is None:
             return
-        letter = compose(tried, subscription)
+        dead_letter = compose(tried, subscription)
         store_ref = await self._management.run(partial(self._find_store, subscription.project, queue))
-        post = partial(self._post_dead_letter, subscription.project, queue, letter, encrypt=encrypted)
+        post = partial(self._post_dead_letter, subscription.project, queue, dead_letter, encrypt=encrypted)
         try:
             await self._guarded.of(store_ref).run(post)
         except ClientError as exc:
@@ -167,7 +167,7 @@ class FailedDeliveries:
 
 def compose(dead: Delivery, subscription: Subscription) -> bytes:
     """The dead letter: the request body of a post, whose TTL is the default of the dead letter queue."""
-    letter = {
+    dead_letter = {
         "subscription_id": subscription.id,
         "subscriber": shown_subscriber(subscription.subscriber),
         "queue_name": subscription.source,
@@ -182,7 +182,7 @@ def compose(dead: Delivery, subscription: Subscription) -> bytes:
             for attempt in dead.attempts[-_SHOWN_ATTEMPTS:]
         ],
     }
-    return msgspec.json.encode({"messages": [{"body": letter}]})
+    return msgspec.json.encode({"messages": [{"body": dead_letter}]})
 
 
 def _dead_letter_queue_of(delivery: Delivery, subscription: Subscription) -> str | None:
@@ -194,5 +194,5 @@ def _dead_letter_queue_of(delivery: Delivery, subscription: Subscription) -> str
 
 
 def _why_gone(outcome: Outcome) -> str:
-    # What a subscriber answers does not belong into the log.
+    # The answer of a subscriber does not belong in the log.
     return outcome.answer if outcome.status is None else "its subscriber answered that it is gone"

@@ -21,7 +21,7 @@ from zaqar.storage.pools import StoreRef
 _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 6.0
-"""Length of a lease. After a kill -9, other notifiers wait so long before they take what the process had."""
+"""Length of a lease. After a kill -9, other notifiers wait that long before they take the work of the process."""
 
 EXTEND_SECONDS = 2.0
 """How often leases are extended."""
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class StoreState:
-    """What the pump of one store, its posts and its attempts tell each other. Used in one event loop only."""
+    """Flags that the pump, the posts and the attempts of one store share. Used in one event loop only."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -47,7 +47,7 @@ class StoreState:
         self.woken = asyncio.Event()
         """Set if the pump may have something to do, so that it does not sleep until its next look for all work."""
         self.stopping = asyncio.Event()
-        """Set once, when nothing more may be begun."""
+        """Set once, when no further work may begin."""
         self.has_posts = False
         """The next round takes posts. Otherwise it does so only once a second."""
         self.has_deliveries = False
@@ -118,7 +118,7 @@ class LeasedStore:
     # -- deliveries --------------------------------------------------------------------------------------------------
 
     def leased(self, delivery: Delivery, now: float) -> Delivery:
-        """The delivery with a lease, to be stored so by ``expand``."""
+        """Return the delivery with a lease. ``expand`` stores it."""
         return replace(delivery, owner=self._owner, due=now + self._lease)
 
     async def take_deliveries(self, limit: int, *, most_of_one: int, without: Collection[str]) -> list[Delivery]:
@@ -184,7 +184,7 @@ class LeasedStore:
         return await self._run(restore)
 
     async def _run(self, operation: Callable[[MessageStore], T]) -> T:
-        # ``store_ref.store`` may open the store, which blocks, so it belongs into the thread as well.
+        # ``store_ref.store`` may open the store, which blocks, so the thread does that as well.
         return await self._executor.run(lambda: operation(self.store_ref.store))
 
     def close(self) -> None:

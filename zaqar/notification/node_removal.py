@@ -35,7 +35,7 @@ NODES = 4
 """Nodes that are being removed at a time. Each takes a thread."""
 
 TURN_SECONDS = 5.0
-"""How long one node is worked on before others that wait get their turn."""
+"""Length of a turn: how long one removal goes on before a node that waits gets its turn."""
 
 SLOW_SECONDS = 2.0
 """A step that takes longer has waited for a store that does not answer: the node is left alone for a while."""
@@ -45,14 +45,14 @@ MOST_PAUSE_SECONDS = 30.0
 """Back-off of a node after a failure or a slow step: at first, doubled each time, and at most."""
 
 FORGOTTEN_SECONDS = 600.0
-"""How often to look for notes that a crash may have left of nodes that are removed already."""
+"""Time between two searches for notes of removed nodes, which a crash may have left."""
 
 MAX_KNOWN = 200
 """Nodes whose removal has begun and not ended. Of more, the one with the longest back-off is forgotten, and begun again
 when it is listed the next time."""
 
 RemoveOfNode = Callable[[str], Iterator[int]]
-"""Ends all subscriptions of a node, with their deliveries; each step tells how many it has ended.
+"""Ends all subscriptions of a node, with their deliveries. Each step yields how many it has ended.
 
 A step blocks, and may raise StoreUnavailable.
 """
@@ -72,13 +72,13 @@ class _Removal:
 
 
 class NodeRemoval:
-    """For one event loop."""
+    """Condemns nodes whose lease has expired, and removes their subscriptions. One object serves one event loop."""
 
     def __init__(self, nodes: NodeStore, remove_subscriptions: RemoveOfNode, *, clock: Clock) -> None:
         self._nodes = nodes
         self._remove_subscriptions = remove_subscriptions
         self._clock = clock
-        # One thread more, so that looking never waits for removals.
+        # One more thread, so that the search for expired nodes never waits for removals.
         self._executor = StoreExecutor("node removal", NODES + 1)
         self._removals: dict[str, _Removal] = {}
         self._look_for_forgotten_at = float("-inf")
@@ -111,7 +111,7 @@ class NodeRemoval:
         return True
 
     async def _wait_for_next_look(self) -> None:
-        """POLL_SECONDS, or until a turn ends, as another node may wait for one."""
+        """Wait for POLL_SECONDS, or until a turn ends, because another node may wait for its turn."""
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_SECONDS):
                 await self._turn_ended.wait()
@@ -130,7 +130,7 @@ class NodeRemoval:
         if loop.time() >= self._look_for_forgotten_at:
             await self._executor.run(self._nodes.condemn_forgotten)
             self._look_for_forgotten_at = loop.time() + FORGOTTEN_SECONDS
-        # Some that are known may be listed first: so many more are asked for that others are listed as well.
+        # Known nodes may be listed first. So ask for that many more, so that unknown nodes are listed as well.
         limit = NODES + len(self._removals)
         over = await self._executor.run(partial(self._nodes.list_expired, now=self._clock(), limit=limit))
         if len(over) < limit:
@@ -139,9 +139,9 @@ class NodeRemoval:
         for node_id in over:
             self._removals.setdefault(node_id, _Removal(node_id))
         waiting = [each for each in self._removals.values() if each.task is None and each.try_after <= now]
-        # Several notifiers begin with different ones.
+        # In random order, so that several notifiers begin with different nodes.
         random.shuffle(waiting)
-        # New nodes first, then those whose last turn was longest ago.
+        # New nodes first, then the nodes whose last turn was longest ago.
         waiting.sort(key=lambda each: each.try_after)
         for each in waiting[: max(0, NODES - len(self._running()))]:
             each.task = asyncio.create_task(self._take_turn(each))

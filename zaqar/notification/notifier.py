@@ -36,23 +36,25 @@ from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement, StoreRef
 
 FINISH_SECONDS = 5.0
-"""How long attempts have at a stop to end by themselves. An attempt that takes longer is cancelled and made once more.
-"""
+"""Time limit at a stop for attempts to end by themselves. A longer attempt is cancelled, and made once more later."""
 
 HAND_BACK_SECONDS = 2.0
-"""How long the store has at a stop to take back the leases of what was cancelled."""
+"""Time limit at a stop for ending the leases of cancelled attempts."""
 
 _STORES_SECONDS = 5.0
 """How often the notifier looks for stores of pools that were added or removed."""
 
 _UNUSED_SECONDS = 30.0
-"""Pause after a store did not answer of which no queue is known."""
+"""Pause after a store without any known queue did not answer."""
 
 _MANAGEMENT_THREADS = 4
 
 
 class Notifier:
-    """Any number of notifiers, in any number of processes, share the stores. ``run`` is called once."""
+    """Sends the notifications of all stores. Any number of notifiers, in any processes, may share the stores.
+
+    ``run`` is called once.
+    """
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class Notifier:
         return self._shared.verdicts.counts
 
     def wake(self) -> None:
-        """There is new work in a store."""
+        """Wake all pumps, because a store has new work."""
         for pump, _ in self._pumps.values():
             pump.wake()
 
@@ -150,7 +152,7 @@ class Notifier:
     # -- the stores --------------------------------------------------------------------------------------------------
 
     async def _watch_stores(self) -> None:
-        """Have a pump for each store, also of pools that are added or removed later."""
+        """Keep one pump for each store, also of pools that are added or removed later."""
         while True:
             try:
                 stores, in_use = await self._management.run(
@@ -189,7 +191,7 @@ def _capacity_of(bounds: Bounds) -> Capacity:
 
 
 async def _finish(pump: Pump, running: asyncio.Task[None]) -> None:
-    """Have nothing more taken, let attempts end, and hand back the rest."""
+    """Stop taking work, let attempts end, and hand back the rest."""
     pump.stop()
     draining = asyncio.create_task(pump.drain())
     _, late = await asyncio.wait({running, draining}, timeout=FINISH_SECONDS)

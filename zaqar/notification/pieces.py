@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which deliveries a post comes to: one for each of its messages and each subscription whose filter lets it pass.
+"""Makes deliveries of posts: one for each message and each subscription whose filter accepts it.
 
 Nothing here does I/O: ``LeasedPosts`` passes a post and a page of subscriptions, and stores the piece that comes back.
 The work is done in the event loop in slices of a few milliseconds, so that it delays nothing else for long, and the
@@ -68,7 +68,7 @@ def size_of_page(posted: Posted) -> int:
 
 
 class PieceMaker:
-    """Made in an event loop, and shared by all posts that are expanded in it."""
+    """Makes the pieces of all posts that one event loop expands."""
 
     def __init__(self, *, require_confirmation: bool, keys: MessageKeys = NO_KEYS, clock: Clock = system_clock) -> None:
         """``keys`` decrypt bodies for the filters. Deliveries have the bodies as they are stored."""
@@ -145,7 +145,7 @@ class PieceMaker:
 
 
 class _Matching:
-    """The messages of one post against the subscriptions of one page, for one piece. ``made`` is what came of it."""
+    """Matches messages of one post with the subscriptions of one page, for one piece. ``made`` has the deliveries."""
 
     def __init__(
         self,
@@ -165,12 +165,12 @@ class _Matching:
         self._filter_of = filter_of
         self._is_filtered = any("filter" in subscription.options for subscription in wanting)
         self._filters: list[Filter | None] = []
-        """Those of ``wanting``, in the same order."""
+        """The filters of ``wanting``, in the same order."""
         self._size = 0
         """Bytes of the bodies of ``made``."""
 
     async def match_first(self, number: int, *, may_cut: bool) -> None:
-        """The first message. If ``may_cut``, the page is cut when this message takes long, or another one may."""
+        """Match the first message. If ``may_cut``, cut the page when this message takes long, or another one may."""
         body, steps = self._body_of(number), 0
         for index, subscription in enumerate(self.wanting):
             if may_cut and index and (self._takes_long() or steps > MOST_STEPS_OF_A_PAGE):
@@ -184,7 +184,7 @@ class _Matching:
             self._match(number, subscription, chosen, body)
 
     async def match_next(self, number: int) -> bool:
-        """A further message. False, with nothing made of it, if the piece has no room or no time for it."""
+        """Match a further message. False, without any delivery of it, if the piece has no room or no time for it."""
         count, size = len(self.wanting), len(self._posted.drafts[number].body)
         done = len(self.made)
         if done + count > PIECE_DELIVERIES or self._size + size * count > PIECE_BYTES or self._takes_long():
@@ -203,7 +203,7 @@ class _Matching:
         return self._slices.seconds > PIECE_SECONDS
 
     def _body_of(self, number: int) -> object:
-        """What filters look at; None if there are none."""
+        """The body as filters see it; None if no subscription has a filter."""
         if not self._is_filtered:
             return None
         return self._decode(self._posted, self._posted.drafts[number].body, self.wanting[0].project)

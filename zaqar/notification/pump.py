@@ -30,7 +30,7 @@ from zaqar.storage.pools import StoreRef
 _log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""How often a pump looks for work of which no wakeup told it."""
+"""Time between two looks for work for which no wakeup came."""
 
 _THREADS = FIRST_PIECES + LATER_PIECES + 4
 """Calls of a store that may be under way: pieces of posts, and one each to take, to settle, and to extend leases of
@@ -40,7 +40,7 @@ posts and of deliveries.
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the pumps of all stores of one notifier share. ``owner`` is the name under which it leases."""
+    """Objects that all pumps of a notifier share. ``owner`` is the name of the notifier in leases."""
 
     owner: str
     clock: Clock
@@ -55,8 +55,10 @@ class Shared:
 
 
 class Pump:
+    """The loop of a notifier for one message store. ``Notifier`` makes one for each."""
+
     def __init__(self, store_ref: StoreRef, shared: Shared, *, away_seconds: float = AWAY_SECONDS) -> None:
-        """Made in an event loop. ``away_seconds``: pause after the store did not answer."""
+        """Call it in an event loop. ``away_seconds``: pause after the store did not answer."""
         clock, self._capacity = shared.clock, shared.capacity
         self._away_seconds = away_seconds
         self._store = LeasedStore(store_ref, owner=shared.owner, clock=clock, threads=_THREADS)
@@ -126,11 +128,11 @@ class Pump:
         self._state.stop()
 
     async def drain(self) -> None:
-        """Return when all deliveries on lease are settled. A caller that cannot wait so long cancels."""
+        """Return when all deliveries on lease are settled. The caller may cancel it."""
         await self._attempts.drain()
 
     async def hand_back(self, seconds: float) -> None:
-        """Cancel what is still being sent, end the leases, and close what belongs to the store."""
+        """Cancel the attempts, end the leases within ``seconds``, and release the threads of the store."""
         self._leased_posts.close()
         self._attempts.break_off()
         try:
@@ -145,7 +147,7 @@ class Pump:
     # -- one round ---------------------------------------------------------------------------------------------------
 
     async def _look(self) -> bool:
-        """Take what there is room for. True if there may be more."""
+        """Take posts and deliveries for which there is room. True if there may be more."""
         state = self._state
         is_full_look = _time() >= self._next_look
         if is_full_look:
@@ -181,7 +183,7 @@ class Pump:
         # Reserved before the call, because other stores are asked at the same time.
         with capacity.reserving(limit):
             taken = await self._store.take_deliveries(limit, most_of_one=capacity.most_of_one, without=without)
-        # No other task runs between the end of ``reserving`` and this, so nobody else gets the room.
+        # No other task runs between the end of ``reserving`` and this call, so no other pump gets the room.
         capacity.reserve(len(taken))
         if not taken:
             self._backlog.note_none_due(without)

@@ -42,7 +42,7 @@ from zaqar.schemas.subscribers import WEBHOOK_SCHEMES, scheme_of, url_of
 BACKOFF_RETRIES = 10
 
 MOST_JITTER = 0.1
-"""Each delay is lengthened by a random part of it, at most this one, so that deliveries that failed together are not
+"""Each delay is lengthened by a random part of it, at most this part, so that deliveries that failed together are not
 tried again together.
 """
 
@@ -65,7 +65,7 @@ _BACKOFF: dict[str, Callable[[float, float, int, int], float]] = {
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """A ``_retry_policy``, defaults filled in (API facts, section 4). Delays are in seconds, the least is 1."""
+    """A ``_retry_policy`` with defaults filled in. Delays are in seconds, at least 1."""
 
     retries_with_no_delay: int = 3
     minimum_delay_retries: int = 3
@@ -144,11 +144,12 @@ _PLACE_SHARE = 60
 def pauses_of(subscription: Subscription, *, seconds: float, now: float) -> dict[str, float]:
     """The pauses that a confirmation takes: by key, the time when each ends.
 
-    They keep anybody from having a stranger flooded by subscribing again and again. One is for the subscription, also
-    if its subscriber changes; one for the target, whichever project subscribes it; and a shorter one for the host or
-    mail domain within the project, because a host has any number of URLs, and a domain any number of mailboxes.
+    Without them a user could flood a stranger with confirmations by subscribing again and again. One pause is for the
+    subscription, also if its subscriber changes. One is for the target, in all projects together. A shorter one is for
+    the host or mail domain within the project, because a host has any number of URLs, and a domain any number of
+    mailboxes.
 
-    They are kept in the management store: all notifiers share them, and they survive restarts.
+    The management store keeps them: all notifiers share them, and they survive restarts.
     """
     target, place = _target_of(subscription.subscriber)
     return {

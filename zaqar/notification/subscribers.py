@@ -63,7 +63,7 @@ class Page:
 
 
 class Subscribers:
-    """Every method raises StoreUnavailable if the management store does not answer."""
+    """Reads subscriptions, through a cache. Methods raise StoreUnavailable if the management store does not answer."""
 
     def __init__(self, management: ManagementStore, executor: StoreExecutor, clock: Clock) -> None:
         self._management = management
@@ -93,8 +93,8 @@ class Subscribers:
 
         ``most``: greatest number of subscriptions in it. If a part of the page is expanded already
         (``position.through``), the new page ends at the same id, and has all of its subscriptions that still exist.
-        Newer subscriptions between them are left out if there are too many: they were made after the post. At most
-        about ``PAGE_BYTES`` of options, and those of one call, are in memory.
+        Newer subscriptions between them are left out if there are too many: they were made after the post. The options
+        in memory take at most about ``PAGE_BYTES``, plus the options of one call.
         """
         key = queue_uid, position.after, position.through, most
         read = partial(self._read_page, queue_uid, position.after, position.through, most)
@@ -102,7 +102,7 @@ class Subscribers:
         return found
 
     async def take_pauses(self, pauses: Mapping[str, float], *, now: float) -> float | None:
-        """Take all pauses and return None; or take none, and return when the last of those that have not ended does."""
+        """Begin all pauses and return None; or begin none, and return the time when the last conflicting pause ends."""
         return await self._executor.run(partial(self._management.subscriptions.take_pauses, pauses=pauses, now=now))
 
     async def retry_policy(self, subscription: Subscription) -> Mapping[str, Any] | None:
@@ -213,7 +213,7 @@ class _Reading:
 class _Cache:
     """Readings of the last moment. Callers that ask at the same time share one reading, and its failure.
 
-    Old readings are removed by a timer, also if nobody asks again. If all together take more than ``MOST_BYTES``, the
+    A timer removes old readings. If all together take more than ``MOST_BYTES``, the
     oldest are removed first.
     """
 

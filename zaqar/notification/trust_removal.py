@@ -26,14 +26,14 @@ from zaqar.storage.base import ManagementStore
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-"""How often records that are due are looked for."""
+"""Time between two searches for records that are due."""
 
 AWAY_SECONDS = 10.0
 """Pause after Keystone or the management store did not answer."""
 
 BATCH = 100
 BATCH_OF_A_PROJECT = 10
-"""Records that are looked at in one round. More of one project wait for later rounds, behind those of others."""
+"""Records that one round checks. Further records of a project wait for later rounds, behind other projects."""
 
 BEHIND_SECONDS = 5.0
 
@@ -41,7 +41,7 @@ DELETIONS = 2
 """Trusts that are being deleted at a time. Each takes a thread."""
 
 LEASE_SECONDS = 120.0
-"""How long others leave a record alone: longer than it takes to ask Keystone, whatever that does."""
+"""Lease of a record that is being checked: longer than the longest call of Keystone with its time-outs."""
 
 USED_SECONDS = 86_400.0
 """When to look again at a trust that is in use."""
@@ -76,7 +76,7 @@ class TrustRemoval:
             try:
                 await self.run_once()
             except StoreUnavailable:
-                # Also KeystoneUnavailable. It is logged where it was noticed.
+                # Also KeystoneUnavailable. The code that raised it has logged it.
                 pause = AWAY_SECONDS
             except Exception:  # noqa: BLE001, it is logged
                 # The loop must go on. A record that failed is due again when its lease is over.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a delivery becomes: the rules from the outcome of an attempt to the delivery as it is settled.
+"""Verdicts: the rules that make, of a delivery and the outcome of an attempt, the delivery as it is settled.
 
 Nothing here does I/O. Each method returns the delivery with its new state, and ``Attempts`` writes it. ``Notifier`` has
 one ``Verdicts`` for all stores, because the counts are those of the process.
@@ -30,14 +30,15 @@ MOST_WAITING_SECONDS = 3600.0
 
 LATER_SECONDS = 5.0
 MOST_LATER_SECONDS = 60.0
-"""Pause of a delivery that waits for another store, of its dead letter queue for example: at first, and at most.
+"""Pause of a delivery that waits for another store, such as that of its dead letter queue: the first and the longest.
 
 The pause grows with the time since the last attempt, so that many deliveries that wait cost little.
 """
 
 POSTPONED_SECONDS = 1.0
 POSTPONED_PART = 0.25
-"""Pause of a delivery that waits for something of the operator's: this part of the time since the last attempt.
+"""Pause of a delivery that waits for a service of the operator, such as Keystone: this part of the time since the last
+attempt.
 
 It is at least POSTPONED_SECONDS and at most MOST_LATER_SECONDS.
 """
@@ -50,7 +51,7 @@ NOT_KEPT = "(not kept, as the message is encrypted)"
 
 
 class Verdicts:
-    """``counts`` says how often each verdict was given since the process started."""
+    """Makes verdicts. ``counts`` has the number of each kind since the process started."""
 
     def __init__(self, *, clock: Clock, retention: float, draw: Callable[[], float] = random.random) -> None:
         """``retention``: seconds that a settled delivery is kept; 0 for none. ``draw``: random, from 0 up to 1."""
@@ -79,7 +80,7 @@ class Verdicts:
         return self._settled(tried, DONE, "delivered")
 
     def dead(self, tried: Delivery, subscription: Subscription) -> Delivery:
-        """The last attempt failed."""
+        """The delivery is given up, because its last attempt failed."""
         last = tried.attempts[-1]
         _log.info(
             "Delivery %s to subscription %s of '%s' is dead after %d attempts, the last one: status %s, %s",
@@ -122,12 +123,12 @@ class Verdicts:
     # -- without an attempt that counts ------------------------------------------------------------------------------
 
     def discarded(self, delivery: Delivery) -> Delivery:
-        """No subscriber wants it any more. It is removed when it is settled."""
+        """No subscription wants the delivery. It is removed when it is settled."""
         self.counts["discarded"] += 1
         return replace(delivery, state=DONE, due=self._clock(), keep_until=None)
 
     def handed_back(self, delivery: Delivery, *, after: float = 0.0) -> Delivery:
-        """Free for any notifier ``after`` so many seconds.
+        """Free for any notifier after ``after`` seconds. No attempt is counted.
 
         With 0 it is due since it was created, as if it had not been taken, so that it comes before later messages.
         """
@@ -145,7 +146,7 @@ class Verdicts:
         return self.waiting(delivery, free + waited * self._draw())
 
     def postponed(self, delivery: Delivery) -> Delivery:
-        """Something of the operator's that the attempt needs is away, so no attempt was made."""
+        """A service of the operator that the attempt needs is away, so no attempt was made."""
         now = self._clock()
         since = now - (delivery.attempts[-1].at if delivery.attempts else delivery.created)
         pause = min(max(POSTPONED_SECONDS, since * POSTPONED_PART), MOST_LATER_SECONDS)
@@ -161,9 +162,9 @@ class Verdicts:
         return self.waiting(tried, now + pause)
 
     def unreadable(self, delivery: Delivery, exc: Unreadable) -> Delivery:
-        """The message cannot be decrypted. It waits, as an operator can bring the key back, but not for ever.
+        """The message cannot be decrypted. It waits for a limited time, because an operator can restore the key.
 
-        The attempt is shown but does not count.
+        The attempt is shown in the delivery log, but does not count.
         """
         self._unreadable.note(delivery.id, delivery.queue_uid, exc)
         now = self._clock()

@@ -25,7 +25,7 @@ _UNESCAPED = {"~0": "~", "~1": "/"}
 
 
 def metadata_schema(limits: Limits) -> JsonSchema:
-    """Make the schema of queue metadata: any keys, and the reserved keys with their bounds (API facts, section 3)."""
+    """Make the schema of queue metadata: any keys, and the reserved keys with their bounds."""
     ttl = {"type": "integer", "minimum": MIN_MESSAGE_TTL, "maximum": limits.max_message_ttl}
     size = {"type": "integer", "minimum": 1, "maximum": limits.max_messages_post_size}
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire form of a webhook retry policy (API facts, section 4)."""
+"""The JSON schema, defaults and bounds of ``_retry_policy``. ``notification/retry.py`` says when attempts are due."""
 
 from typing import Any
 

@@ -47,7 +47,9 @@ _OfQueues = dict[tuple[QueueName, str], list[str]]
 """Ids of removed subscriptions, by the name and the uid of their queue."""
 
 QUESTIONS = 4
-"""Simultaneous calls of ``has_undelivered_before``. One store gets one less, so that it cannot block all threads."""
+"""Maximum number of simultaneous calls of ``has_undelivered_before``. One store gets one call less than that, so that
+it cannot block all threads.
+"""
 
 LATER_SECONDS = 15.0
 """A delivery that is due more than this time from now belongs to a message with a delay.
@@ -59,6 +61,8 @@ some seconds.
 
 @dataclass(frozen=True, slots=True)
 class _Node:
+    """This run of the process. ``is_open``: whether the process holds a connection with this id."""
+
     id: str
     is_open: Callable[[str], bool]
 

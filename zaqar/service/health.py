@@ -54,7 +54,7 @@ class KeystoneCheck(Protocol):
     """Checks whether Keystone accepts the service user."""
 
     def check(self) -> str | None:
-        """Return None if it does, otherwise what is wrong. Raises StoreUnavailable if Keystone does not answer."""
+        """Return None if it does, otherwise the reason. Raises StoreUnavailable if Keystone does not answer."""
 
 
 class _Finding(NamedTuple):

@@ -18,6 +18,7 @@ from zaqar.service.bodies import Bodies
 from zaqar.service.queue_cache import ResolvedQueue
 from zaqar.service.queues import Queues
 from zaqar.waiting.hub import Hub
+from zaqar.waiting.shared_reads import moment
 from zaqar.waiting.tail import Shown, Tail
 
 T = TypeVar("T")
@@ -109,7 +110,10 @@ class Streams:
             uid, last = (None, 0) if own == _NO_QUEUE else (own, sequence_of(own, marker) or 0)
         else:
             uid, last = (None, 0) if from_start else self._now(address, version)
-        return Stream(self, address, uid, last, None if echo else context.client_id)
+        # A shared result may have messages that were deleted up to a second ago. A reader that resumes may have passed
+        # their numbers before, and would get them now, after later messages. So all its reads begin after this moment.
+        since = 0 if marker is None else moment()
+        return Stream(self, address, uid, last, None if echo else context.client_id, since)
 
     def is_deleted(self, address: QueueName, marker: str) -> bool:
         """Whether the queue does not exist, although it existed when the reader with ``marker`` last read it."""
@@ -147,13 +151,21 @@ class Stream:
     """The position of one reader in a queue. ``uid`` is None until the queue exists."""
 
     def __init__(
-        self, streams: Streams, address: QueueName, uid: str | None, position: int, excluded_client: str | None
+        self,
+        streams: Streams,
+        address: QueueName,
+        uid: str | None,
+        position: int,
+        excluded_client: str | None,
+        since: int,
     ) -> None:
+        """``since`` is the moment after which each shared read must have begun; 0 if it does not matter."""
         self.address = address
         self.uid = uid
         self._streams = streams
         self._tail = Tail(position)
         self._excluded_client = excluded_client
+        self._since = since
         self.on_batch: Callable[[Sequence[Message]], None] | None = None
         """Called with the messages of each batch, if a stage has a hook for it. It may block, even in ``read_kept``."""
         self._fitting = _FIRST_BATCH
@@ -250,8 +262,8 @@ class Stream:
         # A result is shared for a second at most, because a deleted or expired message wakes no reader.
         whole = (self.address, self.uid, int(now), *key)
         if self._is_blocking:
-            return self._streams.shared.read(whole, version, call)
-        kept = self._streams.shared.kept(whole, version)
+            return self._streams.shared.read(whole, version, call, since=self._since)
+        kept = self._streams.shared.kept(whole, version, since=self._since)
         if kept is None:
             raise _NotKept
         result: T = kept[0]

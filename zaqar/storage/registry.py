@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from oslo_config import cfg
@@ -73,7 +74,13 @@ def _settings(conf: cfg.ConfigOpts, group: str) -> dict[str, Any]:
 class DriverRegistry:
     """The installed message store drivers, for pools. It implements :class:`zaqar.storage.pools.PoolDrivers`."""
 
-    def __init__(self, conf: cfg.ConfigOpts) -> None:
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        opened: Callable[[MessageStore, str], MessageStore] = lambda store, name: store,
+    ) -> None:
+        """``opened`` is called with each opened store and the name of its pool. It returns the store to use."""
+        self._opened = opened
         self._conf = conf
         self._loaded: dict[str, type[MessageStore]] = {}
 
@@ -102,7 +109,7 @@ class DriverRegistry:
         if name == "sqlalchemy":
             # embedded: the store creates its own tables, because operators do not run migrations for a pool.
             settings["embedded"] = True
-        return self._load(name).from_settings(settings)
+        return self._opened(self._load(name).from_settings(settings), pool.name)
 
     def capabilities(self, pool: Pool) -> frozenset[str]:
         try:

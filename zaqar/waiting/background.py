@@ -27,23 +27,24 @@ class Job(ABC):
     """Work that is repeated in a thread of its own. With gevent's patches the thread is a greenlet."""
 
     name: str
-    """Of the thread."""
+    """The name of the thread, also in the log."""
 
     def __init__(self) -> None:
         self._nudged = threading.Event()
 
     def nudge(self) -> None:
-        """Begin the next step now, instead of at the end of the rest. Any thread may call it."""
+        """End the present or the next rest at once, so that the next step begins. Any thread may call it."""
         self._nudged.set()
 
     def rest(self, seconds: float) -> None:
-        """Wait for a nudge."""
+        """Wait for a nudge, at most so many seconds."""
         if seconds > 0:
             self._nudged.wait(seconds)
         self._nudged.clear()
 
     @abstractmethod
-    def is_needed(self) -> bool: ...
+    def is_needed(self) -> bool:
+        """Whether a client waits for this work. It must not block."""
 
     @abstractmethod
     def step(self) -> float:

@@ -29,7 +29,7 @@ SOON_SECONDS = 0.1
 """Shortest time between two polls if some queues are to be looked at early."""
 
 CHUNK = 500
-"""Most queues in one call of a store."""
+"""Maximum number of queues in one call of a store."""
 
 FindQueues = Callable[[Collection[QueueName]], Mapping[QueueName, Located]]
 """Asks the management store for at most CHUNK names. Returns the location of each queue that exists."""
@@ -161,6 +161,7 @@ class NamePoller(Job):
 
 
 def chunks(every: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items in lists of at most CHUNK."""
     left = iter(every)
     while chunk := list(islice(left, CHUNK)):
         yield chunk

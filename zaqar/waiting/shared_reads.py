@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, TypeVar
 
 from zaqar.bounded_cache import size_of
@@ -23,22 +24,36 @@ KEEP_SECONDS = 2.0
 
 _READ_BYTES = 1000
 
+_moments = count(1)
+"""Shared by all instances, because a stream uses another one after the configuration was reloaded."""
+
+
+def moment() -> int:
+    """A number that grows with each call and with each read that begins; see :meth:`SharedReads.read`."""
+    return next(_moments)
+
 
 @dataclass(slots=True)
 class _Read:
     version: int
+    began: int = field(default_factory=moment)
     done: threading.Event = field(default_factory=threading.Event)
     result: Any = None
     error: BaseException | None = None
     size: int = 0
     until: float = 0.0
 
+    def is_usable(self, version: int, since: int) -> bool:
+        return self.version >= version and self.began > since
+
 
 class SharedReads:
     """Shares the results of reads among callers. Any thread or greenlet may use it.
 
     Callers with the same key share a result. A caller that was woken by a change passes a larger version than before,
-    and gets no result of a read that began before that change.
+    and gets no result of a read that began before that change. A delete makes no new version, so a result may have
+    messages that were deleted after its read began. A caller to whom that matters passes a :func:`moment`, and gets
+    only results of reads that began after it.
     """
 
     def __init__(self) -> None:
@@ -48,12 +63,15 @@ class SharedReads:
         self.size = 0
         """Bytes of the results that are kept."""
 
-    def read(self, key: Hashable, version: int, call: Callable[[], T]) -> T:
-        """The result of ``call``, made by this or by another caller. An error of ``call`` is raised to each of them."""
+    def read(self, key: Hashable, version: int, call: Callable[[], T], *, since: int = 0) -> T:
+        """The result of ``call``, made by this or by another caller. An error of ``call`` is raised to each of them.
+
+        A result is used only if its ``call`` began after the moment ``since``; 0 allows all.
+        """
         while True:
             with self._lock:
                 self._drop_old()
-                found = self._find(key, version)
+                found = self._find(key, version, since)
                 if found is None:
                     own = self._running[key] = _Read(version)
                     break
@@ -82,22 +100,22 @@ class SharedReads:
             own.done.set()
         return result
 
-    def kept(self, key: Hashable, version: int) -> tuple[Any] | None:
+    def kept(self, key: Hashable, version: int, *, since: int = 0) -> tuple[Any] | None:
         """The kept result in a tuple, if :meth:`read` would return it without a call and without waiting; else None."""
         with self._lock:
             self._drop_old()
             found = self._kept.get(key)
-            return None if found is None or found.version < version else (found.result,)
+            return (found.result,) if found is not None and found.is_usable(version, since) else None
 
     def drop_old(self) -> None:
         """Free the memory of results that are too old to be used."""
         with self._lock:
             self._drop_old()
 
-    def _find(self, key: Hashable, version: int) -> _Read | None:
+    def _find(self, key: Hashable, version: int, since: int) -> _Read | None:
         for reads in (self._kept, self._running):
             found = reads.get(key)
-            if found is not None and found.version >= version:
+            if found is not None and found.is_usable(version, since):
                 return found
         return None
 

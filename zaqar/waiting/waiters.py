@@ -27,7 +27,7 @@ class Kind(Enum):
 
 
 class Wake(Flag):
-    """Which waiters of a queue an event concerns. FREE_READERS are among the READERS."""
+    """The waiters that an event concerns. READERS: all readers. FREE_READERS: only the readers of that kind."""
 
     TAKERS = 1
     FREE_READERS = 2
@@ -35,7 +35,7 @@ class Wake(Flag):
     FREED = TAKERS | FREE_READERS
     """A message is free again: a claim was released or has ended, or a delay has ended."""
     SHOWN = FREE_READERS | READERS
-    """A message was posted, and takers are passed_on in another way."""
+    """A message was posted, and the takers are woken in another way."""
     POSTED = TAKERS | FREE_READERS | READERS
 
 
@@ -70,7 +70,7 @@ class WaitedQueue:
     changed_during_turn: bool = False
     """Whether the queue has changed after the attempt of the turn may have begun, so that the turn is passed on."""
     must_tell_others: bool = False
-    """Whether the takers of other processes have to be passed_on if the takers of this process leave messages."""
+    """Whether the takers of other processes have to be woken if the takers of this process leave messages."""
     last: int = 0
     version: int = 0
     position: QueuePosition | None = None

@@ -64,7 +64,7 @@ class WakeupMessage(NamedTuple):
 
 
 class Spread:
-    """Wake-ups of takers that are carried out after a random part of SPREAD_SECONDS, one for each queue."""
+    """Delays wake-ups of takers by a random part of SPREAD_SECONDS. It keeps one wake-up for each queue."""
 
     def __init__(self) -> None:
         self._messages: dict[str, WakeupMessage] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions that tests run in other processes. ``spawn`` starts them, so they have only their arguments."""
+"""Functions that tests run in other processes. FORK_SERVER starts them, so they have only their arguments."""
 
 from __future__ import annotations
 

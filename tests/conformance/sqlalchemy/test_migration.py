@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,13 +14,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from tests.conformance.processes import FORK_SERVER
 from tests.conformance.queue_client import QueueClient
 from tests.conformance.sqlalchemy import children
 from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.schema import HEAD, metadata
+from zaqar.storage.sqlalchemy.schema import metadata
+from zaqar.storage.sqlalchemy.states import HEAD
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 
@@ -76,13 +77,12 @@ def test_an_upgrade_that_fails_leaves_nothing_behind(
 def test_several_processes_may_upgrade_at_once(
     uri: str, processes: int, open_database: Callable[..., Database]
 ) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    gate = spawn.Barrier(processes)
+    gate = FORK_SERVER.Barrier(processes)
     pipes = []
     started = []
     for _ in range(processes):
-        here, there = spawn.Pipe()
-        process = spawn.Process(target=children.prepare, args=(uri, gate, there))
+        here, there = FORK_SERVER.Pipe()
+        process = FORK_SERVER.Process(target=children.prepare, args=(uri, gate, there))
         process.start()
         pipes.append(here)
         started.append(process)

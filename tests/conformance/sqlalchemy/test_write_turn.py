@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.processes import FORK_SERVER
 from tests.conformance.queue_client import QueueClient, new_queue
 from tests.conformance.sqlalchemy import children
 from zaqar.errors import StaleQueue, StartupError, StoreUnavailable
@@ -25,14 +25,12 @@ from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
-spawn = multiprocessing.get_context("spawn")
-
 
 @contextmanager
 def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Connection]]:
     """A child process that has taken its lock."""
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=work, args=(*arguments, there))
+    here, there = FORK_SERVER.Pipe()
+    process = FORK_SERVER.Process(target=work, args=(*arguments, there))
     process.start()
     try:
         assert here.poll(60)
@@ -202,11 +200,11 @@ def test_an_error_in_a_transaction_releases_the_turn(
 def test_processes_that_write_without_a_pause_share_the_turns(orders: QueueClient, uri: str) -> None:
     """Without the lock file some processes would get one turn in several seconds."""
     writers = 4
-    gate = spawn.Barrier(writers)
+    gate = FORK_SERVER.Barrier(writers)
     pipes, processes = [], []
     for _ in range(writers):
-        here, there = spawn.Pipe()
-        process = spawn.Process(target=children.post_for, args=(uri, orders.queue, 1.5, gate, there))
+        here, there = FORK_SERVER.Pipe()
+        process = FORK_SERVER.Process(target=children.post_for, args=(uri, orders.queue, 1.5, gate, there))
         process.start()
         pipes.append(here)
         processes.append(process)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from zaqar import app
 from zaqar.cmd import db_manage, failures, gc, notifier, status, websocket
 from zaqar.cmd.server import main
 from zaqar.errors import StoreUnavailable
@@ -82,42 +81,6 @@ def test_a_mistake_in_the_configuration_is_one_sentence(
         assert MISTAKES[text] in said_line
     assert SECRET not in shown.out + shown.err
     assert "Traceback" not in shown.out + shown.err
-
-
-@pytest.mark.child_process
-@pytest.mark.database_file
-@pytest.mark.parametrize("command", ["zaqar-server", "zaqar-websocket", "zaqar-notifier", "zaqar-gc"])
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        (b"log_file = /nosuch/folder/zaqar.log\n", "[DEFAULT] log_file, log_dir: /nosuch/folder/zaqar.log cannot be "),
-        (b"log_config_append = /nosuch.ini\n", "[DEFAULT] log_config_append: /nosuch.ini cannot be used: "),
-    ],
-)
-def test_a_log_that_cannot_be_written(
-    command: str, text: bytes, complaint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert run_with(command, text, tmp_path) == 1
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"{command}: {complaint}")
-
-
-@pytest.mark.child_process
-@pytest.mark.database_file
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_unexpected_error_of_a_driver_shows_its_traceback(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise LookupError("a surprise of the driver")
-
-    monkeypatch.setattr(app, "build", fail)
-    monkeypatch.setattr("zaqar.storage.sqlalchemy.client.database.Database.open", fail)
-    assert run_with(command, b"", tmp_path) == 1
-    error = capfd.readouterr().err
-    assert "Traceback" in error and ", in fail" in error
-    last = error.splitlines()[-1]
-    assert last.startswith(f"{command}: An unexpected error, whose traceback is above: LookupError: a surprise")
 
 
 def test_a_store_that_is_away_is_named_by_its_cause(capsys: pytest.CaptureFixture[str]) -> None:

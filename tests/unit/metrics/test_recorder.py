@@ -6,11 +6,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conformance.queue_client import at_once
 from zaqar.metrics import cells as cells_module
 from zaqar.metrics.cells import SUFFIX, ReadableCells, Series, Snapshot
 from zaqar.metrics.families import (
@@ -43,10 +45,10 @@ def series_of(folder: Path) -> list[Series]:
 def test_counts_can_be_read_by_name_and_label(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, "api")
     for code in ("201", "201", "400"):
-        recorder.count(HTTP_REQUESTS, ("POST", "/v2/queues", code))
-    recorder.count(MESSAGES_POSTED, amount=20)
-    recorder.change(IN_PROGRESS, by=2)
-    recorder.change(IN_PROGRESS, by=-1)
+        recorder.add(HTTP_REQUESTS, ("POST", "/v2/queues", code))
+    recorder.add(MESSAGES_POSTED, amount=20)
+    recorder.add(IN_PROGRESS, (), 2)
+    recorder.add(IN_PROGRESS, (), -1)
     recorder.set(WAITING_CLIENTS, ("claim",), 7)
     assert series_of(tmp_path) == [
         (HTTP_REQUESTS, ("POST", "/v2/queues", "201"), (2.0,)),
@@ -76,13 +78,13 @@ def test_a_process_that_counts_nothing_makes_no_file(tmp_path: Path) -> None:
 @pytest.mark.child_process
 def test_a_child_counts_in_a_file_of_its_own_and_its_counts_survive_kill_9(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, "api")
-    recorder.count(MESSAGES_POSTED, amount=3)
+    recorder.add(MESSAGES_POSTED, amount=3)
     child = os.fork()
     if not child:
-        recorder.count(MESSAGES_POSTED, amount=4)
+        recorder.add(MESSAGES_POSTED, amount=4)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    recorder.count(MESSAGES_POSTED, amount=5)
+    recorder.add(MESSAGES_POSTED, amount=5)
     counted = {snapshot.pid: snapshot.series[0].cells for snapshot in snapshots(tmp_path)}
     assert counted == {os.getpid(): (8.0,), child: (4.0,)}
 
@@ -91,10 +93,10 @@ def test_a_child_counts_in_a_file_of_its_own_and_its_counts_survive_kill_9(tmp_p
 def test_a_reader_knows_whether_the_process_is_over(tmp_path: Path) -> None:
     """Also after a fork: the child of a living process must not make it look dead, nor keep it alive."""
     recorder = Recorder(tmp_path, "api")
-    recorder.count(MESSAGES_POSTED)
+    recorder.add(MESSAGES_POSTED)
     child = os.fork()
     if not child:
-        recorder.count(MESSAGES_POSTED)
+        recorder.add(MESSAGES_POSTED)
         os._exit(0)
     os.waitpid(child, 0)
     over = {}
@@ -104,32 +106,45 @@ def test_a_reader_knows_whether_the_process_is_over(tmp_path: Path) -> None:
     assert over == {os.getpid(): False, child: True}
 
 
+@pytest.fixture
+def hurried_threads() -> Iterator[None]:
+    """Threads are switched as often as the interpreter allows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hurried_threads")
 def test_threads_lose_no_count(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, "api")
 
     def work() -> None:
-        for _ in range(2000):
-            recorder.count(MESSAGES_POSTED)
+        for _ in range(5000):
+            recorder.add(MESSAGES_POSTED)
             recorder.observe(HTTP_DURATION, ("GET", "/"), 0.5)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[work] * 8)
     posted, durations = series_of(tmp_path)
-    assert posted.cells == (16_000.0,)
-    assert sum(durations.cells[:-1]) == 16_000
-    assert durations.cells[-1] == 8_000.0
+    assert posted.cells == (40_000.0,)
+    assert sum(durations.cells[:-1]) == 40_000
+    assert durations.cells[-1] == 20_000.0
+
+
+@pytest.mark.usefixtures("hurried_threads")
+def test_threads_begin_a_series_only_once(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, "api")
+    at_once(*[lambda: recorder.add(HTTP_REQUESTS, ("GET", "/", "200"))] * 20)
+    assert series_of(tmp_path) == [(HTTP_REQUESTS, ("GET", "/", "200"), (20.0,))]
 
 
 def test_series_for_which_there_is_no_room_are_not_counted_and_spoil_no_other(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, "api")
-    recorder.count(MESSAGES_POSTED)
+    recorder.add(MESSAGES_POSTED)
     for number in range(5000):
         recorder.observe(HTTP_DURATION, ("GET", f"/{number}"), 0.5)
-        recorder.count(HTTP_REQUESTS, ("GET", f"/{number}", "200"))
-    recorder.count(MESSAGES_POSTED)
+        recorder.add(HTTP_REQUESTS, ("GET", f"/{number}", "200"))
+    recorder.add(MESSAGES_POSTED)
     found = series_of(tmp_path)
     assert found[0] == (MESSAGES_POSTED, (), (2.0,))
     assert 1000 < len(found) < 10_000
@@ -151,7 +166,7 @@ def test_a_process_without_a_folder_for_its_file_says_so_once(tmp_path: Path, ca
     recorder = Recorder(tmp_path / "file", "api")
     with caplog.at_level(logging.WARNING):
         for code in ("200", "400"):
-            recorder.count(HTTP_REQUESTS, ("GET", "/", code))
+            recorder.add(HTTP_REQUESTS, ("GET", "/", code))
             recorder.observe(HTTP_DURATION, ("GET", "/"), 1.0)
             recorder.set(WAITING_CLIENTS, ("claim",), 7)
             recorder.beat()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import ipaddress
 import ssl
 from pathlib import Path
@@ -42,6 +43,19 @@ def make_certificate(path: Path) -> None:
     )
 
 
+@functools.cache
+def system_authorities() -> ssl.SSLContext:
+    """Return the context that a client uses by default. Tests share it, because it takes milliseconds to make."""
+    return ssl.create_default_context()
+
+
+@functools.cache
+def authorities(path: Path) -> ssl.SSLContext:
+    """Return the context of a client that trusts this certificate."""
+    return ssl.create_default_context(cafile=str(path))
+
+
+@functools.cache
 def server_context(path: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from oslo_config import cfg
@@ -10,6 +11,7 @@ from oslo_config import cfg
 from tests.clock import START
 from zaqar import conf as configuration
 from zaqar.model import Delivery, Subscription
+from zaqar.notification.confirmation import Confirmations
 
 UID = "0123456789abcdef01234567"
 SUBSCRIPTION_ID = "fedcba987654321001234567"
@@ -49,3 +51,9 @@ def a_conf(**options: Any) -> cfg.ConfigOpts:
     for name, value in options.items():
         conf.set_override(name, value, "notification")
     return conf
+
+
+@functools.cache
+def default_confirmations() -> Confirmations:
+    """The confirmations of :func:`a_conf` without options. Tests share them, to read no configuration each time."""
+    return Confirmations(a_conf())

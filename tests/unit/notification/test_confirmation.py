@@ -84,12 +84,12 @@ def test_a_topic_has_paths_of_its_own() -> None:
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_letter_has_a_link(kind: str, options: dict[str, str], page: str, base: str) -> None:
-    letter = Confirmations(a_conf(**options)).letter(kind, SUBSCRIPTION, now=START)
-    (link,) = (word for word in letter.body.split() if word.startswith("http"))
-    assert "orders" in letter.body
-    assert "p1" in letter.body
-    assert letter.topic.startswith("Zaqar Notification")
-    assert "@" in letter.sender
+    mail = Confirmations(a_conf(**options)).mail(kind, SUBSCRIPTION, now=START)
+    (link,) = (word for word in mail.body.split() if word.startswith("http"))
+    assert "orders" in mail.body
+    assert "p1" in mail.body
+    assert mail.topic.startswith("Zaqar Notification")
+    assert "@" in mail.sender
     assert link.startswith(page)
     query = dict(parse_qsl(urlsplit(link).query))
     assert opens(query.pop("Signature"), query.pop("Expires"))
@@ -107,15 +107,15 @@ def test_the_letter_has_a_link(kind: str, options: dict[str, str], page: str, ba
 )
 def test_templates_may_have_other_braces(body: str, expected: str) -> None:
     conf = a_conf(subscription_confirmation_email_template={"topic": "T", "body": body, "sender": "a@b", "x": "y"})
-    letter = Confirmations(conf).letter(SUBSCRIPTION_CONFIRMATION, SUBSCRIPTION, now=START)
-    assert letter == ("T", expected, "a@b")
+    mail = Confirmations(conf).mail(SUBSCRIPTION_CONFIRMATION, SUBSCRIPTION, now=START)
+    assert mail == ("T", expected, "a@b")
 
 
 def test_a_template_may_lack_parts() -> None:
     conf = a_conf(subscription_confirmation_email_template={"sender": "a@b"})
-    letter = Confirmations(conf).letter(SUBSCRIPTION_CONFIRMATION, SUBSCRIPTION, now=START)
-    assert letter.topic
-    assert letter.body.startswith("http://127.0.0.1:8888/confirm?")
+    mail = Confirmations(conf).mail(SUBSCRIPTION_CONFIRMATION, SUBSCRIPTION, now=START)
+    assert mail.topic
+    assert mail.body.startswith("http://127.0.0.1:8888/confirm?")
 
 
 def test_without_a_key_there_are_none() -> None:

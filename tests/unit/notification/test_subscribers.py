@@ -264,22 +264,22 @@ async def remember(harness: Harness, subscribers: Subscribers, what: str, number
 
 @pytest.mark.parametrize("what", ["subscriptions", "pages", "queues", "nothing"])
 def test_the_cache_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "MOST_BYTES", 400_000)
+    monkeypatch.setattr(modules, "MOST_BYTES", 200_000)
     monkeypatch.setattr(modules, "CACHE_SECONDS", 3600.0)
 
     async def play() -> None:
         harness = Harness()
         with watched(harness) as (_, subscribers):
             seen = []
-            for number in range(500 if what in ("nothing", "queues") else 60):
+            for number in range(350 if what in ("nothing", "queues") else 30):
                 await remember(harness, subscribers, what, number)
                 seen.append(subscribers._cache.size)
-            assert max(seen) <= 400_000
+            assert max(seen) <= 200_000
             # It was filled, and the count is right.
-            assert seen[-1] > 200_000
+            assert seen[-1] > 100_000
             assert subscribers._cache.size == sum(each.size for each in subscribers._cache._readings.values())
             if what == "queues":
-                assert len(subscribers._cache) > 200, "their other metadata is not kept"
+                assert len(subscribers._cache) > 100, "their other metadata is not kept"
             for key in list(subscribers._cache._readings):
                 subscribers._cache.forget(key)
             assert subscribers._cache.size == 0
@@ -288,7 +288,7 @@ def test_the_cache_is_bounded_in_bytes(what: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_cache_takes_no_more_memory_than_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modules, "MOST_BYTES", 2_000_000)
+    monkeypatch.setattr(modules, "MOST_BYTES", 1_000_000)
     monkeypatch.setattr(modules, "CACHE_SECONDS", 3600.0)
 
     class Fresh:
@@ -304,13 +304,13 @@ def test_the_cache_takes_no_more_memory_than_it_counts(monkeypatch: pytest.Monke
         subscribers = Subscribers(SimpleNamespace(subscriptions=Fresh()), calls, FakeClock())  # type: ignore[arg-type]
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        for number in range(200):
+        for number in range(100):
             assert await subscribers.get(UID, f"s{number}")
         gc.collect()
         kept = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
         calls.close()
-        assert 1_000_000 < kept < 1.2 * 2_000_000
+        assert 500_000 < kept < 1.2 * 1_000_000
 
     asyncio.run(play())
 

@@ -135,7 +135,7 @@ def test_a_failed_part_is_named_and_the_other_parts_are_reported(
 ) -> None:
     cluster.worker().post("a", "b")
     whole = health.report()
-    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.25)
     cluster.fences.before(method, store_does_not_answer if how == "unavailable" else silence.wait)
     report = health.report()
     assert report["failed"] == [part]
@@ -171,15 +171,15 @@ def test_an_operation_that_never_answers_is_named(
     method: str,
 ) -> None:
     """Earlier results are in the report, which does not wait. The queue is deleted after the store answers again."""
-    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.25)
     cluster.fences.before(method, silence.wait)
     began = time.monotonic()
     with caplog.at_level(logging.ERROR):
         report = health.report()
-    assert 0.5 <= time.monotonic() - began < 5
+    assert 0.25 <= time.monotonic() - began < 5
     position = list(OPERATIONS).index(name)
     assert failed(report) == set(list(OPERATIONS)[position:])
-    assert report["operation_status"][name]["seconds"] >= 0.5
+    assert report["operation_status"][name]["seconds"] >= 0.25
     assert report["failed"] == ["operation_status", "message_volume"]
     assert report["message_stores"][0]["durability"]
     assert report["operation_status"][name]["ref"] in caplog.text
@@ -217,7 +217,7 @@ def test_the_report_is_complete_if_the_management_store_never_answers(
 def test_pools_that_never_answer_do_not_delay_the_results_of_others(
     monkeypatch: pytest.MonkeyPatch, silence: threading.Event, silent: list[str]
 ) -> None:
-    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("zaqar.service.health.REPORT_SECONDS", 0.25)
     cluster = PooledCluster("one", "two", "three", "four")
     health = Health(management=cluster.management, placement=cluster.placement(), clock=cluster.clock)
     for pool in silent:

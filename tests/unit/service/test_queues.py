@@ -180,7 +180,7 @@ def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """The limit is in bytes, so the number of cached queues depends on the metadata that tenants store."""
-    bound = 1024 * 1024
+    bound = 384 * 1024
     monkeypatch.setattr(queue_cache, "CACHE_BYTES", bound)
     worker = cluster.worker()
     raw = json.dumps(metadata_of(kind, 10_000), separators=(",", ":"))

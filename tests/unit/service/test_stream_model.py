@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,8 @@ class Reader:
     excluded: str | None
     last: str = ""
     seen: set[str] = field(default_factory=set)
+    newest_of: Counter[str] = field(default_factory=Counter)
+    """By uid of the queue, the largest number of a message without a delay that the reader has seen."""
     # Of the current connection:
     stream: Any = None
     waiter: Any = None
@@ -74,6 +77,8 @@ class Reader:
     since: int = 0
     newest: int = 0
     ids: set[str] = field(default_factory=set)
+    gone: frozenset[str] = frozenset()
+    """The messages that were gone when the reader resumed. Empty for its first connection."""
 
 
 class Streaming(RuleBasedStateMachine):
@@ -245,6 +250,10 @@ class Streaming(RuleBasedStateMachine):
         reader.stream = stream
         if reader.last:
             assert stream.marker == reader.last
+            now = self.clock.now
+            reader.gone = frozenset(
+                each.id for each in self.sent.values() if each.deleted is not None or each.expires <= now
+            )
         reader.last, reader.pending = stream.marker, []
         self.begin_queue(reader, stream.marker if stream.uid else "")
 
@@ -271,8 +280,9 @@ class Streaming(RuleBasedStateMachine):
             pytest.fail("the stream never comes to rest")
         tail = reader.stream._tail
         for sent in self.sent.values():
-            if tail.room == 0 and int(sent.id[UID_LENGTH:], 16) > tail.position:
-                continue  # The largest allowed number of delayed messages comes before it.
+            is_behind = not sent.id.startswith(reader.stream.uid or "") or int(sent.id[UID_LENGTH:], 16) > tail.position
+            if tail.room == 0 and is_behind:
+                continue  # The largest allowed number of delayed messages comes before it, perhaps of a former queue.
             if sent.number >= reader.start and sent.client != reader.excluded and sent.is_visible(self.clock.now):
                 assert sent.id in reader.seen, f"{sent} is missed"
 
@@ -292,11 +302,14 @@ class Streaming(RuleBasedStateMachine):
         assert sent.due <= event.now
         # Readers share a read for a second at most.
         assert min(sent.expires, sent.deleted or sent.expires) >= int(event.now)
+        assert sent.id not in reader.gone, "gone before the reader resumed"
         assert sent.id not in reader.ids, "twice in one connection"
         assert number > reader.since, "before the marker"
         if not sent.is_delayed:
             assert number > reader.newest, "out of order"
             reader.newest = number
+            assert sent.id in reader.seen or number > reader.newest_of[reader.uid], "first seen after a later message"
+            reader.newest_of[reader.uid] = max(reader.newest_of[reader.uid], number)
         reader.ids.add(sent.id)
         reader.seen.add(sent.id)
 

@@ -140,7 +140,6 @@ def test_a_post_serves_takers_of_its_own_process_first(pair: Pair) -> None:
     assert elsewhere.attempts <= before + 3
 
 
-@pytest.mark.database_file
 def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "POLL_SECONDS", 0.1)
     # No folder can be made here.

@@ -12,7 +12,7 @@ from tests.unit.waiting.processes import until
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Message
 from zaqar.waiting import shared_reads
-from zaqar.waiting.shared_reads import SharedReads
+from zaqar.waiting.shared_reads import SharedReads, moment
 
 
 class Calls:
@@ -80,6 +80,24 @@ def test_a_newer_version_gets_no_older_read(shared: SharedReads) -> None:
     assert got == ["older"]
     # The read that ended last is not the newest one.
     assert shared.read("key", 1, Calls()) == "newer"
+
+
+def test_a_caller_gets_no_read_that_began_before_its_moment(shared: SharedReads) -> None:
+    older, newer = Calls("older"), Calls("newer")
+    before = moment()
+    threads, got = in_threads(1, lambda: shared.read("key", 1, older))
+    until(lambda: older.count)
+    since = moment()
+    newer.goes_on.set()
+    assert shared.read("key", 1, newer, since=since) == "newer"
+    older.goes_on.set()
+    threads[0].join(20)
+    assert got == ["older"]
+    # The read that began last is kept, for callers with an earlier moment as well.
+    for moment_of_caller in (0, before, since):
+        assert shared.read("key", 1, Calls(), since=moment_of_caller) == "newer"
+        assert shared.kept("key", 1, since=moment_of_caller) == ("newer",)
+    assert shared.kept("key", 1, since=moment()) is None
 
 
 def test_an_error_is_raised_for_all_and_not_kept(shared: SharedReads) -> None:

@@ -34,13 +34,14 @@ class Outcome:
 
     - ``status``: the status code of the answer; None if there is none, as with mail.
     - ``answer``: the beginning of the answer, or the reason of the failure in one line.
-    - ``gone``: the subscriber wants no more (410), or can never be reached again. This ends the subscription.
+    - ``gone``: the subscriber refuses further notifications (410), or can never be reached again. This ends the
+      subscription.
     - ``retry_after``: seconds that the subscriber asks for before the next attempt.
     - ``reached``: false if the target did not answer in time, so that it gets fewer attempts at a time; None if it was
       not tried.
     - ``final``: another attempt cannot help, so the delivery is dead at once.
-    - ``postponed``: the target was not tried, because something of the operator's is away. It is tried later, and this
-      does not count as an attempt.
+    - ``postponed``: the target was not tried, because a service of the operator is away, such as Keystone. It is tried
+      later, and this does not count as an attempt.
     - ``waits``: the target takes deliveries in order, and earlier ones of the subscription come first. The delivery
       goes back to its place in the order, and this does not count as an attempt either.
     """
@@ -73,7 +74,11 @@ class Sender(ABC):
 
     @abstractmethod
     async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
-        """Make one attempt, within bounded time. Whatever the subscriber does is an Outcome, never an exception."""
+        """Make one attempt, within bounded time. An error of the subscriber is an Outcome, never an exception.
+
+        ``payload.notification`` makes the JSON to send. If ``delivery.kind`` is not NOTIFICATION, the delivery asks the
+        subscriber to confirm, and ``Confirmations`` makes its text. ``now`` is in seconds since the epoch.
+        """
 
     async def close(self) -> None:
         """Close connections."""

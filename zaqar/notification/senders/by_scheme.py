@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The senders of a notifier by the scheme of a subscriber's URI.
 
-A sender may be a plug-in of somebody else. Its bug is a failed attempt of its own subscribers, and of no others.
+A sender may be a third-party plug-in. If it raises an exception, only that attempt fails, and other senders go on.
+``Attempts`` and ``FailedDeliveries`` use it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 
 class Senders:
+    """Finds the sender of a subscription, and shields the notifier from its bugs."""
+
     def __init__(self, senders: Mapping[str, Sender]) -> None:
         """``senders``: by scheme, in lower case. One sender may serve several schemes."""
         self._senders = senders
@@ -38,7 +41,7 @@ class Senders:
         return None if sender is None else sender.delays
 
     async def send(self, delivery: Delivery, subscription: Subscription, *, now: float) -> Outcome:
-        """Make one attempt. It never raises: whatever goes wrong is an Outcome."""
+        """Make one attempt. It never raises: each failure is an Outcome."""
         scheme = _scheme_of(subscription)
         sender = self._senders.get(scheme)
         if sender is None:

@@ -53,7 +53,7 @@ _OUTCOMES = {
 
 
 class ConnectionSender(Sender):
-    """For one event loop. ``app.build_notifier`` makes it. It is no entry point, because it needs a store."""
+    """Sends to connections, in one event loop. ``zaqar.app`` makes it: an entry point could not pass it a store."""
 
     delays = (_PAUSE_SECONDS,) * _TRIES
 

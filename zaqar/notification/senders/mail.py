@@ -50,7 +50,7 @@ _NEXT_LINE = re.compile(rb" [!-~][ -~]*")
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """``sender`` and ``recipient`` are the one address of each kind; ``content`` has the line ends of SMTP."""
+    """``sender`` and ``recipient`` are one mail address each; ``content`` has the line ends of SMTP."""
 
     sender: str
     recipient: str
@@ -71,7 +71,7 @@ def compose(delivery: Delivery, subscription: Subscription, confirmations: Confi
         message = payload.notification(delivery, subscription)
         text = (msgspec.json.format(message) if len(message) <= _MOST_LAID_OUT else message).decode() + "\n"
     else:
-        subject, text, sender = confirmations.letter(delivery.kind, subscription, now=now)
+        subject, text, sender = confirmations.mail(delivery.kind, subscription, now=now)
     author = mailboxes.parse(sender, field="options.from")
     if not mailboxes.is_one_line(subject):
         raise InvalidInput("options.subject", "must be one line without control characters")

@@ -109,7 +109,7 @@ class Command:
             raise MailRefused(f"the mail command cannot be run: {exc.strerror}", operators=True, reached=False) from exc
         try:
             async with asyncio.timeout(self.total_seconds):
-                # With the line ends of the system; those of SMTP are the command's to write.
+                # With the line ends of the system: the mail command writes the line ends of SMTP.
                 await process.communicate(mail.content.replace(b"\r\n", b"\n"))
         except TimeoutError as exc:
             raise MailRefused(

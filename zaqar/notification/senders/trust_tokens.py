@@ -52,7 +52,7 @@ class _Known:
 
 
 class TrustTokens:
-    """For one event loop. No caller waits long: instead, KeystoneUnavailable is raised.
+    """Tokens by trust, for one event loop. A caller that would wait long gets KeystoneUnavailable instead.
 
     ``fetch`` asks Keystone for a new token of a trust; it blocks, and raises TrustGone, TrustRefused and
     KeystoneUnavailable. For each trust one such request is under way at a time, and all callers share its answer.
@@ -68,7 +68,7 @@ class TrustTokens:
         self._permits = asyncio.Semaphore(REQUESTS)
         self._permits_of: dict[str, asyncio.Semaphore] = {}
         self._pending: Counter[str] = Counter()
-        """Requests by project, with those that wait for a thread."""
+        """Requests by project, including requests that wait for a thread."""
         self._under_way: dict[object, float] = {}
         """When each request without an answer began, in the event loop's time. The oldest is the first."""
         self._pause = 0.0

@@ -101,7 +101,7 @@ def http_url(subscription: Subscription) -> str:
 
 
 def _headers(subscription: Subscription, extra: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a request: those of the subscriber win over our defaults, ``extra`` over all.
+    """The headers of a request. Headers of the subscription replace our defaults, and ``extra`` replaces both.
 
     They were checked when the subscription was made. They are checked again because the rules may have become stricter
     since. Raises InvalidInput.

@@ -80,7 +80,7 @@ class MessageStore(ABC):
     def durability(self) -> Mapping[str, str]:
         """Which faults an acknowledged message survives with the present set-up, for the health report and the log.
 
-        By the name of a fault, such as "power cut"; a key ``warning`` says what could be safer.
+        The keys are names of faults, such as "power cut". The key ``warning``, if it is there, names an unsafe setting.
         """
 
     @abstractmethod

@@ -40,9 +40,10 @@ def pack_posted(drafts: Sequence[Draft], client_id: str, now: float, request_id:
     return _encode((now, client_id, packed, request_id))
 
 
-def pack_dead_letter(letter: Message, now: float) -> bytes:
+def pack_dead_letter(dead_letter: Message, now: float) -> bytes:
     """The value for the outbox of a dead letter, which is a post of one message and of no request."""
-    return pack_posted([Draft(letter.body, letter.ttl, trace=letter.trace)], letter.client_id, now, "")
+    draft = Draft(dead_letter.body, dead_letter.ttl, trace=dead_letter.trace)
+    return pack_posted([draft], dead_letter.client_id, now, "")
 
 
 def unpack_posted(packed: bytes, *, queue_uid: str, first: int, position: PostPosition = NOT_EXPANDED) -> Posted:

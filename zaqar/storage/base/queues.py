@@ -68,8 +68,8 @@ class QueueStore(ABC):
         """The positions of queues by uid, without queues that are dropped or were never opened.
 
         One call to the server, or one to each server that has some of the queues, for up to 500 ``uids``. An expired
-        message is not free, unless many more have expired and nobody has removed them: then one may count as free until
-        the next claim. A message that was claimed as often as its queue allows may count as free. ``next_due`` may be
-        that of a message that expires before it. The caller asks because clients wait for these queues. The store may
+        message is not free, unless many have expired and are not removed yet: then one may count as free until the next
+        claim. A message that was claimed as often as its queue allows may count as free. ``next_due`` may be that of a
+        message that expires before it. The caller asks because clients wait for these queues. The store may
         remember that for some seconds, and send wake-ups for posts meanwhile. No generation is compared.
         """

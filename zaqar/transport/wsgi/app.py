@@ -28,6 +28,7 @@ from zaqar.transport.wsgi.flavors import FlavorResource, FlavorsResource
 from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, ShareResource, StatsResource
+from zaqar.transport.wsgi.request_metrics import RequestMetrics
 from zaqar.transport.wsgi.requests import RequestChecks
 from zaqar.transport.wsgi.service import (
     AsyncApiResource,
@@ -128,7 +129,8 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
     signed = SignedRequests(parts.signed_urls, clock=parts.clock)
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
     checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy, extra_specs=parts.extra_specs)
-    middleware: list[Any] = [checks]
+    middleware: list[Any] = [] if parts.recorder is None else [RequestMetrics(parts.recorder)]
+    middleware.append(checks)
     if parts.tokens is not None:
         parts.tokens.start()
         middleware.append(Authentication(parts.tokens, answers_preflights=bool(parts.conf.cors.allowed_origin)))

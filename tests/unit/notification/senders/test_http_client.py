@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.notification.certificates import server_context
+from tests.unit.notification.certificates import authorities, server_context, system_authorities
 from tests.unit.notification.sink import OK, Answer, Sink, receiving, saying
 from zaqar.notification import webhook_targets
 from zaqar.notification.senders import http_answers, http_client
@@ -43,7 +42,7 @@ def use(
     total_seconds: float = 10.0,
 ) -> None:
     """Run ``call`` with a client and a receiver; by https if there is a certificate."""
-    tls = None if certificate is None else ssl.create_default_context(cafile=str(certificate))
+    tls = system_authorities() if certificate is None else authorities(certificate)
 
     async def run() -> None:
         client = HttpClient(LOOPBACK, total_seconds=total_seconds, tls=tls)
@@ -88,8 +87,9 @@ def resetting(answer: bytes) -> Answer:
 def endless(start: bytes, repeated: bytes) -> Answer:
     async def write(writer: asyncio.StreamWriter) -> None:
         writer.write(start)
+        block = repeated * (1 + 4096 // len(repeated))
         while True:
-            writer.write(repeated)
+            writer.write(block)
             await writer.drain()
 
     return write

@@ -15,10 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.clock import START
-from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription
+from tests.unit.notification.subjects import a_delivery, a_subscription, default_confirmations
 from zaqar.errors import InvalidInput
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION
-from zaqar.notification.confirmation import Confirmations
 from zaqar.notification.senders.mail import Mail, compose
 from zaqar.schemas.mailboxes import parse_mailto
 
@@ -29,7 +28,7 @@ def composed(subscriber: str = "mailto:a@example.org", body: bytes = b'{"n": 1}'
 
 
 def written(subscriber: str = "mailto:a@example.org", body: bytes = b'{"n": 1}', **options: Any) -> Mail:
-    return compose(a_delivery(body), a_subscription(subscriber, options=options), Confirmations(a_conf()), now=START)
+    return compose(a_delivery(body), a_subscription(subscriber, options=options), default_confirmations(), now=START)
 
 
 def read(mail: Mail) -> EmailMessage:
@@ -155,7 +154,7 @@ def test_a_header_cannot_be_injected(subscriber: str, options: dict[str, str]) -
 @pytest.mark.parametrize("kind", [SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION])
 def test_a_confirmation(kind: str) -> None:
     subscription = a_subscription("mailto:a@example.org?subject=x", options={"from": "me@example.org", "subject": "y"})
-    mail = read(compose(a_delivery(b"", kind=kind, number=0), subscription, Confirmations(a_conf()), now=START))
+    mail = read(compose(a_delivery(b"", kind=kind, number=0), subscription, default_confirmations(), now=START))
     assert "Confirmation" in mail["Subject"]
     assert mail["From"] == "Zaqar Notifications <no-reply@openstack.org>"
     assert "http://127.0.0.1:8888/confirm?Signature=" in mail.get_content()

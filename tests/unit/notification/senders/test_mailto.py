@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mail task with a real SMTP server, with and without TLS, and with a command in the place of sendmail."""
+"""The mail task with a real SMTP server, with and without TLS. Tests with a command are in tests/acceptance."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import shlex
 import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,8 +16,8 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from tests.clock import START
-from tests.unit.notification.certificates import server_context
-from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription
+from tests.unit.notification.certificates import authorities, server_context, system_authorities
+from tests.unit.notification.subjects import a_conf, a_delivery, a_subscription, default_confirmations
 from zaqar.errors import StartupError
 from zaqar.model import SUBSCRIPTION_CONFIRMATION
 from zaqar.notification.confirmation import Confirmations
@@ -96,7 +93,7 @@ def mail_by(server: MailServer, **changes: Any) -> Outcome:
 
 
 async def send_by(server: MailServer, **changes: Any) -> Outcome:
-    sender = MailSender(server, Confirmations(a_conf()))
+    sender = MailSender(server, default_confirmations())
     subscription = a_subscription(**({"subscriber": "mailto:a@example.org"} | changes))
     return await sender.send(a_delivery(), subscription, now=START)
 
@@ -108,7 +105,8 @@ def try_smtp(
 
     async def run() -> Outcome:
         async with mail_server(box, tls=tls, **settings) as port:
-            return await send_by(SmtpServer("127.0.0.1", port, **(client or {})), **changes)
+            server = SmtpServer("127.0.0.1", port, **({"authorities": system_authorities()} | (client or {})))
+            return await send_by(server, **changes)
 
     return asyncio.run(run())
 
@@ -151,7 +149,7 @@ def test_starttls(
         settings |= {"authenticator": login, "auth_required": offered, "auth_require_tls": offered}
     client = {"security": security, "user": user, "password": "pass-word"}
     if trusted:
-        client["authorities"] = ssl.create_default_context(cafile=str(certificate))
+        client["authorities"] = authorities(certificate)
     outcome = try_smtp(box, client=client, **settings)
     assert box.encrypted == ([] if encrypted is None else [encrypted])
     assert outcome.delivered is (encrypted is not None)
@@ -163,7 +161,7 @@ def test_tls_from_the_start(certificate: Path, trusted: bool) -> None:
     box = Mailbox()
     client: dict[str, Any] = {"security": "tls"}
     if trusted:
-        client["authorities"] = ssl.create_default_context(cafile=str(certificate))
+        client["authorities"] = authorities(certificate)
     outcome = try_smtp(box, client=client, tls=server_context(certificate))
     assert box.encrypted == ([True] if trusted else [])
     assert outcome.delivered is trusted
@@ -176,7 +174,7 @@ def test_a_login_that_is_refused(certificate: Path) -> None:
         client={
             "user": "me",
             "password": "wrong-word",
-            "authorities": ssl.create_default_context(cafile=str(certificate)),
+            "authorities": authorities(certificate),
         },
         tls_context=server_context(certificate),
         authenticator=login,
@@ -292,7 +290,7 @@ def test_that_no_mail_is_taken_is_logged_once(caplog: pytest.LogCaptureFixture) 
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
-            sender = MailSender(SmtpServer("127.0.0.1", port), Confirmations(a_conf()))
+            sender = MailSender(SmtpServer("127.0.0.1", port), default_confirmations())
             for _ in range(3):
                 await sender.send(a_delivery(), a_subscription("mailto:a@example.org"), now=START)
         box = Mailbox({"RCPT": "550 no"})
@@ -344,17 +342,15 @@ INJECTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", INJECTIONS, ids=str)
-@pytest.mark.parametrize("way", ["smtp", pytest.param("command", marks=pytest.mark.child_process)])
-def test_no_header_recipient_or_command_is_injected(tmp_path: Path, way: str, changes: dict[str, Any]) -> None:
+def test_no_header_or_recipient_is_injected(changes: dict[str, Any]) -> None:
     box = Mailbox()
-    if way == "smtp":
-        outcome = try_smtp(box, **changes)
-        contents = [bytes(mail.content or b"").replace(b"\r\n", b"\n") for mail in box.mails]
-        assert all(mail.rcpt_tos == ["a@example.org"] for mail in box.mails)
-    else:
-        outcome = mail_by(a_command(tmp_path, "pathlib.Path(folder, 'mail').write_bytes(mail)"), **changes)
-        contents = [path.read_bytes() for path in tmp_path.glob("mail")]
-    # It is sent as plain text, or not at all and never.
+    outcome = try_smtp(box, **changes)
+    assert all(mail.rcpt_tos == ["a@example.org"] for mail in box.mails)
+    check_headers(outcome, [bytes(mail.content or b"").replace(b"\r\n", b"\n") for mail in box.mails])
+
+
+def check_headers(outcome: Outcome, contents: list[bytes]) -> None:
+    """The mail was sent as plain text to its recipient, or not at all and never will be."""
     assert outcome.delivered or outcome.final
     assert len(contents) == outcome.delivered
     for content in contents:
@@ -363,62 +359,6 @@ def test_no_header_recipient_or_command_is_injected(tmp_path: Path, way: str, ch
         assert len(names) == len(set(names)) == 9
         assert not {b"Bcc", b"Cc", b"Resent-To"} & set(names)
         assert b"To: a@example.org" in lines
-
-
-def a_command(folder: Path, text: str) -> Command:
-    """A command in Python that finds its mail in ``mail`` and may write into the folder."""
-    script = folder / "send mail.py"
-    script.write_text(f"import pathlib, sys, time\nmail = sys.stdin.buffer.read()\nfolder = {str(folder)!r}\n{text}")
-    return Command.from_conf(a_conf(smtp_command=shlex.join([sys.executable, str(script), "-t", "~;*|x"])))
-
-
-@pytest.mark.child_process
-def test_a_command_gets_the_mail_without_a_shell(tmp_path: Path) -> None:
-    command = a_command(
-        tmp_path,
-        "pathlib.Path(folder, 'mail').write_bytes(mail)\n"
-        "pathlib.Path(folder, 'arguments').write_text(repr(sys.argv[1:]))",
-    )
-    assert mail_by(command, options={"subject": "Hello"}) == TAKEN
-    head, _, text = (tmp_path / "mail").read_bytes().partition(b"\n\n")
-    assert b"\r" not in head
-    assert {b"To: a@example.org", b"Subject: Hello"} <= set(head.split(b"\n"))
-    assert json.loads(text)["body"] == {"n": 1}
-    assert (tmp_path / "arguments").read_text() == repr(["-t", "~;*|x"])
-
-
-@pytest.mark.child_process
-@pytest.mark.parametrize(
-    ("status", "final"),
-    [
-        *((status, True) for status in (65, 67, 68)),
-        *((status, False) for status in (1, 64, 69, 70, 71, 73, 74, 75, 76, 77, 78, 127)),
-    ],
-)
-def test_a_command_that_fails(tmp_path: Path, status: int, final: bool) -> None:
-    outcome = mail_by(a_command(tmp_path, f"print('x' * 1_000_000)\nsys.exit({status})"))
-    reason = f"the mail command ended with status {status}"
-    assert outcome == (refused(reason) if final else put_off(reason))
-
-
-@pytest.mark.child_process
-def test_a_command_that_is_not_there() -> None:
-    outcome = mail_by(Command(("/nonexistent/sendmail",)))
-    assert (outcome.delivered, outcome.reached) == (False, False)
-    assert outcome.answer.startswith("the mail command cannot be run: ")
-
-
-@pytest.mark.child_process
-def test_a_command_that_does_not_read(tmp_path: Path) -> None:
-    outcome = mail_by(Command((sys.executable, "-c", "")), options={"subject": "x"})
-    assert outcome == TAKEN
-
-
-@pytest.mark.child_process
-def test_a_command_that_hangs_is_ended_with_all_it_started() -> None:
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
-    outcome = mail_by(Command((sys.executable, "-c", child), total_seconds=0.5))
-    assert outcome == put_off("the mail command took over 0.5 seconds", reached=False)
 
 
 def test_a_confirmation_needs_a_key() -> None:

@@ -18,9 +18,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from tests.clock import START
-from tests.unit.notification.certificates import server_context
+from tests.unit.notification.certificates import authorities, server_context, system_authorities
 from tests.unit.notification.sink import OK, Answer, Sink, answer_of, receiving, saying
-from tests.unit.notification.subjects import SUBSCRIPTION_ID, a_conf, a_delivery, a_subscription
+from tests.unit.notification.subjects import SUBSCRIPTION_ID, a_conf, a_delivery, a_subscription, default_confirmations
 from zaqar.model import SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION, Secret
 from zaqar.notification.confirmation import Confirmations
 from zaqar.notification.senders.base import MOST_OF_AN_ANSWER, Outcome
@@ -34,7 +34,7 @@ LOOPBACK = "127.0.0.0/8"
 
 def a_sender(*allowed: str, resolver: Callable[[str], list[str]] | None = None, **settings: Any) -> WebhookSender:
     target_policy = WebhookTargetPolicy(allowed or (LOOPBACK,), **({"resolver": resolver} if resolver else {}))
-    return WebhookSender(target_policy, Confirmations(a_conf()), **settings)
+    return WebhookSender(target_policy, default_confirmations(), **({"tls": system_authorities()} | settings))
 
 
 def try_out(
@@ -350,7 +350,7 @@ def test_a_name_leads_to_the_address_that_was_checked() -> None:
 def test_a_name_that_is_rebound_is_refused_at_the_next_connect() -> None:
     answers = iter([["127.0.0.2"], ["127.0.0.2"], ["127.0.0.1"]])
     allowed = WebhookTargetPolicy(["127.0.0.2"], resolver=lambda _: next(answers))
-    sender = WebhookSender(allowed, Confirmations(a_conf()))
+    sender = WebhookSender(allowed, default_confirmations())
     allowed.check_url("http://rebinding.example/", field="subscriber")
 
     async def run() -> None:
@@ -385,13 +385,13 @@ def test_a_name_without_address_is_a_failure() -> None:
     ],
 )
 def test_certificates_are_verified(certificate: Path, host: str, trusted: bool, delivered: bool) -> None:
-    authorities = ssl.create_default_context(cafile=str(certificate)) if trusted else None
+    trusts = authorities(certificate) if trusted else None
 
     async def once(sender: WebhookSender, sink: Sink) -> Outcome:
         return await sender.send(a_delivery(), a_subscription(f"https://{host}:{sink.port}/"), now=START)
 
     outcome, sink = try_out(
-        once, sender=a_sender(resolver=lambda _: ["127.0.0.1"], tls=authorities), tls=server_context(certificate)
+        once, sender=a_sender(resolver=lambda _: ["127.0.0.1"], tls=trusts), tls=server_context(certificate)
     )
     assert outcome is not None
     assert outcome.delivered is delivered

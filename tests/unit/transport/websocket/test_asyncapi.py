@@ -74,7 +74,7 @@ def test_the_document_keeps_to_the_official_schema(served: Served) -> None:
     assert not list(official.iter_errors(made))
     # The schema also rejects a document that breaks it.
     made["channels"]["connection"]["adress"] = "/"
-    assert list(official.iter_errors(made))
+    assert not official.is_valid(made)
 
 
 def test_every_reference_leads_somewhere(whole: dict[str, Any]) -> None:

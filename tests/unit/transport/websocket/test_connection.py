@@ -81,6 +81,7 @@ def test_requests_per_second_of_a_connection_are_limited(tmp_path: Path) -> None
 
 def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
     async def script(harness: Harness) -> None:
+        harness.server._admission._max_wait = 0.5
         greedy = [await harness.connect() for _ in range(20)]
         for client in greedy:
             await client.send(json.dumps({"action": "block", "project": "greedy"}))
@@ -89,7 +90,7 @@ def test_a_greedy_project_leaves_room_for_a_modest_one(tmp_path: Path) -> None:
             began = time.monotonic()
             assert await ask(modest, text="quick", project="modest") == "quick"
             assert time.monotonic() - began < 1.0
-        # A request that gets no thread is refused after two seconds.
+        # A request that gets no thread is refused after half a second.
         replies = [asyncio.ensure_future(client.recv()) for client in greedy]
         await wait_until(lambda: sum(reply.done() for reply in replies) >= 16)
         await asyncio.sleep(0.1)
@@ -422,7 +423,7 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
             assert len(harness.server._server.all_connections) == 1
             client.transport.abort()
 
-    run(script, tmp_path, write_timeout=0.5)
+    run(script, tmp_path, write_timeout=0.3)
 
 
 def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
@@ -436,13 +437,13 @@ def test_a_client_that_reads_late_is_told_why(tmp_path: Path) -> None:
             # Its notifications may be sent again as soon as it counts as too slow.
             with pytest.raises(Gone):
                 await sending
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(0.6)
             client.transport.resume_reading()
             assert len(await client.recv()) == 16_000_000
             assert await closed(client) == (1013, "The client reads too slowly.")
             await wait_until(lambda: not len(harness.server.connections))
 
-    run(script, tmp_path, write_timeout=0.6)
+    run(script, tmp_path, write_timeout=0.3)
 
 
 def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
@@ -465,7 +466,7 @@ def test_a_client_that_reads_a_reply_late_is_told_why(tmp_path: Path) -> None:
             assert (await closed(client))[0] == 1013
         assert harness.sessions[0].answered == [""]
 
-    run(script, tmp_path, write_timeout=0.6)
+    run(script, tmp_path, write_timeout=0.3)
 
 
 def test_a_client_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> None:
@@ -495,16 +496,16 @@ def test_a_client_on_a_slow_line_gets_all_of_a_large_reply(tmp_path: Path) -> No
             writer.write(f"GET / HTTP/1.1\nHost: h\n{UPGRADE}{KEY}\n".replace("\n", "\r\n").encode())
             await reader.readuntil(b"\r\n\r\n")
             connection = await harness.connection()
-            sending = asyncio.create_task(connection.push(["x" * 6_000_000, "last"]))
-            began, left = time.monotonic(), 6_000_000 + 10 + 6
+            sending = asyncio.create_task(connection.push(["x" * 3_000_000, "last"]))
+            began, left = time.monotonic(), 3_000_000 + 10 + 6
             while left:
                 await asyncio.sleep(0.03)
                 left -= len(await reader.readexactly(min(left, 100_000)))
             await sending
-            assert time.monotonic() - began > 1.5
+            assert time.monotonic() - began > 0.75
             writer.close()
 
-    run(script, tmp_path, write_timeout=0.3)
+    run(script, tmp_path, write_timeout=0.15)
 
 
 def test_a_closed_connection_takes_no_notification(tmp_path: Path) -> None:

@@ -21,14 +21,17 @@ PING = b"\x89\x80\x00\x00\x00\x00"
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
-def compressed(*parts: bytes) -> bytes:
-    """A message as permessage-deflate has it (RFC 7692, section 7.2.1)."""
+def compressed(part: bytes, *, times: int = 1) -> bytes:
+    """A message as permessage-deflate has it (RFC 7692, section 7.2.1): the part, so many times.
+
+    After a full flush no block refers to bytes before it, so the part is compressed once, and its blocks are repeated.
+    """
     stream = zlib.compressobj(9, wbits=-15)
-    whole = b"".join(stream.compress(part) for part in parts) + stream.flush(zlib.Z_SYNC_FLUSH)
-    return whole.removesuffix(b"\x00\x00\xff\xff")
+    blocks = stream.compress(part) + stream.flush(zlib.Z_FULL_FLUSH)
+    return (blocks * times).removesuffix(b"\x00\x00\xff\xff")
 
 
-BOMB = compressed(*[bytes(1 << 20)] * 256)
+BOMB = compressed(bytes(1 << 20), times=256)
 DEFLATED = {
     "a bomb": (frame(BOMB, rsv=4), 1009),
     "a bomb in fragments": (

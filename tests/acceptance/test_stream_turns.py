@@ -8,8 +8,6 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
-
 from zaqar.transport.wsgi.stream_turns import MAX_READS, StreamTurns
 
 SCRIPT = """
@@ -61,7 +59,6 @@ def run() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.child_process
 def test_a_request_waits_for_one_stream_at_a_time_and_projects_take_turns() -> None:
     found = run()
     between = " ".join(found["asked"]).split("request")[1:-1]
