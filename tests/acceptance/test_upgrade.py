@@ -23,6 +23,7 @@ from tests.acceptance.server import HTTP_COMMAND, Server, running, wait_until
 from tests.servers import Redis, ServerMissing, end_with_parent, free_port
 from tests.virtualenvs import REFERENCE
 from zaqar.conf import opts
+from zaqar.upgrade.progress import OtherServices, Progress
 
 ROOT = Path(__file__).parents[2]
 VIRTUALENVS = (REFERENCE,)
@@ -241,3 +242,14 @@ def test_a_copy_that_is_killed_is_continued(old: Api, new: Api, tmp_path: Path) 
 
 def copied(new: Api) -> int:
     return int(new.request("GET", "queues/mail/stats")["messages"]["total"])
+
+
+def test_a_progress_file_belongs_to_two_services(tmp_path: Path) -> None:
+    path = tmp_path / "progress.db"
+    first = Progress(path, source="http://a", target="http://b")
+    first.close()
+    again = Progress(path, source="http://a", target="http://b")
+    assert again.client_id == first.client_id
+    again.close()
+    with pytest.raises(OtherServices, match="another file"):
+        Progress(path, source="http://a", target="http://c")

@@ -34,7 +34,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source-token", type=Path, metavar="FILE", help="file with a token of the project")
     parser.add_argument("--target-token", type=Path, metavar="FILE", help="the same for the target")
     parser.add_argument(
-        "--progress", type=Path, default=Path("zaqar-upgrade.db"), metavar="FILE", help="default: %(default)s"
+        "--progress",
+        type=Path,
+        default=Path("zaqar-upgrade.db"),
+        metavar="FILE",
+        help="remember the copied messages here, in a file for each project (default: %(default)s)",
     )
     parser.add_argument("--queue", action="append", metavar="NAME", help="copy this queue only; may be repeated")
     parser.add_argument("--dry-run", action="store_true", help="read the source and count; write nothing")
@@ -79,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
         progress.close()
     is_complete = all(result.is_complete for result in results)
     left = "complete" if is_complete else "not complete, see the lines above"
-    print(f"{len(results)} queues, {sum(result.copied for result in results)} messages copied: {left}")
+    copied = sum(result.copied for result in results)
+    print(f"{len(results)} queues, {copied} messages {done_in(settings)}: {left}")
     return COMPLETE if is_complete else INCOMPLETE
 
 
@@ -93,18 +98,22 @@ def copy_one(copy: QueueCopy, progress: Progress, queue: str, settings: Settings
             result.leave(f"{found.missing} messages of the source are not on the target; consumers may have taken them")
         if found.disordered:
             result.leave(f"{found.disordered} messages are in another order on the target")
-    print(line_of(result, dry_run=settings.dry_run), flush=True)
+    print(line_of(result, settings), flush=True)
     for note in result.notes:
         report(f"  {queue}: {note}")
     return result
 
 
-def line_of(result: Copied, *, dry_run: bool) -> str:
+def done_in(settings: Settings) -> str:
+    """What happens to messages in this run, for the output."""
+    return "to copy" if settings.dry_run else "copied"
+
+
+def line_of(result: Copied, settings: Settings) -> str:
     """The line of a queue in the output."""
-    done = "to copy" if dry_run else "copied"
     return (
-        f"{result.queue}: {result.read} messages read, {result.copied} {done}, {result.copied_before} copied before, "
-        f"{result.expired} expired, {len(result.refused)} refused; "
+        f"{result.queue}: {result.read} messages read, {result.copied} {done_in(settings)}, "
+        f"{result.copied_before} copied before, {result.expired} expired, {len(result.refused)} refused; "
         f"{result.subscriptions} subscriptions"
     )
 

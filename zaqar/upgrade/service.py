@@ -54,12 +54,12 @@ class Service:
 
     def __init__(self, url: str, *, project: str | None, client_id: str, token_file: Path | None = None) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError(f"not a URL of the form http://host:port: {url!r}")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)
         self._path = parts.path.rstrip("/")
-        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._path}"
+        self.url = f"{parts.scheme}://{parts.netloc}{self._path}"
         self._token_file = token_file
         self._headers = {"Client-ID": client_id, "Content-Type": "application/json", "Accept": "application/json"}
         if project is not None:

@@ -14,7 +14,6 @@ import pytest
 
 from zaqar.upgrade import __main__ as command
 from zaqar.upgrade import service
-from zaqar.upgrade.progress import OtherServices, Progress
 from zaqar.upgrade.service import Refused, Service, Unavailable
 
 
@@ -137,22 +136,12 @@ def test_pages_end_with_an_empty_or_a_repeated_page(server: Answers, end: tuple[
     assert [path.partition("?")[2] for _, path, _ in server.seen] == ["limit=1", "limit=1&marker=a", "limit=1&marker=b"]
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8888", "ftp://127.0.0.1", "http://", "http://host/?a=b"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8888", "ftp://127.0.0.1", "http://", "http://host/?a=b", "http://user@host"]
+)
 def test_another_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="not a URL"):
         Service(url, project=None, client_id="c")
-
-
-@pytest.mark.database_file
-def test_a_progress_file_belongs_to_two_services(tmp_path: Path) -> None:
-    path = tmp_path / "progress.db"
-    first = Progress(path, source="http://a", target="http://b")
-    first.close()
-    again = Progress(path, source="http://a", target="http://b")
-    assert again.client_id == first.client_id
-    again.close()
-    with pytest.raises(OtherServices, match="another file"):
-        Progress(path, source="http://a", target="http://c")
 
 
 def test_a_mistake_ends_the_command_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
