@@ -25,6 +25,8 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = "Zaqar"
+html_static_path = ["_static"]
+html_css_files = ["zaqar.css"]
 html_copy_source = False
 html_show_sphinx = False
 highlight_language = "none"

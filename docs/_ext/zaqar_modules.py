@@ -49,7 +49,7 @@ def page_of(package: Path) -> str:
     if inner:
         lines += [".. toctree::", "   :hidden:", ""]
         lines += [f"   {each.name} <{name}.{each.name}>" for each in inner]
-        rows = [(f":mod:`{name}.{each.name}`", sentence_of(each / "__init__.py")) for each in inner]
+        rows = [(f":mod:`{each.name} <{name}.{each.name}>`", sentence_of(each / "__init__.py")) for each in inner]
         lines += ["", "Packages", "--------", "", *table(("package", "what is in it"), rows)]
     for path in files_below(package):
         if path.parent == package and path.name != "__init__.py":
@@ -88,7 +88,11 @@ class ModulesOf(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        rows = ((f":mod:`{name}`", text) for name, text in modules_below(self.arguments[0]))
+        package = self.arguments[0]
+        # Names without the package are short enough for the screen of a phone.
+        start = len(package) + 1
+        last = package.rpartition(".")[2]
+        rows = ((f":mod:`{name[start:] or last} <{name}>`", text) for name, text in modules_below(package))
         return self.parse_text_to_nodes("\n".join(table(("module", "what is in it"), rows)))
 
 
