@@ -228,13 +228,18 @@ ACCOUNT = {each.dest for each in loading.get_plugin_loader("password").get_optio
 """Options of an account in Keystone, which a plug-in registers if its group is used."""
 
 
+ANY_GROUP = "any group"
+
+
 def faults_of(block: Block, known: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Options that do not exist, and values that are not allowed."""
     parser = configparser.ConfigParser(interpolation=None, default_section="no section has this name")
-    parser.read_string(block.text)
+    # A page that has shown the group before may show an option alone.
+    parser.read_string(block.text if block.text.startswith("[") else f"[{ANY_GROUP}]\n{block.text}")
+    every = {name: option for options in known.values() for name, option in options.items()}
     for group in parser.sections():
         for name, value in parser[group].items():
-            option = known.get(group, {}).get(name)
+            option = (every if group == ANY_GROUP else known.get(group, {})).get(name)
             if option is None:
                 if "auth_type" not in parser[group] or name not in ACCOUNT:
                     yield f"{block}: [{group}] {name}"
