@@ -7,12 +7,9 @@ from time import perf_counter
 
 import falcon
 
-from zaqar.metrics.families import HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS
+from zaqar.metrics.families import HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS, OTHER
 from zaqar.metrics.recorder import Recorder
 from zaqar.transport.probes import PATHS
-
-OTHER = "other"
-"""The label of every path that is no route, and of every method that HTTP does not define."""
 
 PROBE = "probe"
 """The label of all probes."""
