@@ -73,7 +73,7 @@ CHECKED = [
     Check(
         r"docs/(live_updates|websocket_push)\.rst", r"curl ", f"{DOCS}::test_the_post_of_the_guides_to_browsers_works"
     ),
-    Check(r"docs/(api|consume|streams)\.rst", r"curl |[A-Z]=", PASTED),
+    Check(r"docs/(api|consume|streams|tracing)\.rst", r"curl |[A-Z]+=", PASTED),
     Check(r"docs/encryption\.rst", r"openssl ", PASTED),
     Check(r"docs/(live_updates|websocket_push)\.rst", r"printf ", PASTED),
     Check(r"docs/contributor/first_patch\.rst", r"grep ", PASTED),
