@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.daemon_threads", "zaqar.access.signed_urls", "zaqar.encryption"}
     | {"zaqar.access.trusts", "zaqar.access.trust_answers", "zaqar.metrics", "zaqar.tracing", "zaqar.logs"},
     "zaqar.benchmarks": set(),
+    "zaqar.upgrade": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.access"}
     | {"zaqar.ipc", "zaqar.waiting", "zaqar.metrics", "zaqar.tracing", "zaqar.logs"},
