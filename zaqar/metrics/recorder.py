@@ -42,7 +42,8 @@ class Recorder:
         self._folder = folder
         self._part = part
         self._file: CellFile | None = None
-        self._cells: memoryview[float] | list[float] = []
+        self.cells: memoryview[float] | list[float] = []
+        """The cells of this process. Another object after a fork and after ``close``; see :meth:`series`."""
         self._index: dict[tuple[Family, Labels], int] = {}
         # A lock of the interpreter, which gevent does not replace: no greenlet is switched while it is held. It is
         # reentrant, because a signal handler may count, too.
@@ -51,6 +52,15 @@ class Recorder:
         self._ended = threading.Event()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(reference))
+
+    def series(self, family: Family, labels: Labels = ()) -> int:
+        """The first cell of a series; 0 if it cannot be counted, and then no cell may be written.
+
+        PERF: code on the hot path writes ``cells`` itself, and remembers this number as long as ``cells`` is the same
+        object. That saves most of the time of a call of :meth:`add` or :meth:`observe`.
+        """
+        index = self._index.get((family, labels))
+        return self._begin(family, labels) if index is None else index
 
     def add(self, family: Counter | Gauge, labels: Labels = (), amount: float = 1.0) -> None:
         """Add ``amount`` to a counter, to which it may not be negative, or to a gauge."""
@@ -62,12 +72,12 @@ class Recorder:
         # No lock: CPython changes threads, and runs signal handlers, only at calls of Python functions and at the end
         # of a loop's turn (the "eval breaker"), so not between the read and the write of this statement. A test with
         # threads that are switched as often as possible shows it.
-        self._cells[index] += amount
+        self.cells[index] += amount
 
     def set(self, family: Gauge, labels: Labels, value: float) -> None:
         """Set a gauge of this process."""
         index = self._index.get((family, labels))
-        self._cells[self._begin(family, labels) if index is None else index] = value
+        self.cells[self._begin(family, labels) if index is None else index] = value
 
     def observe(self, family: Histogram, labels: Labels, value: float) -> None:
         """Count a value in its bucket."""
@@ -77,7 +87,7 @@ class Recorder:
         except KeyError:
             first = self._begin(family, labels)
         if first:
-            bucket, cells = first + bisect_left(buckets, value), self._cells
+            bucket, cells = first + bisect_left(buckets, value), self.cells
             cells[bucket] += 1.0
             cells[first + len(buckets) + 1] += value
 
@@ -116,16 +126,16 @@ class Recorder:
             return index
 
     def _open(self) -> None:
-        if self._cells:
+        if self.cells:
             # It was tried before, and has failed.
             return
         try:
             self._file = CellFile(self._folder, self._part, now=time.time())
         except OSError as exc:
             _log.warning("This process is missing in the metrics, because it cannot write to %s: %s", self._folder, exc)
-            self._cells = [0.0]
+            self.cells = [0.0]
         else:
-            self._cells = self._file.cells
+            self.cells = self._file.cells
             # With gevent's patches this is a greenlet.
             threading.Thread(
                 target=_sample_all_the_time, args=(weakref.ref(self), self._ended), name="metrics", daemon=True
@@ -139,7 +149,7 @@ class Recorder:
         self._forget_file()
 
     def _forget_file(self) -> None:
-        file, self._file, self._cells, self._index = self._file, None, [], {}
+        file, self._file, self.cells, self._index = self._file, None, [], {}
         if file is not None:
             file.leave()
 
