@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import logging
 import os
+import sys
 import time
 import weakref
 from bisect import bisect_left
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from zaqar.metrics.cells import CellFile
 from zaqar.metrics.families import Counter, Family, Gauge, Histogram
+from zaqar.metrics.retirement import retire_if_many
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Recorder:
         # A lock of the interpreter, which gevent does not replace: no greenlet is switched while it is held. It is
         # reentrant, because a signal handler may count, too.
         self._lock = _thread.RLock()
+        self._end_of_process: weakref.finalize[[CellFile], Recorder] | None = None
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(reference))
 
@@ -78,8 +81,23 @@ class Recorder:
             if self._file is not None:
                 self._file.beat(time.time())
 
+    def note_end(self) -> None:
+        """Note that the process ends because it was told to. Needed only before os._exit()."""
+        if self._end_of_process is not None:
+            self._end_of_process()
+
+    def note_failure(self) -> None:
+        """Let the end of the process count as a failure, even if the interpreter exits normally."""
+        if self._end_of_process is not None:
+            self._end_of_process.detach()
+
     def close(self) -> None:
-        """Let go of the file. What was counted stays; the next count begins a new file."""
+        """Let go of the file. What was counted stays; the next count begins a new file.
+
+        The end of the process counts as a failure if an exception is ending it.
+        """
+        if not isinstance(sys.exception(), Exception):
+            self.note_end()
         self._forget_file()
 
     def _begin(self, family: Family, labels: Labels) -> int:
@@ -96,12 +114,16 @@ class Recorder:
             # It was tried before, and has failed.
             return
         try:
+            # Hosts without a sweeper or notifier have no other process that does this.
+            retire_if_many(self._folder)
             self._file = CellFile(self._folder, self._part, now=time.time())
         except OSError as exc:
             _log.warning("This process is missing in the metrics, because it cannot write to %s: %s", self._folder, exc)
             self._cells = [0.0]
         else:
             self._cells = self._file.cells
+            # At the end of the interpreter, too. The file stays open then, because other threads may still count.
+            self._end_of_process = weakref.finalize(self, _end, self._file)
 
     def forget_parent(self) -> None:
         """Begin anew in the child of a fork, whose parent goes on with its file."""
@@ -111,8 +133,14 @@ class Recorder:
 
     def _forget_file(self) -> None:
         file, self._file, self._cells, self._index = self._file, None, [], {}
+        # In the child of a fork, so that it does not end the file of its parent.
+        self.note_failure()
         if file is not None:
             file.leave()
+
+
+def _end(file: CellFile) -> None:
+    file.end(time.time())
 
 
 def _forget(reference: weakref.ref[Recorder]) -> None:
