@@ -21,8 +21,10 @@ def end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def end_at_once(status: int = 0) -> Callable[[int, FrameType | None], None]:
-    """Make a signal handler that ends the process with ``status``, without cleaning up.
+def end_at_once(
+    status: int = 0, *, before: Callable[[], None] = lambda: None
+) -> Callable[[int, FrameType | None], None]:
+    """Make a signal handler that calls ``before`` and ends the process with ``status``, without cleaning up.
 
     For commands that have nothing to clean up, and for the start of other commands. The handler does not raise an
     exception, because it would come out of the line that runs at the time. If that line imports a driver, the exception
@@ -30,6 +32,7 @@ def end_at_once(status: int = 0) -> Callable[[int, FrameType | None], None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
+        before()
         for stream in (sys.stdout, sys.stderr):
             # RuntimeError: the signal has interrupted a write to the same stream.
             with suppress(RuntimeError):

@@ -60,7 +60,10 @@ class Recorder:
     def set(self, family: Gauge, labels: Labels, value: float) -> None:
         """Set a gauge of this process."""
         index = self._index.get((family, labels))
-        self._cells[self._begin(family, labels) if index is None else index] = value
+        if index is None:
+            # Before the look at the cells, which the first count of the process makes.
+            index = self._begin(family, labels)
+        self._cells[index] = value
 
     def observe(self, family: Histogram, labels: Labels, value: float) -> None:
         """Count a value in its bucket."""

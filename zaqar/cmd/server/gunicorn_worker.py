@@ -98,6 +98,13 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         # Drain in another greenlet: the signal may have interrupted a greenlet that holds a lock which the drain needs.
         gevent.spawn(self._drain)
 
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        """The master gives this worker up, because it is stuck for longer than the setting ``timeout``."""
+        parts = _find_parts()
+        if parts is not None and parts.recorder is not None:
+            parts.recorder.note_failure()
+        super().handle_abort(sig, frame)
+
     def run(self) -> None:
         self.worker_connections = _allow_connections(self.cfg.worker_connections or _count_connections())
         super().run()

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import version
 from time import perf_counter
 
 import falcon
 
-from zaqar.metrics.families import HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS
+from zaqar.access.http_server import find_http_server
+from zaqar.metrics.families import BUILD_INFO, HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS
 from zaqar.metrics.recorder import Recorder
 
 OTHER = "other"
@@ -24,6 +27,8 @@ class RequestMetrics:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        server = find_http_server().name.lower()
+        recorder.set(BUILD_INFO, (version("zaqar"), platform.python_version(), server), 1.0)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         req.context.began, req.context.waited = perf_counter(), 0.0
