@@ -38,6 +38,7 @@ _READ_SECONDS = 5.0
 _WRITE_SECONDS = 5.0
 _LINGER_SECONDS = 0.5
 _MOST_CONNECTIONS = 8
+_BACKLOG = 128
 _MOST_HEAD = 16 * 1024
 _LOOK_SECONDS = 0.5
 """How soon the thread notices that it has to end."""
@@ -132,7 +133,7 @@ class Exporter(threading.Thread):
     def _listen(self) -> socket.socket | None:
         try:
             family = socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-            return socket.create_server(self._address, family=family, backlog=_MOST_CONNECTIONS)
+            return socket.create_server(self._address, family=family, backlog=_BACKLOG)
         except OSError as exc:
             host, port = self._address
             reason = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
