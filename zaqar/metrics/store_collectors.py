@@ -52,7 +52,7 @@ class _Answer(Generic[T]):
     def ask(self) -> None:
         """Begin to ask in a thread, unless there is a fresh answer or the question is being asked."""
         with self._lock:
-            if self._fresh() is None and (self._asking is None or not self._asking.is_alive()):
+            if not self._is_fresh() and (self._asking is None or not self._asking.is_alive()):
                 self._asking = threading.Thread(target=self._run, name="numbers of a store", daemon=True)
                 self._asking.start()
 
@@ -61,12 +61,15 @@ class _Answer(Generic[T]):
         asking = self._asking
         if asking is not None:
             asking.join(max(0.0, until - time.monotonic()))
-        found = self._fresh()
+            if asking.is_alive():
+                return None
+        # Whatever its age is by now, it was fresh when ask() looked at it.
+        found = self._found
         return None if found is None else found[1]
 
-    def _fresh(self) -> tuple[float, T] | None:
+    def _is_fresh(self) -> bool:
         found = self._found
-        return found if found is not None and time.monotonic() - found[0] < self._cache_seconds else None
+        return found is not None and time.monotonic() - found[0] < self._cache_seconds
 
     def _run(self) -> None:
         try:
