@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oslo_config import cfg
@@ -47,6 +48,7 @@ from zaqar.service.health import Health
 from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
 from zaqar.service.queues import Queues
+from zaqar.service.readiness import Readiness
 from zaqar.service.staged.pipelines import Pipelines
 from zaqar.service.streams import Streams
 from zaqar.service.subscriptions import Subscriptions
@@ -95,6 +97,7 @@ class Parts:
     pools: Pools
     flavors: Flavors
     health: Health
+    readiness: Readiness
     signed_urls: SignedUrls
     pipelines: Pipelines
     extra_specs: ExtraSpecs
@@ -126,10 +129,9 @@ def build(
     management: ManagementStore | None = None,
     messages: MessageStore | None = None,
 ) -> Parts:
-    """Build everything below a transport from the configuration.
+    """Build all below a transport. ``part`` is the kind of this process: only "api" and "websocket" have access rules.
 
-    ``part`` is the kind of this process: "api" and "websocket" have the access rules, others serve no requests. Tests
-    replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
+    Tests replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
@@ -141,7 +143,7 @@ def build(
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, wake = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
-    hub = _make_hub(conf, queues, common)
+    hub, health = _make_hub(conf, queues, common), _make_health(common, tokens)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
     subscriptions = pipelines.make_subscriptions(
         **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake
@@ -163,7 +165,8 @@ def build(
         deliveries=Deliveries(subscriptions=subscriptions, placement=placement, clock=clock, wake_notifiers=wake),
         pools=Pools(**catalog),
         flavors=Flavors(**catalog),
-        health=Health(management=management, placement=placement, clock=clock, keystone=tokens),
+        health=health,
+        readiness=_make_readiness(conf, health, hub),
         signed_urls=SignedUrls.from_conf(conf),
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
@@ -180,6 +183,23 @@ def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
     return WakeupSender(configuration.notifiers_dir(conf))
+
+
+def _make_health(common: dict[str, Any], tokens: TokenValidator | None) -> Health:
+    return Health(
+        management=common["management"], placement=common["placement"], clock=common["clock"], keystone=tokens
+    )
+
+
+def _make_readiness(conf: cfg.ConfigOpts, health: Health, hub: Hub) -> Readiness:
+    disable_file = conf.healthcheck.disable_by_file_path
+    return Readiness(
+        ping=health.ping,
+        is_draining=lambda: hub.registry.is_draining,
+        drain_file=configuration.drain_file(conf),
+        disable_file=Path(disable_file) if disable_file else None,
+        includes_store=conf.readiness_includes_store,
+    )
 
 
 def _make_bodies(keys: MessageKeys, limits: Limits) -> Bodies:

@@ -11,10 +11,12 @@ from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from zaqar.app import Parts
+from zaqar.transport import probes
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.accepting import AcceptingSocket, handle_exception
 from zaqar.transport.websocket.admission import Admission, Slot
@@ -189,6 +191,9 @@ class WebSocketServer:
 
     def _check_request(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         headers = request.headers
+        path, _, query = request.path.partition("?")
+        if path in probes.PATHS:
+            return self._answer_probe(path, query, headers.get("Accept", ""))
         if "websocket" not in ",".join(headers.get_all("Upgrade")).lower():
             response = refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
             response.headers["Upgrade"] = "websocket"
@@ -218,6 +223,20 @@ class WebSocketServer:
         # Count it now and not after the handshake, because many handshakes may be under way at the same time.
         self._admitted.add(connection)
         return None
+
+    def _answer_probe(self, path: str, query: str, accept: str) -> Response:
+        # The library serves GET only.
+        answer = probes.Probes(self._parts.readiness).answer(path, query=query, accept=accept)
+        content = answer.body.encode()
+        headers = Headers(
+            {
+                "Content-Type": answer.content_type,
+                "Content-Length": str(len(content)),
+                "Cache-Control": probes.NO_STORE,
+                "Connection": "close",
+            }
+        )
+        return Response(answer.status, HTTPStatus(answer.status).phrase, headers, content)
 
     # -- a connection ------------------------------------------------------------------------------------------------
 

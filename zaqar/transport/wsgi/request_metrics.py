@@ -12,9 +12,13 @@ import falcon
 from zaqar.access.http_server import find_http_server
 from zaqar.metrics.families import BUILD_INFO, HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS
 from zaqar.metrics.recorder import Recorder
+from zaqar.transport.probes import PATHS
 
 OTHER = "other"
 """The label of every path that is no route, and of every method that HTTP does not define."""
+
+PROBE = "probe"
+"""The label of all probes."""
 
 _METHODS = frozenset(falcon.HTTP_METHODS)
 
@@ -37,6 +41,8 @@ class RequestMetrics:
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
         recorder, context = self._recorder, req.context
         route, method = req.uri_template or OTHER, req.method
+        if route in PATHS:
+            route = PROBE
         if method not in _METHODS:
             method = OTHER
         recorder.add(IN_PROGRESS, (), -1.0)
