@@ -173,9 +173,6 @@ def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
     conf = configuration.load(arguments)
     configuration.set_up_log(conf)
     parts = app.build(conf, part="sweeper")
-    if (recorder := parts.recorder) is not None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end_at_once(before=recorder.note_end))
     try:
         with nullcontext() if every is None else exporting(lambda: parts):
             _run(parts, every=every)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+from zaqar.metrics.recorder import note_end_of_process
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -21,10 +23,8 @@ def end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def end_at_once(
-    status: int = 0, *, before: Callable[[], None] = lambda: None
-) -> Callable[[int, FrameType | None], None]:
-    """Make a signal handler that calls ``before`` and ends the process with ``status``, without cleaning up.
+def end_at_once(status: int = 0) -> Callable[[int, FrameType | None], None]:
+    """Make a signal handler that ends the process with ``status``, without cleaning up.
 
     For commands that have nothing to clean up, and for the start of other commands. The handler does not raise an
     exception, because it would come out of the line that runs at the time. If that line imports a driver, the exception
@@ -32,7 +32,7 @@ def end_at_once(
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        before()
+        note_end_of_process()
         for stream in (sys.stdout, sys.stderr):
             # RuntimeError: the signal has interrupted a write to the same stream.
             with suppress(RuntimeError):

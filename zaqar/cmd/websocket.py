@@ -25,6 +25,7 @@ from zaqar.cmd.exporting import exporting
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
+from zaqar.metrics.recorder import note_end_of_process
 from zaqar.service.nodes import Nodes
 from zaqar.transport.websocket.admission import THREADS as REQUEST_THREADS
 from zaqar.transport.websocket.node import STOP_SECONDS, NodeService
@@ -73,8 +74,7 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
         with exporting(lambda: process.parts):
             asyncio.run(process.run())
         if _has_threads_left():
-            if process.parts.recorder is not None:
-                process.parts.recorder.note_end()
+            note_end_of_process()
             # A store or Keystone has not answered in time. A normal exit of Python would wait for the threads in it.
             sys.stderr.flush()
             os._exit(0)

@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 
 Labels = tuple[str, ...]
 
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+"""All recorders of this process. A reload makes another one."""
+
 
 class Recorder:
     """Counts into the cells of this process. Threads and greenlets may share it, and it may be made before a fork.
@@ -42,6 +45,7 @@ class Recorder:
         # reentrant, because a signal handler may count, too.
         self._lock = _thread.RLock()
         self._end_of_process: weakref.finalize[[CellFile], Recorder] | None = None
+        _recorders.add(self)
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(reference))
 
@@ -84,16 +88,6 @@ class Recorder:
             if self._file is not None:
                 self._file.beat(time.time())
 
-    def note_end(self) -> None:
-        """Note that the process ends because it was told to. Needed only before os._exit()."""
-        if self._end_of_process is not None:
-            self._end_of_process()
-
-    def note_failure(self) -> None:
-        """Let the end of the process count as a failure, even if the interpreter exits normally."""
-        if self._end_of_process is not None:
-            self._end_of_process.detach()
-
     def close(self) -> None:
         """Let go of the file. What was counted stays; the next count begins a new file.
 
@@ -102,6 +96,16 @@ class Recorder:
         if not isinstance(sys.exception(), Exception):
             self.note_end()
         self._forget_file()
+
+    def note_end(self) -> None:
+        """Note that the process ends because it was told to. The interpreter does that by itself when it exits."""
+        if self._end_of_process is not None:
+            self._end_of_process()
+
+    def note_failure(self) -> None:
+        """Let the end of the process count as a failure, even if the interpreter exits normally."""
+        if self._end_of_process is not None:
+            self._end_of_process.detach()
 
     def _begin(self, family: Family, labels: Labels) -> int:
         with self._lock:
@@ -140,6 +144,18 @@ class Recorder:
         self.note_failure()
         if file is not None:
             file.leave()
+
+
+def note_end_of_process() -> None:
+    """Call :meth:`Recorder.note_end` of all recorders. Needed before os._exit()."""
+    for recorder in list(_recorders):
+        recorder.note_end()
+
+
+def note_failure_of_process() -> None:
+    """Call :meth:`Recorder.note_failure` of all recorders."""
+    for recorder in list(_recorders):
+        recorder.note_failure()
 
 
 def _end(file: CellFile) -> None:
