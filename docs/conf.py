@@ -10,7 +10,7 @@ project = "Zaqar"
 author = "the Zaqar contributors"
 copyright = "the Zaqar contributors, Apache-2.0"
 
-extensions = ["oslo_config.sphinxext", "zaqar_docs", "zaqar_lua", "zaqar_websocket"]
+extensions = ["oslo_config.sphinxext", "zaqar_docs", "zaqar_lua", "zaqar_metrics", "zaqar_websocket"]
 root_doc = "index"
 exclude_patterns = ["_build", "newsfragments"]
 nitpicky = False

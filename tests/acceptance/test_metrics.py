@@ -151,9 +151,7 @@ def test_both_formats_pass_the_checks_of_prometheus(busy: tuple[Server, Metrics]
     command = [find("promtool", package="prometheus"), "check", "metrics"]
     for path in ("/metrics", "/metrics/store", "/metrics/queues?project=demo"):
         _, text = metrics.get(path)
-        checked = subprocess.run(
-            [promtool, "check", "metrics"], input=text, text=True, capture_output=True, check=False
-        )
+        checked = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, ""), path
         status, openmetrics = metrics.get(path, Accept="application/openmetrics-text; version=1.0.0")
         assert status == 200

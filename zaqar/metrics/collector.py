@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives the numbers of all processes of this host to prometheus_client. The exporter is its only caller.
-
-prometheus_client makes the formats. Nothing else of it is used, and no API worker imports it.
-"""
+"""Gives the numbers of all processes of this host to prometheus_client. ``zaqar.metrics.pages`` is its only caller."""
 
 from __future__ import annotations
 
@@ -11,22 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from zaqar.metrics.families import (
-    BUILD_INFO,
-    CLAIMS,
-    DELIVERIES_SETTLED,
-    Counter,
-    Families,
-    Family,
-    Histogram,
-)
+from zaqar.metrics.asked_families import CPU, MEMORY, OF_PROCESSES, OPEN_FILES, RESTARTS, STARTED
+from zaqar.metrics.families import BUILD_INFO, CLAIMS, DELIVERIES_SETTLED, Families, Family
 from zaqar.metrics.processes import Process, WorkerNumbers
-from zaqar.metrics.retirement import Totals, read_all
+from zaqar.metrics.retirement import Labels, Totals, read_all
+from zaqar.metrics.shown import show
 
-Labels = tuple[str, ...]
+SeriesByFamily = dict[Family, list[tuple[Labels, Sequence[float]]]]
 
 _SHOWN_FROM_START: Mapping[Family, Sequence[Labels]] = {
     CLAIMS: [("filled",), ("empty",), ("waited_filled",), ("waited_empty",)],
@@ -36,8 +27,6 @@ _SHOWN_FROM_START: Mapping[Family, Sequence[Labels]] = {
 
 Prometheus does not take the first value of a series for an increase.
 """
-
-_WORKER = ("part", "worker")
 
 
 class HostCollector(Collector):
@@ -50,19 +39,17 @@ class HostCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """All families, without series. prometheus_client asks for them when the collector is registered."""
-        yield from (_show(family, []) for family in Families.by_name.values())
-        yield from _show_processes([], {})
+        return (show(family, []) for family in (*Families.by_name.values(), *OF_PROCESSES))
 
     def collect(self) -> Iterator[Metric]:
         """All families with their present values. Raises OSError."""
         totals, running = read_all(self._folder)
-        by_family = _series_by_family(totals)
-        for family, series in by_family.items():
-            yield _show(family, series)
-        yield from _show_processes(self._numbers.assign(running), totals.failures)
+        of_processes = _series_of_processes(self._numbers.assign(running), totals.failures)
+        for family, series in (_series_by_family(totals) | of_processes).items():
+            yield show(family, series)
 
 
-def _series_by_family(totals: Totals) -> dict[Family, list[tuple[Labels, Sequence[float]]]]:
+def _series_by_family(totals: Totals) -> SeriesByFamily:
     """The series of each family, sorted by label."""
     found: dict[Family, dict[Labels, Sequence[float]]] = {family: {} for family in Families.by_name.values()}
     for family, series in found.items():
@@ -76,47 +63,13 @@ def _series_by_family(totals: Totals) -> dict[Family, list[tuple[Labels, Sequenc
     return {family: sorted(series.items()) for family, series in found.items()}
 
 
-def _show(family: Family, series: Iterable[tuple[Labels, Sequence[float]]]) -> Metric:
-    shown: Metric
-    if isinstance(family, Histogram):
-        shown = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, cells in series:
-            shown.add_metric(labels, list(_cumulate(family, cells)), cells[-1])
-        return shown
-    kind = CounterMetricFamily if isinstance(family, Counter) else GaugeMetricFamily
-    shown = kind(family.name, family.help, labels=family.labels)
-    for labels, (value,) in series:
-        shown.add_metric(labels, value)
-    return shown
-
-
-def _cumulate(family: Histogram, cells: Sequence[float]) -> Iterator[tuple[str, float]]:
-    """The buckets as Prometheus has them: each counts all values up to its bound."""
-    count = 0.0
-    for bound, cell in zip((*family.buckets, float("inf")), cells[:-1], strict=True):
-        count += cell
-        yield "+Inf" if bound == float("inf") else repr(bound), count
-
-
-def _show_processes(processes: Iterable[Process], failures: Mapping[str, int]) -> Iterator[Metric]:
-    # The names that client libraries of all languages have for these.
-    cpu = CounterMetricFamily("process_cpu_seconds", "CPU time of a process, in user and system mode.", labels=_WORKER)
-    memory = GaugeMetricFamily("process_resident_memory_bytes", "Memory that a process occupies.", labels=_WORKER)
-    files = GaugeMetricFamily("process_open_fds", "Open files, sockets and pipes of a process.", labels=_WORKER)
-    started = GaugeMetricFamily(
-        "process_start_time_seconds", "When a process began, in seconds since the epoch.", labels=_WORKER
-    )
-    restarts = CounterMetricFamily(
-        "zaqar_process_restarts",
-        "Processes that have ended without being told to: killed, crashed, or stuck for too long.",
-        labels=["part"],
-    )
+def _series_of_processes(processes: Iterable[Process], failures: Mapping[str, int]) -> SeriesByFamily:
+    found: SeriesByFamily = {family: [] for family in OF_PROCESSES}
     for part, worker, usage in processes:
         labels = (part, str(worker))
-        cpu.add_metric(labels, usage.cpu_seconds)
-        memory.add_metric(labels, usage.resident_bytes)
-        files.add_metric(labels, usage.open_files)
-        started.add_metric(labels, usage.started)
-    for part, count in sorted(failures.items()):
-        restarts.add_metric([part], count)
-    yield from (cpu, memory, files, started, restarts)
+        found[CPU].append((labels, [usage.cpu_seconds]))
+        found[MEMORY].append((labels, [usage.resident_bytes]))
+        found[OPEN_FILES].append((labels, [usage.open_files]))
+        found[STARTED].append((labels, [usage.started]))
+    found[RESTARTS] = [((part,), [count]) for part, count in sorted(failures.items())]
+    return found

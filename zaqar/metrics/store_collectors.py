@@ -13,11 +13,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from zaqar.clock import Clock
 from zaqar.errors import StaleQueue, StoreUnavailable
+from zaqar.metrics.asked_families import (
+    DELIVERIES,
+    MESSAGES,
+    OF_QUEUES,
+    OF_STORES,
+    OLDEST_DELIVERY,
+    OLDEST_MESSAGE,
+    QUEUE_MESSAGES,
+    QUEUE_OLDEST_MESSAGE,
+    QUEUE_POSTED,
+    STORE_UP,
+)
+from zaqar.metrics.collector import SeriesByFamily
+from zaqar.metrics.shown import show
 from zaqar.model import QUEUE, Queue, QueueName, Volume
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement, StoreRef
@@ -146,33 +160,22 @@ class StoreCollector(Collector):
 
 
 def _show_volumes(up: Mapping[str, bool], volumes: Mapping[str, Volume | None], now: float) -> Iterator[Metric]:
-    answering = GaugeMetricFamily("zaqar_store_up", "Whether a store answers within 5 seconds.", labels=["store"])
-    messages = GaugeMetricFamily("zaqar_messages", "Messages in all queues of a store.", labels=["store", "state"])
-    oldest = GaugeMetricFamily(
-        "zaqar_oldest_message_age_seconds", "Age of the oldest free or claimed message of a store.", labels=["store"]
-    )
-    deliveries = GaugeMetricFamily(
-        "zaqar_deliveries", "Deliveries to subscribers that a store keeps.", labels=["store", "state"]
-    )
-    oldest_delivery = GaugeMetricFamily(
-        "zaqar_oldest_waiting_delivery_age_seconds", "Age of the oldest delivery that waits.", labels=["store"]
-    )
-    for label, is_up in up.items():
-        answering.add_metric([label], is_up)
+    found: SeriesByFamily = {family: [] for family in OF_STORES}
+    found[STORE_UP] = [((label,), [is_up]) for label, is_up in up.items()]
     for label, volume in volumes.items():
         if volume is None:
             continue
         for state, count in (("free", volume.free), ("claimed", volume.claimed), ("delayed", volume.delayed)):
-            messages.add_metric([label, state], count)
+            found[MESSAGES].append(((label, state), [count]))
         for state, count in (("waiting", volume.waiting), ("dead", volume.dead)):
-            deliveries.add_metric([label, state], count)
+            found[DELIVERIES].append(((label, state), [count]))
         for family, began, count in (
-            (oldest, volume.oldest, volume.total),
-            (oldest_delivery, volume.oldest_waiting, volume.waiting),
+            (OLDEST_MESSAGE, volume.oldest, volume.total),
+            (OLDEST_DELIVERY, volume.oldest_waiting, volume.waiting),
         ):
             if began is not None or not count:
-                family.add_metric([label], 0.0 if began is None else max(0.0, now - began))
-    return iter((answering, messages, oldest, deliveries, oldest_delivery))
+                found[family].append(((label,), [0.0 if began is None else max(0.0, now - began)]))
+    return (show(family, series) for family, series in found.items())
 
 
 class QueueNumbers(NamedTuple):
@@ -210,22 +213,15 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families with the present values. Raises StoreUnavailable, also if there is no time left."""
-        labels = ["project", "queue"]
-        messages = GaugeMetricFamily("zaqar_queue_messages", "Messages in a queue.", labels=[*labels, "state"])
-        oldest = GaugeMetricFamily(
-            "zaqar_queue_oldest_message_age_seconds", "Age of the oldest message of a queue.", labels=labels
-        )
-        posted = CounterMetricFamily(
-            "zaqar_queue_posted_messages", "Messages that were ever posted to a queue.", labels=labels
-        )
+        found: SeriesByFamily = {family: [] for family in OF_QUEUES}
         for numbers in self._read():
-            name = [self._project, numbers.queue.name]
-            messages.add_metric([*name, "free"], numbers.free)
-            messages.add_metric([*name, "claimed"], numbers.claimed)
-            oldest.add_metric(name, numbers.oldest)
+            labels = (self._project, numbers.queue.name)
+            found[QUEUE_MESSAGES].append(((*labels, "free"), [numbers.free]))
+            found[QUEUE_MESSAGES].append(((*labels, "claimed"), [numbers.claimed]))
+            found[QUEUE_OLDEST_MESSAGE].append((labels, [numbers.oldest]))
             if numbers.posted is not None:
-                posted.add_metric(name, numbers.posted)
-        return messages, oldest, posted
+                found[QUEUE_POSTED].append((labels, [numbers.posted]))
+        return [show(family, series) for family, series in found.items()]
 
     def _read(self) -> Iterator[QueueNumbers]:
         by_store: dict[StoreRef, list[Queue]] = {}
