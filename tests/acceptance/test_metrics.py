@@ -205,7 +205,7 @@ def test_counters_survive_killed_workers_and_the_exporter_is_replaced(tmp_path: 
     with running(tmp_path / "state", options=("--workers", "2"), command=HTTP_COMMAND) as server:
         metrics = Metrics(server.state_dir)
         posted = 0
-        for _ in range(3):
+        for _ in range(2):
             for _ in range(5):
                 post(server, "q", 2)
                 posted += 2
@@ -219,8 +219,8 @@ def test_counters_survive_killed_workers_and_the_exporter_is_replaced(tmp_path: 
             kill([*server.parts("zaqar.cmd.gc"), *server.parts("zaqar.cmd.notifier")])
             wait_until(lambda before=before: metrics.address != before)  # type: ignore[misc]
             assert metrics.value("zaqar_messages_posted_total") == posted
-        assert metrics.value("zaqar_process_restarts_total", part="api") >= 6
-        assert metrics.value("zaqar_process_restarts_total", part="sweeper") == 3
+        assert metrics.value("zaqar_process_restarts_total", part="api") == 4
+        assert metrics.value("zaqar_process_restarts_total", part="sweeper") == 2
         # Files of processes that are over are merged.
         wait_until(lambda: len(list((server.state_dir / "metrics").glob(f"*{SUFFIX}"))) <= 5)
         assert metrics.value("zaqar_messages_posted_total") == posted
