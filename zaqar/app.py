@@ -28,6 +28,7 @@ from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StartupError
 from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
+from zaqar.metrics.families import WAITING_CLIENTS
 from zaqar.metrics.recorder import Recorder
 from zaqar.model import QUEUE, QueueName
 from zaqar.notification import failed_deliveries
@@ -57,7 +58,8 @@ from zaqar.storage.observed import DEFAULT, MANAGEMENT, observe
 from zaqar.storage.pools import Placement, PoolPlacement, StoreRef
 from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
 from zaqar.waiting.hub import Hub
-from zaqar.waiting.waiters import Located
+from zaqar.waiting.registry import Registry
+from zaqar.waiting.waiters import Kind, Located
 
 if TYPE_CHECKING:
     from zaqar.policies import Authorizer
@@ -143,7 +145,7 @@ def build(
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, wake = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
-    hub, health = _make_hub(conf, queues, common), _make_health(common, tokens)
+    hub, health = _make_hub(conf, queues, common, recorder), _make_health(common, tokens)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
     subscriptions = pipelines.make_subscriptions(
         **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake
@@ -157,7 +159,7 @@ def build(
         tokens=tokens,
         queues=queues,
         messages=pipelines.make_messages(limits=limits, **reading),
-        claims=pipelines.make_claims(limits=limits, **reading),
+        claims=pipelines.make_claims(limits=limits, recorder=recorder, **reading),
         hub=hub,
         streams=pipelines.make_streams(**reading),
         subscriptions=subscriptions,
@@ -183,6 +185,15 @@ def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
     return WakeupSender(configuration.notifiers_dir(conf))
+
+
+_WAITING = {Kind.TAKER: "claim", Kind.FREE_READER: "list", Kind.READER: "stream"}
+"""The labels of waiting clients in metrics. A pop waits like a claim."""
+
+
+def _sample_waiting(registry: Registry, recorder: Recorder) -> None:
+    for kind, count in registry.count_by_kind().items():
+        recorder.set(WAITING_CLIENTS, (_WAITING[kind],), count)
 
 
 def _make_health(common: dict[str, Any], tokens: TokenValidator | None) -> Health:
@@ -215,7 +226,7 @@ def _settings_of_subscriptions(conf: cfg.ConfigOpts) -> dict[str, Any]:
     }
 
 
-def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> Hub:
+def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any], recorder: Recorder | None) -> Hub:
     management: ManagementStore = common["management"]
     placement: Placement = common["placement"]
 
@@ -227,13 +238,16 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any]) -> H
         found = management.queue_records.find(names=names)
         return {address: Located(queue.uid, placement.store_of(queue)) for address, queue in found.items()}
 
-    return Hub(
+    hub = Hub(
         folder=configuration.waiters_dir(conf),
         remembered=remembered,
         find_queues=find_queues,
         clock=common["clock"],
         limits=common["limits"],
     )
+    if recorder is not None:
+        recorder.add_source(partial(_sample_waiting, hub.registry))
+    return hub
 
 
 def build_notifier(parts: Parts) -> Notifier:
@@ -253,7 +267,7 @@ def build_notifier(parts: Parts) -> Notifier:
         return None if resolved is None else resolved.store_ref
 
     trustee = open_trustee(parts.conf)
-    return Notifier(
+    notifier = Notifier(
         management=parts.management,
         placement=parts.placement,
         clock=parts.clock,
@@ -267,7 +281,11 @@ def build_notifier(parts: Parts) -> Notifier:
         node_removal=NodeRemoval(
             parts.management.nodes, parts.connection_subscriptions.remove_of_node, clock=parts.clock
         ),
+        recorder=parts.recorder,
     )
+    if parts.recorder is not None:
+        parts.recorder.add_source(notifier.sample)
+    return notifier
 
 
 def _make_senders(conf: cfg.ConfigOpts) -> dict[str, Sender]:

@@ -55,6 +55,11 @@ def count_processes(metrics: Metrics, part: str) -> int:
     return shown.count("process_open_fds")
 
 
+def servers_of(metrics: Metrics) -> list[str]:
+    """The HTTP server of each version that runs."""
+    return [dict(labels)["server"] for name, labels in metrics.samples() if name == "zaqar_build_info"]
+
+
 def metric_names(text: str) -> set[str]:
     """All names of metrics in expressions."""
     return set(_NAME.findall(text)) - {"zaqar_build_info_"}
@@ -131,8 +136,8 @@ def test_the_numbers_are_those_of_the_requests(busy: tuple[Server, Metrics]) -> 
     assert metrics.value("zaqar_store_up", "/metrics/store") == 2
     assert metrics.value("zaqar_queue_posted_messages_total", "/metrics/queues?project=demo", queue="q") == 3
     assert metrics.samples("/metrics/queues?project=other") == {}
-    versions = [dict(labels) for name, labels in metrics.samples() if name == "zaqar_build_info"]
-    assert [version["server"] for version in versions] == ["gevent"]
+    # Processes report their version some seconds after they have begun to count.
+    wait_until(lambda: servers_of(metrics) == ["gevent"])
 
 
 def test_every_process_is_shown(busy: tuple[Server, Metrics]) -> None:

@@ -10,9 +10,11 @@ import _thread
 import logging
 import os
 import sys
+import threading
 import time
 import weakref
 from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
 
 from zaqar.metrics.cells import CellFile
@@ -25,6 +27,12 @@ Labels = tuple[str, ...]
 
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 """All recorders of this process. A reload makes another one."""
+
+Source = Callable[["Recorder"], object]
+"""Sets the gauges of something that is not counted as it changes, such as the connections of a store."""
+
+SAMPLE_SECONDS = 5.0
+"""Time between two calls of the sources."""
 
 
 class Recorder:
@@ -46,6 +54,8 @@ class Recorder:
         self._lock = _thread.RLock()
         self._end_of_process: weakref.finalize[[CellFile], Recorder] | None = None
         _recorders.add(self)
+        self._sources: list[Source] = []
+        self._ended = threading.Event()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(reference))
 
@@ -81,6 +91,18 @@ class Recorder:
             cells[bucket] += 1.0
             cells[first + len(buckets) + 1] += value
 
+    def add_source(self, source: Source) -> None:
+        """Have ``source`` called every SAMPLE_SECONDS, in a thread of its own, once this process counts anything."""
+        self._sources.append(source)
+
+    def sample(self) -> None:
+        """Call all sources now. An error of one is logged and keeps no other from being called."""
+        for source in list(self._sources):
+            try:
+                source(self)
+            except Exception:  # noqa: BLE001, the log has it
+                _log.exception("Gauges of the metrics cannot be read.")
+
     def beat(self) -> None:
         """Note that the process is alive. Called every few seconds by the loop whose standstill would be a failure."""
         with self._lock:
@@ -95,6 +117,8 @@ class Recorder:
         """
         if not isinstance(sys.exception(), Exception):
             self.note_end()
+        self._ended.set()
+        self._ended = threading.Event()
         self._forget_file()
 
     def note_end(self) -> None:
@@ -131,11 +155,16 @@ class Recorder:
             self._cells = self._file.cells
             # At the end of the interpreter, too. The file stays open then, because other threads may still count.
             self._end_of_process = weakref.finalize(self, _end, self._file)
+            # With gevent's patches this is a greenlet.
+            threading.Thread(
+                target=_sample_all_the_time, args=(weakref.ref(self), self._ended), name="metrics", daemon=True
+            ).start()
 
     def forget_parent(self) -> None:
         """Begin anew in the child of a fork, whose parent goes on with its file."""
         # Another thread of the parent may have held the lock at the moment of the fork. The child has no such thread.
         self._lock = _thread.RLock()
+        self._ended = threading.Event()
         self._forget_file()
 
     def _forget_file(self) -> None:
@@ -166,3 +195,13 @@ def _forget(reference: weakref.ref[Recorder]) -> None:
     recorder = reference()
     if recorder is not None:
         recorder.forget_parent()
+
+
+def _sample_all_the_time(reference: weakref.ref[Recorder], ended: threading.Event) -> None:
+    """Sample until the recorder is closed or gone."""
+    while not ended.wait(SAMPLE_SECONDS):
+        recorder = reference()
+        if recorder is None:
+            return
+        recorder.sample()
+        del recorder

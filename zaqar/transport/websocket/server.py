@@ -16,6 +16,8 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from zaqar.app import Parts
+from zaqar.metrics.families import WEBSOCKET_CONNECTIONS
+from zaqar.metrics.recorder import Recorder
 from zaqar.transport import probes
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.accepting import AcceptingSocket, handle_exception
@@ -115,6 +117,8 @@ class WebSocketServer:
         """
         self._parts = parts
         self._settings = settings
+        if parts.recorder is not None:
+            parts.recorder.add_source(self._sample)
         self._memory.resize(settings.max_buffered_size)
         self._origins = OriginPolicy(parts.conf.cors.allowed_origin or ())
         self._context = ServerContext(
@@ -125,6 +129,7 @@ class WebSocketServer:
             memory=self._memory,
             clock=parts.clock,
             hub=parts.hub,
+            recorder=parts.recorder,
             stream_reads=self._stream_reads,
             decode=self._decode,
             store_of=self._store_of,
@@ -135,6 +140,9 @@ class WebSocketServer:
         )
         for connection in self.connections:
             connection.use(parts, self._context)
+
+    def _sample(self, recorder: Recorder) -> None:
+        recorder.set(WEBSOCKET_CONNECTIONS, (), len(self.connections))
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections from a socket that is already listening, and take it over."""

@@ -10,12 +10,9 @@ from time import perf_counter
 import falcon
 
 from zaqar.access.http_server import find_http_server
-from zaqar.metrics.families import BUILD_INFO, HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS
+from zaqar.metrics.families import BUILD_INFO, HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS, OTHER
 from zaqar.metrics.recorder import Recorder
 from zaqar.transport.probes import PATHS
-
-OTHER = "other"
-"""The label of every path that is no route, and of every method that HTTP does not define."""
 
 PROBE = "probe"
 """The label of all probes."""
@@ -31,8 +28,9 @@ class RequestMetrics:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        server = find_http_server().name.lower()
-        recorder.set(BUILD_INFO, (version("zaqar"), platform.python_version(), server), 1.0)
+        labels = (version("zaqar"), platform.python_version(), find_http_server().name.lower())
+        # As a source, because this process may fork before it counts.
+        recorder.add_source(lambda counting: counting.set(BUILD_INFO, labels, 1.0))
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         req.context.began, req.context.waited = perf_counter(), 0.0
