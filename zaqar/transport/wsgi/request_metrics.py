@@ -9,13 +9,16 @@ from time import perf_counter
 
 import falcon
 
-from zaqar.access.http_server import find_http_server
+from zaqar.access.http_server import HttpServer, find_http_server
 from zaqar.metrics.families import BUILD_INFO, HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS, OTHER
 from zaqar.metrics.recorder import Recorder
 from zaqar.transport.probes import PATHS
 
 PROBE = "probe"
 """The label of all probes."""
+
+_LOADED_BY_WORKERS = frozenset({HttpServer.GEVENT, HttpServer.GRANIAN})
+"""Servers that load the application in each worker. gunicorn with ``preload_app`` counts as another server then."""
 
 _METHODS = frozenset(falcon.HTTP_METHODS)
 
@@ -28,9 +31,12 @@ class RequestMetrics:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        labels = (version("zaqar"), platform.python_version(), find_http_server().name.lower())
-        # As a source, because this process may fork before it counts.
+        server = find_http_server()
+        labels = (version("zaqar"), platform.python_version(), server.name.lower())
         recorder.add_source(lambda counting: counting.set(BUILD_INFO, labels, 1.0))
+        if server in _LOADED_BY_WORKERS:
+            # An idle worker is shown, too. A process that forks its workers later has nothing to count.
+            recorder.sample()
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         req.context.began, req.context.waited = perf_counter(), 0.0
