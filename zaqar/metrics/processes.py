@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -72,10 +73,9 @@ def read_usage(pid: int) -> Usage | None:
     except OSError:
         return None
     user, system, started, pages = (int(fields[number]) for number in (11, 12, 19, 21))
-    return Usage((user + system) / _TICKS, pages * _PAGE, open_files, _boot_time() + started / _TICKS)
+    return Usage((user + system) / _TICKS, pages * _PAGE, open_files, round(_boot_time() + started / _TICKS, 2))
 
 
 def _boot_time() -> float:
     """When the machine was started. It changes a little if the clock is set."""
-    lines = Path("/proc/stat").read_bytes().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(b"btime "))
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
