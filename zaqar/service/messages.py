@@ -114,7 +114,7 @@ class Messages:
         self, context: Context, resolved: ResolvedQueue, posted: list[WireDraft], size: int, encrypt: bool
     ) -> list[str]:
         queue = resolved.queue
-        drafts = make_drafts(posted, size=size, rules=resolved.rules, limits=self._limits)
+        drafts = make_drafts(posted, size=size, rules=resolved.rules, limits=self._limits, trace=context.trace)
         if self._before:
             drafts = run_before_post(self._before, context, resolved, drafts, self._limits)
         now = self._clock()
@@ -122,7 +122,7 @@ class Messages:
             # Last, so that stages and limits see the plain bodies.
             drafts = self._bodies.seal(queue, drafts, now)
         stored = resolved.store_ref.store.messages.post(
-            queue=queue, drafts=drafts, client_id=context.client_id, now=now
+            queue=queue, drafts=drafts, client_id=context.client_id, now=now, request_id=context.request_id
         )
         # PERF: model.message_id() for each, without a call for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]

@@ -226,7 +226,13 @@ class Session:
         project = request.project or ""
         if request.signed or self._parts.tokens is None:
             return Context(
-                project, request.client_id, request.roles, request.user_id, request.id, signed=request.signed
+                project,
+                request.client_id,
+                request.roles,
+                request.user_id,
+                request.id,
+                signed=request.signed,
+                trace=request.trace,
             )
         identity, token = self._authentication.validate(method=operation.method, path=request.path)
         if (identity.project or "") != project:
@@ -240,6 +246,7 @@ class Session:
             request.id,
             system_scope=identity.system_scope,
             token=token,
+            trace=request.trace,
         )
 
 
