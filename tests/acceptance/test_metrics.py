@@ -20,7 +20,7 @@ import pytest
 
 from tests.acceptance.metrics_reader import Metrics
 from tests.acceptance.programs import find
-from tests.acceptance.server import HTTP_COMMAND, Server, kill, running, start, wait_until
+from tests.acceptance.server import COMMAND, HTTP_COMMAND, Server, kill, running, start, wait_until
 from tests.acceptance.webhook_sinks import Sink, Sinks
 from tests.servers import free_port
 from zaqar.metrics.cells import SUFFIX
@@ -231,24 +231,29 @@ def test_counters_survive_killed_workers_and_the_exporter_is_replaced(tmp_path: 
         assert metrics.value("zaqar_messages_posted_total") == posted
 
 
-def test_a_reload_and_a_restart_are_no_unexpected_ends(tmp_path: Path) -> None:
-    server = start(tmp_path / "state", options=("--workers", "2"))
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [(("--workers", "2"), COMMAND), (("--workers", "2", "--server", "granian"), HTTP_COMMAND)],
+    ids=["gunicorn", "granian"],
+)
+def test_a_reload_and_a_restart_are_no_unexpected_ends(
+    tmp_path: Path, options: tuple[str, ...], command: tuple[str, ...]
+) -> None:
+    server = start(tmp_path / "state", options=options, command=command)
     try:
         metrics = Metrics(server.state_dir)
         post(server, "q", 1)
+        wait_until(lambda: count_processes(metrics, "api") == 2)
         old = {*server.workers(), *server.parts("zaqar.cmd.gc"), *server.parts("zaqar.cmd.notifier")}
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: not old & set(server.processes()) and len(server.workers()) == 2)
+        wait_until(lambda: not old & set(server.processes()))
         wait_until(lambda: count_processes(metrics, "api") == 2)
         server.terminate()
-        server = start(tmp_path / "state", options=("--workers", "2"))
+        server = start(tmp_path / "state", options=options, command=command)
         assert metrics.value("zaqar_messages_posted_total") == 1
-        restarts = {
-            dict(labels)["part"]: value
-            for (name, labels), value in metrics.samples().items()
-            if name == "zaqar_process_restarts_total"
-        }
-        assert restarts == {"api": 0, "notifier": 0, "sweeper": 0, "websocket": 0}
+        assert metrics.value("zaqar_process_restarts_total") == 0
+        parts = {dict(labels)["part"] for name, labels in metrics.samples() if name == "zaqar_process_restarts_total"}
+        assert parts >= {"api", "notifier", "sweeper"}
     finally:
         server.close()
 

@@ -3,29 +3,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from oslo_config import cfg
-
 from zaqar import conf as configuration
-from zaqar.cmd.listening import Address, parse_address
-from zaqar.errors import StartupError
+from zaqar.cmd.listening import configured_metrics_address
 from zaqar.metrics.exporter import Exporter, Pages
 
 if TYPE_CHECKING:
     from zaqar.app import Parts
-
-
-def configured_metrics_address(conf: cfg.ConfigOpts) -> Address | None:
-    """The address of ``[metrics] bind``; None if metrics are off. Raises StartupError."""
-    text: str = conf.metrics.bind
-    try:
-        return parse_address(text) if text else None
-    except argparse.ArgumentTypeError as exc:
-        raise StartupError(f"[metrics] bind: {exc}.") from exc
 
 
 @contextmanager

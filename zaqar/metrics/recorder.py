@@ -155,6 +155,7 @@ class Recorder:
             self._cells = self._file.cells
             # At the end of the interpreter, too. The file stays open then, because other threads may still count.
             self._end_of_process = weakref.finalize(self, _end, self._file)
+            _note_end_of_multiprocessing()
             # With gevent's patches this is a greenlet.
             threading.Thread(
                 target=_sample_all_the_time, args=(weakref.ref(self), self._ended), name="metrics", daemon=True
@@ -185,6 +186,13 @@ def note_failure_of_process() -> None:
     """Call :meth:`Recorder.note_failure` of all recorders."""
     for recorder in list(_recorders):
         recorder.note_failure()
+
+
+def _note_end_of_multiprocessing() -> None:
+    """In a process of multiprocessing, such as a worker of granian, the exit handlers of the interpreter do not run."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, note_end_of_process, exitpriority=0)
 
 
 def _end(file: CellFile) -> None:

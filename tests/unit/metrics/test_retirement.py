@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -101,15 +102,31 @@ def test_only_processes_that_were_not_told_to_end_count_as_failures(tmp_path: Pa
 
 def test_a_normal_exit_of_the_interpreter_is_no_failure(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from zaqar.metrics.recorder import Recorder, note_end_of_process;"
+        "import sys; from pathlib import Path; from zaqar.metrics.recorder import Recorder, note_failure_of_process;"
         "from zaqar.metrics.families import MESSAGES_POSTED;"
         "recorder = Recorder(Path(sys.argv[1]), 'api'); recorder.add(MESSAGES_POSTED);"
-        "sys.argv[2] == 'stuck' and recorder.note_failure()"
+        "sys.argv[2] == 'stuck' and note_failure_of_process()"
     )
     for how in ("normal", "stuck"):
         arguments = [sys.executable, "-c", program, str(tmp_path), how]
         assert in_a_process(lambda: os.execv(sys.executable, arguments)) == 0  # noqa: B023
     assert read_all(tmp_path).totals.failures == {"api": 1}
+
+
+def test_a_normal_end_of_a_process_of_multiprocessing_is_no_failure(tmp_path: Path) -> None:
+    """As of a worker of granian. The exit handlers of the interpreter do not run there."""
+
+    def work() -> None:
+        Recorder(tmp_path, "api").add(MESSAGES_POSTED)
+        kept.append(Recorder(tmp_path, "api"))
+        kept[0].add(MESSAGES_POSTED)
+
+    kept: list[Recorder] = []
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert read_all(tmp_path).totals == Totals({(MESSAGES_POSTED, ()): [2.0]}, {"api": 0})
 
 
 def test_closing_while_an_exception_ends_the_process_counts_as_a_failure(tmp_path: Path) -> None:

@@ -26,8 +26,14 @@ from oslo_config import cfg
 from zaqar import conf as configuration
 from zaqar import private_files
 from zaqar.cmd import failures
-from zaqar.cmd.exporting import configured_metrics_address
-from zaqar.cmd.listening import Address, address_of, configured_websocket_address, listen, parse_address
+from zaqar.cmd.listening import (
+    Address,
+    address_of,
+    configured_metrics_address,
+    configured_websocket_address,
+    listen,
+    parse_address,
+)
 from zaqar.cmd.server.preflight import survey_stores
 from zaqar.cmd.server.supervisor import Part, Supervisor
 from zaqar.errors import StartupError
