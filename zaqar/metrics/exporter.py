@@ -82,7 +82,7 @@ class Exporter(threading.Thread):
         self._make_pages = make_pages
         self._stop_event = threading.Event()
         self._slots = threading.BoundedSemaphore(_MOST_CONNECTIONS)
-        self._warned = False
+        self._warned: set[str] = set()
 
     def stop(self) -> None:
         """End the service, so that another process takes over. Returns when the port is free."""
@@ -102,7 +102,7 @@ class Exporter(threading.Thread):
             private_files.make_folder(self._folder)
             descriptor = private_files.open_file(self._folder / LOCK_NAME)
         except OSError as exc:
-            self._warn(f"The metrics are not shown, because {self._folder} cannot be used: {exc}")
+            self._warn("folder", f"The metrics are not shown, because {self._folder} cannot be used: {exc}")
             return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +137,9 @@ class Exporter(threading.Thread):
         except OSError as exc:
             host, port = self._address
             reason = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
-            self._warn(f"[metrics] bind: cannot listen on {host} port {port}: {reason}. The metrics are not shown.")
+            self._warn(
+                "bind", f"[metrics] bind: cannot listen on {host} port {port}: {reason}. The metrics are not shown."
+            )
             return None
 
     def _accept(self, listener: socket.socket) -> None:
@@ -176,11 +178,12 @@ class Exporter(threading.Thread):
         try:
             retire(self._folder)
         except OSError as exc:
-            self._warn(f"The counts of ended processes cannot be merged in {self._folder}: {exc}")
+            self._warn("counts", f"The counts of ended processes cannot be merged in {self._folder}: {exc}")
 
-    def _warn(self, sentence: str) -> None:
-        if not self._warned:
-            self._warned = True
+    def _warn(self, about: str, sentence: str) -> None:
+        """Log a warning once. What failed is tried again every few seconds."""
+        if about not in self._warned:
+            self._warned.add(about)
             _log.warning("%s", sentence)
 
 
