@@ -25,6 +25,7 @@ from zaqar.cmd.exporting import exporting
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
+from zaqar.logs import setup as logs
 from zaqar.metrics.recorder import note_end_of_process
 from zaqar.service.nodes import Nodes
 from zaqar.transport.websocket.admission import THREADS as REQUEST_THREADS
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
     conf = configuration.load(rest)
-    configuration.set_up_log(conf)
+    logs.set_up(conf, "websocket")
     configuration.make_state_dir(conf)
     with _listen(options, conf) as listener:
         parts = _build(conf)
@@ -220,7 +221,7 @@ class _Process:
         Raises StartupError if the configuration cannot be used; the present parts then stay in use.
         """
         conf = configuration.load(self._arguments)
-        configuration.set_up_log(conf)
+        logs.set_up(conf, "websocket")
         before = self.parts
         messages = None if before.placement.spreads else before.placement.all_stores()[0].store
         if conf.pooling != before.conf.pooling:
