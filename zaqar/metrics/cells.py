@@ -76,7 +76,7 @@ class CellFile:
     """The cells of this process. One thread at a time may call :meth:`add`; the caller holds a lock for that."""
 
     def __init__(self, folder: Path, part: str, *, now: float) -> None:
-        """Make the file. ``part`` is the kind of the process, such as "api". Raises OSError."""
+        """Make the file. ``part`` is the kind of the process, such as "api". Raises OSError and StartupError."""
         private_files.make_folder(folder)
         self.path = folder / f"{part}.{os.getpid()}.{secrets.token_hex(4)}{SUFFIX}"
         # The file gets its name only when it is locked, so that no reader takes it for that of a process that is over.

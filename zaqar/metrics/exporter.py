@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zaqar import private_files
+from zaqar.errors import StartupError
 from zaqar.metrics.retirement import retire
 
 _log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Exporter(threading.Thread):
         try:
             private_files.make_folder(self._folder)
             descriptor = private_files.open_file(self._folder / LOCK_NAME)
-        except OSError as exc:
+        except (OSError, StartupError) as exc:
             self._warn("folder", f"The metrics are not shown, because {self._folder} cannot be used: {exc}")
             return
         try:
@@ -177,7 +178,7 @@ class Exporter(threading.Thread):
     def _retire(self) -> None:
         try:
             retire(self._folder)
-        except OSError as exc:
+        except (OSError, StartupError) as exc:
             self._warn("counts", f"The counts of ended processes cannot be merged in {self._folder}: {exc}")
 
     def _warn(self, about: str, sentence: str) -> None:

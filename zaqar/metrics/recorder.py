@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 
+from zaqar.errors import StartupError
 from zaqar.metrics.cells import CellFile
 from zaqar.metrics.families import Counter, Family, Gauge, Histogram
 from zaqar.metrics.retirement import retire_if_many
@@ -148,7 +149,7 @@ class Recorder:
             # Hosts without a sweeper or notifier have no other process that does this.
             retire_if_many(self._folder)
             self._file = CellFile(self._folder, self._part, now=time.time())
-        except OSError as exc:
+        except (OSError, StartupError) as exc:
             _log.warning("This process is missing in the metrics, because it cannot write to %s: %s", self._folder, exc)
             self._cells = [0.0]
         else:

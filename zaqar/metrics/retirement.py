@@ -92,7 +92,10 @@ def read_all(folder: Path) -> Everything:
 
 
 def retire(folder: Path) -> None:
-    """Merge the files of processes that are over. Does nothing while another process does that. Raises OSError."""
+    """Merge the files of processes that are over. Does nothing while another process does that.
+
+    Raises OSError, and StartupError if the folder is open to other users.
+    """
     with _locked(folder) as is_locked:
         if is_locked:
             _remove_abandoned(folder)

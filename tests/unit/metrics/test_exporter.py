@@ -136,15 +136,27 @@ def test_files_of_ended_processes_are_merged_even_if_the_port_is_taken(start: St
         wait_until(lambda: not list(tmp_path.glob(f"*{SUFFIX}")))
 
 
-def test_a_folder_that_cannot_be_used_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "file").write_text("")
+@pytest.mark.parametrize("fault", ["a file", "open to others"])
+def test_a_folder_that_cannot_be_used_is_one_warning_of_each_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    folder = tmp_path / "metrics"
+    if fault == "a file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        (folder / "letter").write_text("")
+        folder.chmod(0o755)
     with caplog.at_level(logging.WARNING):
-        exporter = Exporter(("127.0.0.1", 0), tmp_path / "file", lambda: PAGES)
+        exporter = Exporter(("127.0.0.1", 0), folder, lambda: PAGES)
         exporter.start()
-        wait_until(lambda: caplog.messages)
+        recorder = Recorder(folder, "api")
+        for _ in range(3):
+            recorder.add(MESSAGES_POSTED)
+        wait_until(lambda: len(caplog.messages) == 2)
         time.sleep(0.2)
         exporter.stop()
-    assert len(caplog.messages) == 1
+    assert sorted(message[:15] for message in caplog.messages) == ["The metrics are", "This process is"]
 
 
 @pytest.mark.parametrize(
