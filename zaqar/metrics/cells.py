@@ -88,7 +88,7 @@ class CellFile:
             self._map = mmap.mmap(descriptor, _SIZE)
         finally:
             # The lock belongs to the open file, and the map keeps that open by a copy of the descriptor. So the lock
-            # ends with the map, also if nobody calls leave().
+            # ends with the map, also without a call of leave().
             os.close(descriptor)
         _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), now, now, 0, 0.0)
         temporary.rename(self.path)
