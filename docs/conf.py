@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "zaqar_docs",
     "zaqar_lua",
+    "zaqar_metrics",
     "zaqar_modules",
     "zaqar_websocket",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -16,12 +17,17 @@ from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 
+from zaqar.errors import StartupError
 from zaqar.metrics.cells import CellFile
 from zaqar.metrics.families import Counter, Family, Gauge, Histogram
+from zaqar.metrics.retirement import retire_if_many
 
 _log = logging.getLogger(__name__)
 
 Labels = tuple[str, ...]
+
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+"""All recorders of this process. A reload makes another one."""
 
 Source = Callable[["Recorder"], object]
 """Sets the gauges of something that is not counted as it changes, such as the connections of a store."""
@@ -48,6 +54,8 @@ class Recorder:
         # A lock of the interpreter, which gevent does not replace: no greenlet is switched while it is held. It is
         # reentrant, because a signal handler may count, too.
         self._lock = _thread.RLock()
+        self._end_of_process: weakref.finalize[[CellFile], Recorder] | None = None
+        _recorders.add(self)
         self._sources: list[Source] = []
         self._ended = threading.Event()
         reference = weakref.ref(self)
@@ -77,7 +85,10 @@ class Recorder:
     def set(self, family: Gauge, labels: Labels, value: float) -> None:
         """Set a gauge of this process."""
         index = self._index.get((family, labels))
-        self.cells[self._begin(family, labels) if index is None else index] = value
+        if index is None:
+            # Before the look at the cells, which the first count of the process makes.
+            index = self._begin(family, labels)
+        self.cells[index] = value
 
     def observe(self, family: Histogram, labels: Labels, value: float) -> None:
         """Count a value in its bucket."""
@@ -111,10 +122,25 @@ class Recorder:
                 self._file.beat(time.time())
 
     def close(self) -> None:
-        """Let go of the file. What was counted stays; the next count begins a new file."""
+        """Let go of the file. What was counted stays; the next count begins a new file.
+
+        The end of the process counts as a failure if an exception is ending it.
+        """
+        if not isinstance(sys.exception(), Exception):
+            self.note_end()
         self._ended.set()
         self._ended = threading.Event()
         self._forget_file()
+
+    def note_end(self) -> None:
+        """Note that the process ends because it was told to. The interpreter does that by itself when it exits."""
+        if self._end_of_process is not None:
+            self._end_of_process()
+
+    def note_failure(self) -> None:
+        """Let the end of the process count as a failure, even if the interpreter exits normally."""
+        if self._end_of_process is not None:
+            self._end_of_process.detach()
 
     def _begin(self, family: Family, labels: Labels) -> int:
         with self._lock:
@@ -130,12 +156,17 @@ class Recorder:
             # It was tried before, and has failed.
             return
         try:
+            # Hosts without a sweeper or notifier have no other process that does this.
+            retire_if_many(self._folder)
             self._file = CellFile(self._folder, self._part, now=time.time())
-        except OSError as exc:
+        except (OSError, StartupError) as exc:
             _log.warning("This process is missing in the metrics, because it cannot write to %s: %s", self._folder, exc)
             self.cells = [0.0]
         else:
             self.cells = self._file.cells
+            # At the end of the interpreter, too. The file stays open then, because other threads may still count.
+            self._end_of_process = weakref.finalize(self, _end, self._file)
+            _note_end_of_multiprocessing()
             # With gevent's patches this is a greenlet.
             threading.Thread(
                 target=_sample_all_the_time, args=(weakref.ref(self), self._ended), name="metrics", daemon=True
@@ -150,8 +181,33 @@ class Recorder:
 
     def _forget_file(self) -> None:
         file, self._file, self.cells, self._index = self._file, None, [], {}
+        # In the child of a fork, so that it does not end the file of its parent.
+        self.note_failure()
         if file is not None:
             file.leave()
+
+
+def note_end_of_process() -> None:
+    """Call :meth:`Recorder.note_end` of all recorders. Needed before os._exit()."""
+    for recorder in list(_recorders):
+        recorder.note_end()
+
+
+def note_failure_of_process() -> None:
+    """Call :meth:`Recorder.note_failure` of all recorders."""
+    for recorder in list(_recorders):
+        recorder.note_failure()
+
+
+def _note_end_of_multiprocessing() -> None:
+    """In a process of multiprocessing, such as a worker of granian, the exit handlers of the interpreter do not run."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, note_end_of_process, exitpriority=0)
+
+
+def _end(file: CellFile) -> None:
+    file.end(time.time())
 
 
 def _forget(reference: weakref.ref[Recorder]) -> None:

@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import platform
 from bisect import bisect_left
+from importlib.metadata import version
 from time import perf_counter
 
 import falcon
 
+from zaqar.access.http_server import HttpServer, find_http_server
 from zaqar.logs.access import AccessLog
-from zaqar.metrics.families import HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS, OTHER, REQUEST_BUCKETS
+from zaqar.metrics.families import BUILD_INFO, HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS, OTHER, REQUEST_BUCKETS
 from zaqar.metrics.recorder import Recorder
 from zaqar.transport.probes import PATHS
 
 PROBE = "probe"
 """The label of all probes. They are not logged."""
+
+_LOADED_BY_WORKERS = frozenset({HttpServer.GEVENT, HttpServer.GRANIAN})
+"""Servers that load the application in each worker. gunicorn with ``preload_app`` counts as another server then."""
 
 _METHODS = frozenset(falcon.HTTP_METHODS)
 
@@ -35,6 +41,7 @@ class RequestObserver:
         """The cells of the recorder in which these series are."""
         if recorder is not None:
             recorder.add_source(self._sample)
+            _report_version(recorder)
 
     def _sample(self, recorder: Recorder) -> None:
         recorder.set(IN_PROGRESS, (), self._begun - self._ended)
@@ -78,6 +85,15 @@ _SUM = len(REQUEST_BUCKETS) + 1
 def _labels_of(method: str, template: str | None) -> tuple[str, str]:
     route = PROBE if template in PATHS else template or OTHER
     return method if method in _METHODS else OTHER, route
+
+
+def _report_version(recorder: Recorder) -> None:
+    server = find_http_server()
+    labels = (version("zaqar"), platform.python_version(), server.name.lower())
+    recorder.add_source(lambda counting: counting.set(BUILD_INFO, labels, 1.0))
+    if server in _LOADED_BY_WORKERS:
+        # An idle worker is shown, too. A process that forks its workers later has nothing to count.
+        recorder.sample()
 
 
 def _log(access_log: AccessLog, req: falcon.Request, resp: falcon.Response, seconds: float) -> None:
