@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of the processes of a service, space of messages in its store, and CPU of notifications.
+"""Memory of the processes of a service, space of messages and deliveries in its store, and CPU of notifications.
 
-``python docs/decisions/measure_sizing.py`` starts ``zaqar-server`` with a state directory and ports of its own and prints
+``python docs/decisions/measure_sizing.py`` starts ``zaqar-server`` with a state directory and ports of its own, and
+prints
 
-* the memory of each process, shared pages divided among the processes that share them (PSS), after the start and after
-  the posts;
+* the memory of each process after the start and after the posts. Pages that processes share are divided among them
+  (PSS);
 * by how much the store has grown for each message, after posts of 100 messages of 1 KiB. By default the store is SQLite
-  in the state directory. For another one ``--config-file`` names it, and ``--size`` is a command that prints its size in
-  bytes;
-* the CPU time of the notifier for each notification, if ``--deliveries`` messages go to a webhook on this machine that
-  answers at once.
+  in the state directory. For another store ``--config-file`` names it, and ``--size`` is a command that prints its size
+  in bytes;
+* the CPU time of the notifier for each notification, and by how much the store has grown for each, after
+  ``--deliveries`` messages have gone to a webhook on this machine that answers at once.
 
 It needs Linux, for ``/proc``.
 """
@@ -31,6 +32,8 @@ import threading
 import time
 import urllib.request
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 START_SECONDS = 60.0
@@ -103,7 +106,9 @@ class Sink(http.server.BaseHTTPRequestHandler):
         Sink.count += 1
 
 
-def print_deliveries(url: str, pid: int, messages: int) -> None:
+def print_deliveries(
+    url: str, pid: int, messages: int, rate: float, size: Callable[[], int], of_message: float
+) -> None:
     sink = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sink)
     threading.Thread(target=sink.serve_forever, daemon=True).start()
     [notifier] = [
@@ -111,21 +116,28 @@ def print_deliveries(url: str, pid: int, messages: int) -> None:
     ]
     ask(f"{url}/v2/queues/sent", "PUT")
     ask(f"{url}/v2/queues/sent/subscriptions", "POST", {"subscriber": f"http://127.0.0.1:{sink.server_port}/"})
-    began, cpu = time.monotonic(), cpu_seconds_of(notifier)
-    post(f"{url}/v2/queues/sent/messages", messages)
+    before, began, cpu = size(), time.monotonic(), cpu_seconds_of(notifier)
+    if rate:
+        for number in range(messages):
+            time.sleep(max(0.0, began + number / rate - time.monotonic()))
+            post(f"{url}/v2/queues/sent/messages", 1)
+    else:
+        post(f"{url}/v2/queues/sent/messages", messages)
     while Sink.count < messages:
         time.sleep(0.1)
+    seconds = time.monotonic() - began
     # The notifier stores the last outcomes.
     time.sleep(1)
-    used, seconds = cpu_seconds_of(notifier) - cpu, time.monotonic() - began - 1
-    print(
-        f"\n{messages} notifications in {seconds:.0f} s, CPU of the notifier: {used / messages * 1e6:.0f} us for each."
-    )
+    used = cpu_seconds_of(notifier) - cpu
+    print(f"\n{messages} notifications, from the first post to the last arrival: {seconds:.1f} s.")
+    print(f"CPU of the notifier for each: {used / messages * 1e6:.0f} us.")
+    print(f"Space of each, beside its message: {(size() - before) / messages - of_message:.0f} bytes.")
 
 
 def post(url: str, messages: int) -> None:
-    for _ in range(messages // OF_ONE_POST):
-        bodies = [base64.b64encode(os.urandom(BODY_SIZE))[:BODY_SIZE].decode() for _ in range(OF_ONE_POST)]
+    for start in range(0, messages, OF_ONE_POST):
+        count = min(OF_ONE_POST, messages - start)
+        bodies = [base64.b64encode(os.urandom(BODY_SIZE))[:BODY_SIZE].decode() for _ in range(count)]
         ask(url, "POST", {"messages": [{"body": body, "ttl": 3600} for body in bodies]})
 
 
@@ -142,6 +154,7 @@ def main() -> None:
     parser.add_argument("--workers", default="2")
     parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--deliveries", type=int, default=5_000)
+    parser.add_argument("--rate", type=float, default=0, help="post so many of these a second, each in its own request")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
@@ -157,12 +170,13 @@ def main() -> None:
             wait_for(url)
             ask(f"{url}/v2/queues/space", "PUT")
             print_memory(server.pid, "after the start")
-            before = size_of(Path(folder), options.size)
+            size = partial(size_of, Path(folder), options.size)
+            before = size()
             post(f"{url}/v2/queues/space/messages", options.messages)
-            grown = size_of(Path(folder), options.size) - before
+            of_message = (size() - before) / options.messages
             print_memory(server.pid, "after the posts")
-            print(f"\nSpace of a message of 1 KiB: {grown / options.messages:.0f} bytes.")
-            print_deliveries(url, server.pid, options.deliveries)
+            print(f"\nSpace of a message of 1 KiB: {of_message:.0f} bytes.")
+            print_deliveries(url, server.pid, options.deliveries, options.rate, size, of_message)
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(30)
