@@ -21,24 +21,22 @@ OF_OTHERS = (
 )
 """Texts that do not come from a source file of the service."""
 
-OF_OTHER_PROGRAMS = set(
-    [
-        "limit_conn",
-        "limit_req",
-        "non_idempotent",
-        "pg_database_size",
-        "pg_isready",
-        "pg_replication_slots",
-        "pg_stat_activity",
-        "preload_app",
-        "rotate_secret",
-        "synchronous_commit",
-        "tls_ca",
-        "used_memory",
-        "worker_connections",
-        "worker_rlimit_nofile",
-    ]
-)
+OF_OTHER_PROGRAMS = {
+    "limit_conn",
+    "limit_req",
+    "non_idempotent",
+    "pg_database_size",
+    "pg_isready",
+    "pg_replication_slots",
+    "pg_stat_activity",
+    "preload_app",
+    "rotate_secret",
+    "synchronous_commit",
+    "tls_ca",
+    "used_memory",
+    "worker_connections",
+    "worker_rlimit_nofile",
+}
 """Names with an underscore that are no options of the service."""
 
 A_VALUE = re.compile(r"\b(?:[A-Z]{2,}(?<!WAL)|N)\b")
