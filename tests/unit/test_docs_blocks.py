@@ -75,6 +75,9 @@ CHECKED = [
     ),
     Check(r"docs/(api|consume|streams|tracing)\.rst", r"curl |[A-Z]+=", PASTED),
     Check(r"docs/encryption\.rst", r"openssl ", PASTED),
+    Check(r"docs/troubleshooting\.rst", r"curl |H=|ps |date ", PASTED),
+    Check(r"docs/troubleshooting\.rst", r"(?:journalctl|systemctl|timedatectl) ", "not run: needs systemd"),
+    Check(r"docs/troubleshooting\.rst", r"ss |prlimit ", "not run: shows what runs on the host of the operator"),
     Check(r"docs/(live_updates|websocket_push)\.rst", r"printf ", PASTED),
     Check(r"docs/contributor/first_patch\.rst", r"grep ", PASTED),
     Check(
