@@ -10,7 +10,7 @@ _SUBJECTS = (access, general, monitoring, notification, profiler, quotas, stores
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """All groups with their options, as oslo-config-generator asks for them."""
-    of_libraries = access.GROUPS_OF_LIBRARIES | quotas.GROUPS_OF_LIBRARIES
+    of_libraries = {**access.GROUPS_OF_LIBRARIES, **quotas.GROUPS_OF_LIBRARIES}
     return [*list_own_opts(), *((group, list(opts)) for group, opts in of_libraries.items())]
 
 

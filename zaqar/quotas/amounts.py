@@ -49,9 +49,7 @@ def refusal(recorder: Recorder | None, limit: str, sentence: str) -> QuotaExceed
 class AmountChecks:
     """Refuses the creation of a queue or subscription over a limit. Threads may share it."""
 
-    def __init__(
-        self, management: ManagementStore, source: AmountSource, recorder: Recorder | None
-    ) -> None:
+    def __init__(self, management: ManagementStore, source: AmountSource, recorder: Recorder | None) -> None:
         self._management = management
         self._source = source
         self._recorder = recorder

@@ -125,9 +125,7 @@ class Rates:
                 used = min(rate.limit, math.ceil(round(share, 6)))
             yield RateUse(rate, used)
 
-    def _headers(
-        self, rates: tuple[Rate, ...], key_of: Callable[[Rate], str | QueueName]
-    ) -> dict[str, str] | None:
+    def _headers(self, rates: tuple[Rate, ...], key_of: Callable[[Rate], str | QueueName]) -> dict[str, str] | None:
         now = self._clock()
         near = []
         for rate in rates:

@@ -176,9 +176,7 @@ class UnifiedLimits:
         self._missing = missing
 
     def _amounts(self, limits: Mapping[str, int]) -> Amounts:
-        found: dict[str, int | None] = {
-            name: getattr(self._configured, name) for name in Amounts.__dataclass_fields__
-        }
+        found: dict[str, int | None] = {name: getattr(self._configured, name) for name in Amounts.__dataclass_fields__}
         for name, (field, unit) in NAMES.items():
             if name in limits:
                 found[field] = None if limits[name] == UNLIMITED else limits[name] * unit

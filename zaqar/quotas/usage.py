@@ -189,7 +189,7 @@ class UsageChecks:
             except StoreUnavailable:
                 # The driver logs the outage. The last count holds, and the next one is as late as usual.
                 use.counted_at = self._monotonic()
-            except Exception:  # the thread counts for others, too
+            except Exception:  # noqa: BLE001, the thread counts for others, too
                 _log.exception("The use of a queue or project could not be counted.")
                 use.counted_at = self._monotonic()
             finally:

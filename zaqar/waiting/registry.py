@@ -137,6 +137,10 @@ class Registry:
                 waiter.is_ready = True
             return waiter
 
+    def count_of_project(self, project: str) -> tuple[int, int]:
+        """How many clients of the project wait for messages, and how many follow a stream."""
+        return self._of_projects[False, project], self._of_projects[True, project]
+
     def has_takers(self, address: QueueName) -> bool:
         """Whether a taker waits for this queue, so that a new one has to wait behind it."""
         queue = self._queues.get(address)

@@ -13,6 +13,7 @@ from zaqar.limits import Limits
 from zaqar.model import TOPIC
 from zaqar.schemas import claims, messages, queues, share
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
+from zaqar.schemas.project_limits import LIMITS
 from zaqar.schemas.stats import stats_schema
 from zaqar.transport.wsgi import openapi_pools, openapi_streams, openapi_subscriptions
 from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref, wait_of
@@ -84,6 +85,9 @@ def _common_operations() -> dict[tuple[str, str], Operation]:
         ),
         ("/v2/ping", "get"): Operation("ping", "Whether the service can serve.", pong),
         ("/v2/ping", "head"): Operation("pingHead", "Whether the service can serve.", pong),
+        ("/v2/limits", "get"): Operation(
+            "getLimits", "The limits of the project, and how much it uses.", {200: ("The limits.", ref("Limits"))}
+        ),
     }
 
 
@@ -291,6 +295,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "Origin": messages.ORIGIN,
         "Posted": messages.POSTED,
         "Claim": claims.CLAIM,
+        "Limits": LIMITS,
     }
 
 
