@@ -19,7 +19,7 @@ from typing import TypeVar
 from tests.servers import free_port
 
 HTTP_COMMAND = (sys.executable, "-m", "zaqar.cmd.server.main", "--no-websocket")
-"""For tests without WebSocket: each process of a server takes most of a second to start."""
+"""For tests without WebSocket: each process of a server takes half a second of CPU to start."""
 
 COMMAND = (sys.executable, "-m", "zaqar.cmd.server.main", "--websocket-bind", "127.0.0.1:0")
 """The WebSocket port is any free one, because several servers may run on one machine. The banner names it."""

@@ -116,8 +116,8 @@ def test_headers_of_several_rates_are_one_list(make_api: MakeApi) -> None:
     stop_clock(api)
     raw = b'{"messages":[{"body":"%b"}]}' % (b"x" * 64)
     answer = api.post("/v2/queues/q/messages", raw=raw)
-    assert len(raw) == 92
-    assert answer.headers["RateLimit"] == '"request";r=0;t=1, "post-bytes";r=8;t=1'
+    assert len(raw) == 90
+    assert answer.headers["RateLimit"] == '"request";r=0;t=1, "post-bytes";r=10;t=1'
     assert answer.headers["RateLimit-Policy"] == '"request";q=1;w=1, "post-bytes";q=100;w=1;qu="content-bytes"'
 
 

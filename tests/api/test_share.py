@@ -396,7 +396,7 @@ def test_every_operation_below_a_shared_path_has_its_rule(make_api: Callable[...
 
     id_ = "0" * 24
     asking = {"check": staticmethod(note), "asks_for": staticmethod(lambda *_: False)}
-    object.__setattr__(api.parts, "authorizer", type("Asking", (), asking))
+    object.__setattr__(api.parts, "rules", type("Asking", (), asking))
     client = testing.TestClient(app.make_app(api.parts))
     client.app.add_error_handler(Asked, lambda *_: None)
     for collection in ("messages", "claims", "subscriptions"):

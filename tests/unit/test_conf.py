@@ -41,7 +41,7 @@ CATALOGUE = {
     """,
     "DEFAULT": """
         admin_mode (Bool, False); pooling (Bool, False); unreliable (Bool, False); enable_checksum (Bool, False);
-        auth_strategy (Str, ); state_dir (Str)
+        auth_strategy (Str, ); state_dir (Str); drain_delay (Float, 0.0); readiness_includes_store (Bool, False)
     """,
     "drivers": """
         transport (Str, wsgi, choices: wsgi websocket); message_store (Str, sqlalchemy);
@@ -117,6 +117,9 @@ CATALOGUE = {
         auth_type (Str); auth_section (Str); auth_url (Str); username (Str); password (Str, secret);
         user_domain_id (Str); user_domain_name (Str); cafile (Str); certfile (Str); keyfile (Str);
         insecure (Bool, False); timeout (Int, 5)
+    """,
+    "healthcheck": """
+        disable_by_file_path (Str)
     """,
     "metrics": """
         bind (Str, 127.0.0.1:9464); queues (Bool, False)

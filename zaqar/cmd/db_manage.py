@@ -16,7 +16,7 @@ from zaqar.cmd import failures
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.schema import HEAD
+from zaqar.storage.sqlalchemy.states import HEAD
 
 _STORES = ("management_store", "message_store")
 

@@ -21,6 +21,7 @@ from zaqar.clock import Clock, system_clock
 from zaqar.cmd import failures
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.metrics.recorder import SAMPLE_SECONDS
 from zaqar.service.reencryption import Reencrypted, reencrypt
 from zaqar.storage.base import MessageStore
 from zaqar.storage.pools import StoreRef
@@ -182,7 +183,7 @@ def _reencrypt(arguments: Sequence[str]) -> int:
     """Encrypt bodies that need an old key with the newest one. Returns the exit status: 1 if an old key is needed."""
     conf = configuration.load(arguments)
     configuration.set_up_log(conf)
-    parts = app.build(conf)
+    parts = app.build(conf, part="sweeper")
     try:
         if parts.keys.refusal is not None:
             raise StartupError(f"{parts.keys.refusal}.")
@@ -242,6 +243,7 @@ def _run(parts: app.Parts, *, every: float | None) -> None:
         pause=lambda: time.sleep(_PAUSE),
     )
     while True:
+        _beat(parts)
         try:
             if not sweeper.sweep_round():
                 continue
@@ -251,7 +253,16 @@ def _run(parts: app.Parts, *, every: float | None) -> None:
             _log.debug("A store is away; the next sweep is in %g s.", every)
         if every is None:
             return
-        time.sleep(every)
+        end = time.monotonic() + every
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, SAMPLE_SECONDS))
+            _beat(parts)
+
+
+def _beat(parts: app.Parts) -> None:
+    """Note in the metrics that the sweeper goes on, which ``/livez`` of the exporter shows."""
+    if parts.recorder is not None:
+        parts.recorder.beat()
 
 
 if __name__ == "__main__":

@@ -37,9 +37,19 @@ NOTIFIERS_NAME = "notifiers"
 WAITERS_NAME = "waiters"
 NODES_NAME = "nodes"
 METRICS_NAME = "metrics"
+DRAIN_NAME = "draining"
 POLICY_SNAPSHOT_NAME = "policy.json"
 
-_OURS = (DATABASE_NAME, PID_NAME, NOTIFIERS_NAME, WAITERS_NAME, NODES_NAME, METRICS_NAME, POLICY_SNAPSHOT_NAME)
+_OURS = (
+    DATABASE_NAME,
+    PID_NAME,
+    NOTIFIERS_NAME,
+    WAITERS_NAME,
+    NODES_NAME,
+    METRICS_NAME,
+    DRAIN_NAME,
+    POLICY_SNAPSHOT_NAME,
+)
 """Names of files and folders of the service. A directory with one of them counts as a state directory."""
 
 _logged_warnings: set[str] = set()
@@ -233,6 +243,11 @@ def waiters_dir(conf: cfg.ConfigOpts) -> Path:
 def nodes_dir(conf: cfg.ConfigOpts) -> Path:
     """The folder of the sockets by which notifiers reach WebSocket processes of this host. It may not exist yet."""
     return state_dir(conf) / NODES_NAME
+
+
+def drain_file(conf: cfg.ConfigOpts) -> Path:
+    """The file that exists while the server of this state directory is about to end."""
+    return state_dir(conf) / DRAIN_NAME
 
 
 def metrics_dir(conf: cfg.ConfigOpts) -> Path:

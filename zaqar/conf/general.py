@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the service as a whole: ``[DEFAULT]``, ``[drivers]``, ``[storage]`` and ``[pooling:catalog]``."""
+"""Options of the service as a whole: ``[DEFAULT]``, ``[drivers]``, ``[healthcheck]``, ``[storage]`` and
+``[pooling:catalog]``."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,6 +24,19 @@ _DEFAULT = [
         "unreliable",
         default=False,
         help="Accepted, but without effect. The banner of zaqar-server and /v2/health show what a store may lose.",
+    ),
+    cfg.FloatOpt(
+        "drain_delay",
+        default=0.0,
+        min=0.0,
+        help="Seconds between the signal to end and the end of zaqar-server, in which it serves requests as before, "
+        "but /readyz answers 503. Balancers need them to notice that. 5 suits Kubernetes.",
+    ),
+    cfg.BoolOpt(
+        "readiness_includes_store",
+        default=False,
+        help="Whether /readyz answers 503 while a store does not answer. If all servers share the store, a balancer "
+        "then has no server left, and its error takes the place of the 503 of the service.",
     ),
     cfg.BoolOpt("enable_checksum", default=False, help="Whether messages are stored and shown with a checksum."),
 ]
@@ -66,9 +80,17 @@ _STORAGE = [
     for name in _PIPELINES
 ]
 
+_HEALTHCHECK = [
+    cfg.StrOpt(
+        "disable_by_file_path",
+        help="While this file exists, /healthcheck and /readyz answer 503, so that a balancer sends no more requests.",
+    ),
+]
+
 GROUPS: Mapping[str, Sequence[cfg.Opt]] = {
     "DEFAULT": _DEFAULT,
     "drivers": _DRIVERS,
+    "healthcheck": _HEALTHCHECK,
     "pooling:catalog": _POOLING_CATALOG,
     "storage": _STORAGE,
 }

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+OTHER = "other"
+"""The label of everything that has no name of its own, such as the paths that are no route."""
+
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DELIVERY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LAG_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
@@ -62,6 +65,14 @@ HTTP_DURATION = Histogram(
 IN_PROGRESS = Gauge("zaqar_http_requests_in_progress", "Requests that are being carried out.")
 WAITING_CLIENTS = Gauge("zaqar_waiting_clients", "Clients that wait for messages.", ("kind",))
 
+WEBSOCKET_REQUESTS = Counter("zaqar_websocket_requests", "Answered frames.", ("action", "code"))
+WEBSOCKET_DURATION = Histogram(
+    "zaqar_websocket_request_duration_seconds",
+    "Time from a frame to its answer, without the time in which it waited for messages.",
+    ("action",),
+)
+WEBSOCKET_CONNECTIONS = Gauge("zaqar_websocket_connections", "Open WebSocket connections.")
+
 MESSAGES_POSTED = Counter("zaqar_messages_posted", "Messages that were stored by posts.")
 POSTED_BYTES = Counter("zaqar_posted_bytes", "Bytes of the bodies of posted messages, as stored.")
 MESSAGES_CLAIMED = Counter("zaqar_messages_claimed", "Messages that were leased to claims.")
@@ -84,7 +95,10 @@ DELIVERY_DURATION = Histogram(
 )
 DELIVERIES_SETTLED = Counter("zaqar_deliveries_settled", "Deliveries that came to an end.", ("outcome",))
 DELIVERY_LAG = Histogram(
-    "zaqar_delivery_lag_seconds", "Time from the post of a message to its first attempt.", (), LAG_BUCKETS
+    "zaqar_delivery_lag_seconds",
+    "Time from a post to the first attempt, a delay included.",
+    (),
+    LAG_BUCKETS,
 )
 DELIVERIES_IN_FLIGHT = Gauge("zaqar_deliveries_in_flight", "Deliveries that are being attempted.")
 NOTIFIER_SLOTS = Gauge("zaqar_notifier_slots", "Deliveries that may be attempted at a time.")

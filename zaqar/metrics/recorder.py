@@ -9,9 +9,11 @@ from __future__ import annotations
 import _thread
 import logging
 import os
+import threading
 import time
 import weakref
 from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
 
 from zaqar.metrics.cells import CellFile
@@ -20,6 +22,12 @@ from zaqar.metrics.families import Counter, Family, Gauge, Histogram
 _log = logging.getLogger(__name__)
 
 Labels = tuple[str, ...]
+
+Source = Callable[["Recorder"], object]
+"""Sets the gauges of something that is not counted as it changes, such as the connections of a store."""
+
+SAMPLE_SECONDS = 5.0
+"""Time between two calls of the sources."""
 
 
 class Recorder:
@@ -39,6 +47,8 @@ class Recorder:
         # A lock of the interpreter, which gevent does not replace: no greenlet is switched while it is held. It is
         # reentrant, because a signal handler may count, too.
         self._lock = _thread.RLock()
+        self._sources: list[Source] = []
+        self._ended = threading.Event()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(reference))
 
@@ -71,6 +81,18 @@ class Recorder:
             cells[bucket] += 1.0
             cells[first + len(buckets) + 1] += value
 
+    def add_source(self, source: Source) -> None:
+        """Have ``source`` called every SAMPLE_SECONDS, in a thread of its own, once this process counts anything."""
+        self._sources.append(source)
+
+    def sample(self) -> None:
+        """Call all sources now. An error of one is logged and keeps no other from being called."""
+        for source in list(self._sources):
+            try:
+                source(self)
+            except Exception:  # noqa: BLE001, the log has it
+                _log.exception("Gauges of the metrics cannot be read.")
+
     def beat(self) -> None:
         """Note that the process is alive. Called every few seconds by the loop whose standstill would be a failure."""
         with self._lock:
@@ -80,6 +102,8 @@ class Recorder:
 
     def close(self) -> None:
         """Let go of the file. What was counted stays; the next count begins a new file."""
+        self._ended.set()
+        self._ended = threading.Event()
         self._forget_file()
 
     def _begin(self, family: Family, labels: Labels) -> int:
@@ -102,11 +126,16 @@ class Recorder:
             self._cells = [0.0]
         else:
             self._cells = self._file.cells
+            # With gevent's patches this is a greenlet.
+            threading.Thread(
+                target=_sample_all_the_time, args=(weakref.ref(self), self._ended), name="metrics", daemon=True
+            ).start()
 
     def forget_parent(self) -> None:
         """Begin anew in the child of a fork, whose parent goes on with its file."""
         # Another thread of the parent may have held the lock at the moment of the fork. The child has no such thread.
         self._lock = _thread.RLock()
+        self._ended = threading.Event()
         self._forget_file()
 
     def _forget_file(self) -> None:
@@ -119,3 +148,13 @@ def _forget(reference: weakref.ref[Recorder]) -> None:
     recorder = reference()
     if recorder is not None:
         recorder.forget_parent()
+
+
+def _sample_all_the_time(reference: weakref.ref[Recorder], ended: threading.Event) -> None:
+    """Sample until the recorder is closed or gone."""
+    while not ended.wait(SAMPLE_SECONDS):
+        recorder = reference()
+        if recorder is None:
+            return
+        recorder.sample()
+        del recorder

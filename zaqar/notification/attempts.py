@@ -17,12 +17,15 @@ from functools import partial
 from zaqar.clock import Clock
 from zaqar.encryption.messages import MessageKeys, Unreadable
 from zaqar.errors import StoreUnavailable
+from zaqar.metrics.families import DELIVERY_ATTEMPTS, DELIVERY_DURATION, DELIVERY_LAG
+from zaqar.metrics.recorder import Recorder
 from zaqar.model import NOTIFICATION, WAITING, Delivery, DeliveryKey, Subscription, is_sealed
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.capacity import Capacity, Slot, SubscriptionBacklog
 from zaqar.notification.failed_deliveries import FailedDeliveries
 from zaqar.notification.leased_store import AWAY_SECONDS, EXTEND_SECONDS, LEASE_SECONDS, LeasedStore, StoreState
 from zaqar.notification.retry import pauses_of
+from zaqar.notification.senders.base import Outcome
 from zaqar.notification.senders.by_scheme import Senders
 from zaqar.notification.subscribers import Subscribers, wants
 from zaqar.notification.verdicts import Verdicts
@@ -79,6 +82,7 @@ class Attempts:
         failures: FailedDeliveries,
         keys: MessageKeys,
         bounds: Bounds,
+        recorder: Recorder | None,
     ) -> None:
         """Call it in an event loop. The positional arguments belong to one store; all stores share the others."""
         self._store = store
@@ -92,6 +96,7 @@ class Attempts:
         self._failures = failures
         self._keys = keys
         self._bounds = bounds
+        self._recorder = recorder
         self._leased: dict[DeliveryKey, LeasedDelivery] = {}
         self._delivering: set[asyncio.Task[Delivery]] = set()
         self._unsettled: list[tuple[Delivery, LeasedDelivery]] = []
@@ -325,6 +330,7 @@ class Attempts:
             return self._verdicts.postponed(delivery), None
         seconds = _time() - started
         tried = self._verdicts.attempted(delivery, outcome, began=began, seconds=seconds, encrypted=encrypted)
+        self._count(delivery, subscription, outcome, began, seconds)
         _log.debug(
             "attempt %d to send %s to subscription %s: status %s after %.3f s",
             tried.tries,
@@ -338,6 +344,17 @@ class Attempts:
         store_ref = self._store.store_ref
         verdict = await self._failures.judge(tried, subscription, outcome, store_ref=store_ref, encrypted=encrypted)
         return verdict, outcome.reached
+
+    def _count(
+        self, delivery: Delivery, subscription: Subscription, outcome: Outcome, began: float, seconds: float
+    ) -> None:
+        if self._recorder is None:
+            return
+        scheme = scheme_of(subscription.subscriber)
+        self._recorder.add(DELIVERY_ATTEMPTS, (scheme, _label_of(outcome)))
+        self._recorder.observe(DELIVERY_DURATION, (scheme,), seconds)
+        if not delivery.tries and delivery.kind == NOTIFICATION:
+            self._recorder.observe(DELIVERY_LAG, (), max(0.0, began - delivery.created))
 
     async def _restore_order(self, delivery: Delivery) -> Delivery:
         """Hand a delivery back that came too early, and have the earlier ones of its subscription taken first.
@@ -453,6 +470,17 @@ class Attempts:
         self._extending.cancel()
         if self._settling is not None:
             self._settling.cancel()
+
+
+def _label_of(outcome: Outcome) -> str:
+    """The outcome as metrics show it."""
+    if outcome.delivered:
+        return "ok"
+    if outcome.gone:
+        return "gone"
+    if outcome.status is None:
+        return outcome.failure
+    return "redirect" if 300 <= outcome.status < 400 else "http_4xx" if outcome.status < 500 else "http_5xx"
 
 
 def _time() -> float:

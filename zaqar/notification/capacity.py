@@ -114,6 +114,16 @@ class Capacity:
         return self._reserved
 
     @property
+    def slots(self) -> int:
+        """How many attempts may be under way at a time."""
+        return self._overall
+
+    @property
+    def under_way(self) -> int:
+        """How many attempts are under way."""
+        return self._under_way[0]
+
+    @property
     def share(self) -> int:
         """Number of further reservations that one store may make now: the free ones, but at most a quarter of all.
 

@@ -19,6 +19,8 @@ from zaqar.clock import Clock
 from zaqar.encryption.messages import NO_KEYS, MessageKeys
 from zaqar.errors import StoreUnavailable
 from zaqar.ipc.wakeup_socket import WakeupSocket, open_wakeup_socket
+from zaqar.metrics.families import DELIVERIES_IN_FLIGHT, NOTIFIER_SLOTS
+from zaqar.metrics.recorder import SAMPLE_SECONDS, Recorder
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.capacity import Capacity
 from zaqar.notification.executors import GuardedExecutors, StoreExecutor
@@ -70,19 +72,19 @@ class Notifier:
         post_dead_letter: PostDeadLetter,
         delete_trust: Callable[[str], None] | None = None,
         node_removal: NodeRemoval | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts."""
         self._placement = placement
         self._management = StoreExecutor("management", _MANAGEMENT_THREADS)
         self._guarded = GuardedExecutors()
         self._senders = Senders(senders)
-        verdicts = Verdicts(clock=clock, retention=bounds.retention)
-        subscribers = Subscribers(management, self._management, clock)
+        verdicts = Verdicts(clock=clock, retention=bounds.retention, recorder=recorder)
         self._shared = Shared(
             owner=f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}",
             clock=clock,
             capacity=_capacity_of(bounds),
-            subscribers=subscribers,
+            subscribers=(subscribers := Subscribers(management, self._management, clock)),
             senders=self._senders,
             verdicts=verdicts,
             failures=FailedDeliveries(
@@ -98,6 +100,7 @@ class Notifier:
             piece_maker=PieceMaker(require_confirmation=bounds.require_confirmation, keys=keys, clock=clock),
             keys=keys,
             bounds=bounds,
+            recorder=recorder,
         )
         self._removals: list[TrustRemoval | NodeRemoval] = [] if node_removal is None else [node_removal]
         if delete_trust is not None:
@@ -116,6 +119,11 @@ class Notifier:
         """How often each verdict was given since the start."""
         return self._shared.verdicts.counts
 
+    def sample(self, recorder: Recorder) -> None:
+        """Set the gauges of the metrics."""
+        recorder.set(DELIVERIES_IN_FLIGHT, (), self._shared.capacity.under_way)
+        recorder.set(NOTIFIER_SLOTS, (), self._shared.capacity.slots)
+
     def wake(self) -> None:
         """Wake all pumps, because a store has new work."""
         for pump, _ in self._pumps.values():
@@ -129,7 +137,8 @@ class Notifier:
             loop.add_reader(listener.fileno(), self._on_wakeup, listener)
         watching = asyncio.create_task(self._watch_stores())
         stopping = asyncio.create_task(stop.wait())
-        removing = [asyncio.create_task(removal.run()) for removal in self._removals]
+        beside = [asyncio.create_task(removal.run()) for removal in self._removals]
+        beside.append(asyncio.create_task(self._beat()))
         try:
             await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
@@ -138,12 +147,18 @@ class Notifier:
         finally:
             watching.cancel()
             stopping.cancel()
-            for task in removing:
+            for task in beside:
                 task.cancel()
             if listener is not None:
                 loop.remove_reader(listener.fileno())
                 listener.close()
             await self._end()
+
+    async def _beat(self) -> None:
+        """Note in the metrics that the event loop turns, which ``/livez`` of the exporter shows."""
+        while self._shared.recorder is not None:
+            self._shared.recorder.beat()
+            await asyncio.sleep(SAMPLE_SECONDS)
 
     def _on_wakeup(self, listener: WakeupSocket) -> None:
         listener.drain()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from zaqar.clock import Clock
 from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StoreUnavailable
+from zaqar.metrics.recorder import Recorder
 from zaqar.notification.attempts import Attempts
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.capacity import Capacity, SubscriptionBacklog
@@ -52,6 +53,7 @@ class Shared:
     piece_maker: PieceMaker
     keys: MessageKeys
     bounds: Bounds
+    recorder: Recorder | None
 
 
 class Pump:
@@ -76,6 +78,7 @@ class Pump:
             failures=shared.failures,
             keys=shared.keys,
             bounds=shared.bounds,
+            recorder=shared.recorder,
         )
         self._leased_posts = LeasedPosts(
             self._store,

@@ -16,6 +16,8 @@ from typing import Any
 
 from zaqar.clock import Clock
 from zaqar.encryption.messages import UNREADABLE_SECONDS, Unreadable, UnreadableLog
+from zaqar.metrics.families import DELIVERIES_SETTLED
+from zaqar.metrics.recorder import Recorder
 from zaqar.model import DEAD, DONE, NOTIFICATION, WAITING, Attempt, Delivery, Subscription
 from zaqar.notification.retry import MOST_JITTER, effective_policy, next_after, next_attempt
 from zaqar.notification.senders.base import Outcome
@@ -50,13 +52,25 @@ NOT_KEPT = "(not kept, as the message is encrypted)"
 """Kept in place of an answer about an encrypted message. The answer may repeat the message, and is not encrypted."""
 
 
+_SETTLED = {"delivered": "done", "dead": "dead", "discarded": "discarded"}
+"""The verdicts that end a delivery, with their label in metrics."""
+
+
 class Verdicts:
     """Makes verdicts. ``counts`` has the number of each kind since the process started."""
 
-    def __init__(self, *, clock: Clock, retention: float, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        retention: float,
+        recorder: Recorder | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         """``retention``: seconds that a settled delivery is kept; 0 for none. ``draw``: random, from 0 up to 1."""
         self._clock = clock
         self._retention = retention
+        self._recorder = recorder
         self._draw = draw
         self._unreadable = UnreadableLog()
         self.counts: Counter[str] = Counter()
@@ -114,7 +128,7 @@ class Verdicts:
 
     def waiting(self, delivery: Delivery, due: float) -> Delivery:
         """Free for any notifier from ``due`` on."""
-        self.counts["put off"] += 1
+        self._count("put off")
         return replace(delivery, state=WAITING, due=due, keep_until=None)
 
     def due_at_once(self, delivery: Delivery) -> Delivery:
@@ -124,7 +138,7 @@ class Verdicts:
 
     def discarded(self, delivery: Delivery) -> Delivery:
         """No subscription wants the delivery. It is removed when it is settled."""
-        self.counts["discarded"] += 1
+        self._count("discarded")
         return replace(delivery, state=DONE, due=self._clock(), keep_until=None)
 
     def handed_back(self, delivery: Delivery, *, after: float = 0.0) -> Delivery:
@@ -132,7 +146,7 @@ class Verdicts:
 
         With 0 it is due since it was created, as if it had not been taken, so that it comes before later messages.
         """
-        self.counts["handed back"] += 1
+        self._count("handed back")
         due = self._clock() + after if after else delivery.created
         return replace(delivery, state=WAITING, due=due, keep_until=None)
 
@@ -179,7 +193,12 @@ class Verdicts:
         return self._settled(noted, DEAD, "dead")
 
     def _settled(self, delivery: Delivery, state: str, count: str) -> Delivery:
-        self.counts[count] += 1
+        self._count(count)
         now = self._clock()
         keep_until = now + self._retention if self._retention else None
         return replace(delivery, state=state, due=now, keep_until=keep_until)
+
+    def _count(self, what: str) -> None:
+        self.counts[what] += 1
+        if self._recorder is not None and what in _SETTLED:
+            self._recorder.add(DELIVERIES_SETTLED, (_SETTLED[what],))

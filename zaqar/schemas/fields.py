@@ -4,13 +4,17 @@
 The other modules of this package and the transports use it.
 """
 
+from __future__ import annotations
+
+import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import jsonschema
+from typing import TYPE_CHECKING, Any
 
 from zaqar.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import jsonschema
 
 JsonSchema = Mapping[str, Any]
 
@@ -22,17 +26,6 @@ NAME_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$"
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _ID = re.compile(r"[!-~]{1,128}")
-
-
-def _is_integer(_checker: object, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-# In JSON Schema 60.0 is an integer. This API does not accept it. In Python a bool is an int; here it is not.
-_StrictValidator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
-)
 
 
 def check_name(name: str, *, field: str) -> None:
@@ -87,10 +80,14 @@ def parse_boolean(text: str, *, field: str) -> bool:
 
 
 class Validator:
-    """A JSON schema that is compiled once. It reports the first invalid field by its path."""
+    """A JSON schema that is compiled once, at its first use. It reports the first invalid field by its path."""
 
     def __init__(self, schema: JsonSchema) -> None:
-        self._validator = _StrictValidator(schema)
+        self._schema = schema
+
+    @functools.cached_property
+    def _validator(self) -> Any:
+        return _strict_validator()(self._schema)
 
     def check(self, value: Any, *, root: str = "body") -> None:
         """Raise InvalidInput, about the first invalid field. ``root`` is the name of the whole document."""
@@ -98,6 +95,22 @@ class Validator:
         error = next(self._validator.iter_errors(value), None)
         if error is not None:
             raise InvalidInput(_path(root, error.absolute_path), _reason(error))
+
+
+@functools.cache
+def _strict_validator() -> Any:
+    # Import here: the sweeper and the notifier read no documents of clients, and the library takes long to import.
+    import jsonschema
+
+    # In JSON Schema 60.0 is an integer. This API does not accept it. In Python a bool is an int; here it is not.
+    type_checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    return jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        jsonschema.Draft202012Validator, type_checker=type_checker
+    )
+
+
+def _is_integer(_checker: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _path(root: str, parts: Iterable[str | int]) -> str:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from zaqar.clock import Clock
 from zaqar.errors import MessagesUnreadable, NotFound, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
+from zaqar.metrics.families import CLAIMS
+from zaqar.metrics.recorder import Recorder
 from zaqar.model import Claim, DeadLetters, Message, QueueName
 from zaqar.schemas.claims import Terms, parse_terms
 from zaqar.schemas.fields import is_id
@@ -40,13 +42,23 @@ class Claimed(NamedTuple):
 class Claims:
     """The operations on claims. Threads may share it."""
 
-    def __init__(self, *, queues: Queues, limits: Limits, clock: Clock, bodies: Bodies, hub: Hub) -> None:
+    def __init__(
+        self,
+        *,
+        queues: Queues,
+        limits: Limits,
+        clock: Clock,
+        bodies: Bodies,
+        hub: Hub,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._queues = queues
         self._hub = hub
         self._bodies = bodies
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
         self._limits = limits
         self._clock = clock
+        self._recorder = recorder
         self._finished_handovers: dict[str, tuple[int, str]] = {}
 
     def prepare(self, address: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
@@ -85,6 +97,12 @@ class Claims:
                 return Attempt(Claimed(claim, readable, claim.started), bool(readable), len(taken) == limit)
             self._leases.pass_over(address, claim.id)
         raise MessagesUnreadable
+
+    def count(self, claimed: Claimed, *, waited: bool) -> None:
+        """Count the answer to a request for a claim. ``waited``: the request was ready to wait for messages."""
+        if self._recorder is not None:
+            outcome = "filled" if claimed.messages else "empty"
+            self._recorder.add(CLAIMS, (f"waited_{outcome}" if waited else outcome,))
 
     def give_back(self, address: QueueName, claim_id: str) -> None:
         """Release a claim whose answer did not reach a client. No stage is called, because no client asked for it.

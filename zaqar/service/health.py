@@ -70,6 +70,11 @@ class _Finding(NamedTuple):
         return all(status["succeeded"] for status in self.tried.values())
 
     @property
+    def writable(self) -> bool:
+        """Whether messages could be stored: a store that is full or only a replica answers, but refuses writes."""
+        return bool(self.tried["post_messages"]["succeeded"])
+
+    @property
     def failed(self) -> list[str]:
         """The names of the parts that failed or are missing."""
         parts = {"message_volume": self.volume, "durability": self.durability}
@@ -80,6 +85,7 @@ class _Finding(NamedTuple):
         return {
             "name": self.store_ref.name,
             "reachable": self.reachable,
+            "writable": self.writable,
             "durability": self.durability,
             "failed": self.failed,
         }
@@ -198,6 +204,7 @@ class Health:
         started = time.monotonic()
         with _ParallelTasks() as tasks:
             pinged = tasks.begin(lambda: _time("ping of the management store", self._management.ping))
+            written = tasks.begin(lambda: _time("write to the management store", self._write_to_catalog))
             listed = tasks.begin(self._store_refs)
             asked = None if self._keystone is None else tasks.begin(partial(_check_keystone, self._keystone))
             tasks.wait([listed], until=started + _LISTING_SECONDS)
@@ -207,7 +214,7 @@ class Health:
                 tasks.begin(check.try_operations_and_count)
                 tasks.begin(check.ask_durability)
             tasks.wait(tasks.begun, until=started + REPORT_SECONDS)
-            catalog = tasks.answer(pinged)
+            catalog, catalog_write = tasks.answer(pinged), tasks.answer(written)
             findings = [check.end(time.monotonic() - started) for check in checks]
             keystone = None if asked is None else tasks.answer(asked) or _SILENT
         catalog_reachable = catalog is not None and catalog["succeeded"]
@@ -226,12 +233,19 @@ class Health:
         return {
             "storage_reachable": stores_reachable and (catalog_reachable or bool(store_refs)),
             "catalog_reachable": catalog_reachable,
+            "catalog_writable": catalog_write is not None and catalog_write["succeeded"],
             "operation_status": _merge([finding.tried for finding in findings]),
             "message_volume": {"free": free, "claimed": claimed, "total": free + claimed},
             "message_stores": [finding.summary() for finding in findings],
             **({} if keystone is None else {"keystone": keystone}),
             "failed": [part for part, is_known in known.items() if not is_known],
         }
+
+    def _write_to_catalog(self) -> None:
+        """Store the record of a queue that no project can name, and delete it."""
+        # The name is always the same, so that a record that a killed process has left is deleted by the next report.
+        queue = Queue(uid=secrets.token_hex(UID_LENGTH // 2), project="", name="health")
+        self._management.queue_records.delete(queue=self._management.queue_records.create(queue=queue))
 
     def _store_refs(self) -> list[StoreRef] | None:
         try:

@@ -6,7 +6,9 @@ The parts of a store are replaced by objects with the same methods, so neither d
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -22,6 +24,8 @@ from zaqar.metrics.families import (
     MESSAGES_POSTED,
     POSTED_BYTES,
     STALE_QUEUE_RETRIES,
+    STORE_CONNECTIONS,
+    STORE_CONNECTIONS_MAX,
     STORE_DURATION,
     STORE_ERRORS,
 )
@@ -53,7 +57,20 @@ def observe(store: S, name: str, recorder: Recorder) -> S:
     for method in ("volume", "sweep", "ping", "durability"):
         if hasattr(store, method):
             setattr(store, method, _timed(getattr(store, method), method, name, recorder))
+    if isinstance(store, MessageStore):
+        # A weak reference, so that the store of a pool that was removed is not kept.
+        recorder.add_source(partial(_sample_connections, weakref.ref(store), name))
     return store
+
+
+def _sample_connections(reference: weakref.ref[MessageStore], name: str, recorder: Recorder) -> None:
+    store = reference()
+    connections = {} if store is None else store.connections()
+    for state in ("used", "idle"):
+        if state in connections:
+            recorder.set(STORE_CONNECTIONS, (name, state), connections[state])
+    if "max" in connections:
+        recorder.set(STORE_CONNECTIONS_MAX, (name,), connections["max"])
 
 
 def _annotated(kind: type[MessageStore | ManagementStore]) -> list[str]:

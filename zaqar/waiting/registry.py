@@ -141,6 +141,12 @@ class Registry:
         """How many clients of the project wait for messages, and how many follow a stream."""
         return self._of_projects[False, project], self._of_projects[True, project]
 
+    def count_by_kind(self) -> dict[Kind, int]:
+        """The number of waiters of each kind. It looks at each of them, so it is for monitoring."""
+        with self._lock:
+            counts = Counter(each.kind for queue in self._queues.values() for each in (*queue.takers, *queue.readers))
+        return {kind: counts[kind] for kind in Kind}
+
     def has_takers(self, address: QueueName) -> bool:
         """Whether a taker waits for this queue, so that a new one has to wait behind it."""
         queue = self._queues.get(address)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from zaqar.cmd import db_manage
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.schema import HEAD
+from zaqar.storage.sqlalchemy.states import HEAD
 
 Manage = Callable[..., tuple[int, str, str]]
 """Runs a command; its status, output and errors."""

@@ -15,8 +15,8 @@ from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.sqlalchemy import claims, core, dead_letters, exhausted_messages, queues, sweep
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.core import SKEW
-from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.sqlite import messages
+from zaqar.storage.sqlalchemy.states import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 

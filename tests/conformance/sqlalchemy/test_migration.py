@@ -21,7 +21,8 @@ from tests.conformance.sqlalchemy.tracing import traced
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.schema import HEAD, metadata
+from zaqar.storage.sqlalchemy.schema import metadata
+from zaqar.storage.sqlalchemy.states import HEAD
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 

@@ -18,7 +18,8 @@ from zaqar.cmd import db_manage
 from zaqar.errors import StartupError
 from zaqar.storage.sqlalchemy import migration
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.schema import HEAD, metadata, postgresql_metadata
+from zaqar.storage.sqlalchemy.schema import metadata, postgresql_metadata
+from zaqar.storage.sqlalchemy.states import HEAD
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")

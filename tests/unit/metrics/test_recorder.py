@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,3 +194,42 @@ def test_families_have_names_and_labels_as_prometheus_wants_them() -> None:
         if isinstance(family, Histogram):
             assert name.endswith("_seconds")
             assert list(family.buckets) == sorted(family.buckets)
+
+
+def test_gauges_of_what_is_not_counted_are_read_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaqar.metrics.recorder.SAMPLE_SECONDS", 0.005)
+    recorder = Recorder(tmp_path, "api")
+    values = iter(range(1000))
+    seen = threading.Event()
+
+    def read(target: Recorder) -> None:
+        if (value := next(values)) >= 3:
+            seen.set()
+        target.set(WAITING_CLIENTS, ("claim",), value)
+
+    def fail(_: Recorder) -> None:
+        raise ZeroDivisionError
+
+    recorder.add_source(fail)
+    recorder.add_source(read)
+    assert not seen.wait(0.05)
+    recorder.add(MESSAGES_POSTED)
+    assert seen.wait(30)
+    recorder.close()
+    series = {each.family: each.cells[0] for each in series_of(tmp_path)}
+    assert series[WAITING_CLIENTS] >= 2
+
+
+def test_the_thread_that_reads_gauges_ends_with_the_recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zaqar.metrics.recorder.SAMPLE_SECONDS", 0.005)
+    before = set(threading.enumerate())
+    closed, forgotten = Recorder(tmp_path, "api"), Recorder(tmp_path, "api")
+    for recorder in (closed, forgotten):
+        recorder.add(MESSAGES_POSTED)
+    (*threads,) = set(threading.enumerate()) - before
+    assert len(threads) == 2
+    closed.close()
+    del forgotten, recorder
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()

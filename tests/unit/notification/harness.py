@@ -17,6 +17,7 @@ from oslo_config import cfg
 from tests.clock import FakeClock
 from zaqar.encryption.messages import NO_KEYS, MessageKeys
 from zaqar.errors import StoreUnavailable
+from zaqar.metrics.recorder import Recorder
 from zaqar.model import CONFIRMED, DEAD, WAITING, Delivery, Draft, Queue, Subscription
 from zaqar.notification.bounds import Bounds
 from zaqar.notification.capacity import Capacity
@@ -165,6 +166,7 @@ class Harness:
     keys: MessageKeys = NO_KEYS
     refusal: Exception | None = None
     store_of_letters: StoreRef | None = None
+    recorder: Recorder | None = None
 
     def __post_init__(self) -> None:
         self.management.queue_records.create(queue=QUEUE)
@@ -235,6 +237,7 @@ class Harness:
             end_subscription=self.end,
             find_store=self.find_store,
             post_dead_letter=self.post_dead_letter,
+            recorder=self.recorder,
         )
         stop = asyncio.Event()
         running = asyncio.create_task(notifier.run(stop, folder=folder))

@@ -60,6 +60,7 @@ class Settling:
             failures=nothing,
             keys=nothing,
             bounds=Bounds(),
+            recorder=None,
         )
 
     def settle(self, number: int) -> None:

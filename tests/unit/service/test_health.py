@@ -45,6 +45,23 @@ def failed(report: dict[str, dict[str, dict[str, object]]]) -> set[str]:
     return {name for name, status in report["operation_status"].items() if not status["succeeded"]}
 
 
+def test_a_store_that_answers_but_refuses_writes_is_shown_as_not_writable(
+    cluster: Cluster, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.store.messages, "post", lambda **_: store_does_not_answer())
+    monkeypatch.setattr(cluster.management.queue_records, "create", lambda **_: store_does_not_answer())
+    report = health.report()
+    assert (report["catalog_reachable"], report["catalog_writable"]) == (True, False)
+    (store,) = report["message_stores"]
+    assert store["writable"] is False
+
+
+def test_a_report_leaves_nothing_in_the_management_store(cluster: Cluster, health: Health) -> None:
+    for _ in range(2):
+        health.report()
+    assert cluster.management.queue_records.list_names(project="", kind="queue", after="", limit=10) == []
+
+
 def test_if_all_stores_answer_the_report_has_no_failures(cluster: Cluster, health: Health) -> None:
     worker = cluster.worker()
     worker.post("a", "b", "c")
@@ -57,9 +74,10 @@ def test_if_all_stores_answer_the_report_has_no_failures(cluster: Cluster, healt
         assert status["seconds"] >= 0
         assert status["ref"] is None
     assert report["message_volume"] == {"free": 2, "claimed": 1, "total": 3}
+    assert report["catalog_writable"] is True
     (store,) = report["message_stores"]
     durability = dict(cluster.store.durability())
-    assert store == {"name": None, "reachable": True, "durability": durability, "failed": []}
+    assert store == {"name": None, "reachable": True, "writable": True, "durability": durability, "failed": []}
     assert report["failed"] == []
 
 
@@ -103,7 +121,9 @@ def test_the_report_of_a_message_store_that_does_not_answer(cluster: Cluster, he
     assert report["catalog_reachable"] is True
     assert report["message_volume"] == {"free": 0, "claimed": 0, "total": 0}
     parts = [*OPERATIONS, "message_volume", "durability"]
-    assert report["message_stores"] == [{"name": None, "reachable": False, "durability": None, "failed": parts}]
+    assert report["message_stores"] == [
+        {"name": None, "reachable": False, "writable": False, "durability": None, "failed": parts}
+    ]
     assert report["failed"] == ["operation_status", "message_volume", "durability"]
     assert len({status["ref"] for status in report["operation_status"].values()}) == 1
     # Two calls, in parallel: the first operation, and the durability.

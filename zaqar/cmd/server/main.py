@@ -139,6 +139,7 @@ def _serve(options: argparse.Namespace) -> int:
     with _lock(folder), ExitStack() as stack:
         http, websocket = _listen(endpoints, stack)
         workers = _count_workers(conf, options.workers)
+        configuration.drain_file(conf).unlink(missing_ok=True)  # of a server that was killed
         # Each worker of the API has its share of the rates of [quota].
         os.environ[WORKERS_VARIABLE] = str(workers)
         snapshot = folder / configuration.POLICY_SNAPSHOT_NAME
@@ -150,7 +151,11 @@ def _serve(options: argparse.Namespace) -> int:
         parts = [] if http is None else [_api(options.server, workers, http, address_of(http))]
         parts += [] if websocket is None else [_websocket(websocket)]
         supervisor = Supervisor(
-            [*parts, *_background_parts(conf)], env=os.environ, check=_python("zaqar.cmd.server.preflight")
+            [*parts, *_background_parts(conf)],
+            env=os.environ,
+            check=_python("zaqar.cmd.server.preflight"),
+            drain_file=configuration.drain_file(conf),
+            drain_delay=conf.drain_delay,
         )
         served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
         how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from zaqar.cmd import failures
@@ -41,8 +42,19 @@ class Part:
 
 
 class Supervisor:
-    def __init__(self, parts: Sequence[Part], *, env: Mapping[str, str], check: Sequence[str] = ()) -> None:
-        """``check`` is a command that is run before a reload.
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        *,
+        env: Mapping[str, str],
+        check: Sequence[str] = (),
+        drain_file: Path | None = None,
+        drain_delay: float = 0.0,
+    ) -> None:
+        """After SIGTERM the parts serve on for ``drain_delay`` seconds. ``drain_file`` exists meanwhile, so that probes
+        of readiness fail. A second signal ends the delay.
+
+        ``check`` is a command that is run before a reload.
 
         If it ends with a status other than 0, nothing is reloaded. The last line on its standard error is then the
         reason; the lines before are its log.
@@ -54,6 +66,10 @@ class Supervisor:
         self._is_reload_wanted = False
         self._processes: dict[Part, asyncio.subprocess.Process] = {}
         self._replaced: set[asyncio.subprocess.Process] = set()
+        self._drain_file = drain_file
+        self._drain_delay = drain_delay
+        self._is_told_to_end = asyncio.Event()
+        self._is_hurried = asyncio.Event()
         self._stop = asyncio.Event()
 
     async def run(
@@ -65,11 +81,11 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._handle_end)
         loop.add_signal_handler(signal.SIGHUP, self._handle_sighup)
         announcing = asyncio.create_task(started())
         keepers = [asyncio.create_task(self._keep_running(part)) for part in self._parts]
-        pending = {announcing, asyncio.create_task(self._stop.wait()), *keepers}
+        pending = {announcing, asyncio.create_task(self._drain()), *keepers}
         try:
             done: set[asyncio.Task[Any]] = set()
             while done <= {announcing}:
@@ -81,6 +97,23 @@ class Supervisor:
             announcing.cancel()
             stopping()
             await self._end(keepers)
+            if self._drain_file is not None:
+                self._drain_file.unlink(missing_ok=True)
+
+    def _handle_end(self) -> None:
+        (self._is_hurried if self._is_told_to_end.is_set() else self._is_told_to_end).set()
+
+    async def _drain(self) -> None:
+        """Return when the parts have to end."""
+        await self._is_told_to_end.wait()
+        if self._drain_file is None or not self._drain_delay:
+            return
+        try:
+            self._drain_file.touch()
+        except OSError as exc:
+            say(f"Probes of readiness do not see that the server is about to end: {exc}.")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_hurried.wait(), self._drain_delay)
 
     def _handle_sighup(self) -> None:
         self._is_reload_wanted = True

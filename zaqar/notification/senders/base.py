@@ -42,6 +42,8 @@ class Outcome:
     - ``final``: another attempt cannot help, so the delivery is dead at once.
     - ``postponed``: the target was not tried, because a service of the operator is away, such as Keystone. It is tried
       later, and this does not count as an attempt.
+    - ``failure``: why there is no answer, for metrics: "timeout", "tls", "refused_address", or "connect" for any other
+      reason.
     - ``waits``: the target takes deliveries in order, and earlier ones of the subscription come first. The delivery
       goes back to its place in the order, and this does not count as an attempt either.
     """
@@ -55,6 +57,7 @@ class Outcome:
     final: bool = False
     postponed: bool = False
     waits: bool = False
+    failure: str = "connect"
 
 
 class Sender(ABC):

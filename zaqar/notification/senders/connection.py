@@ -88,7 +88,7 @@ class ConnectionSender(Sender):
         except StoreUnavailable:
             return Outcome(False, None, "the node cannot be looked up", waits=True, reached=None)
         except TimeoutError:
-            return Outcome(False, None, "no answer in time", reached=False)
+            return Outcome(False, None, "no answer in time", reached=False, failure="timeout")
         except TooLarge:
             return Outcome(False, None, "the message is too large to be pushed", reached=None, final=True)
         except Unreachable as exc:

@@ -72,7 +72,7 @@ class WebhookSender(Sender):
             headers |= _signature_headers(delivery, subscription, body, now)
             return _outcome(await self._open_client().post(url, headers, body), now)
         except (InvalidInput, AddressRefused, NoAnswer) as exc:
-            return Outcome(False, None, str(exc), reached=False)
+            return Outcome(False, None, str(exc), reached=False, failure=_failure_of(exc))
 
     async def close(self) -> None:
         if self._client is not None:
@@ -137,6 +137,18 @@ def _outcome(answer: Answer, now: float) -> Outcome:
     retry_after = _seconds(answer.retry_after, now) if status in (429, 503) else None
     start = shown(answer.start.decode("utf-8", "replace"))
     return Outcome(200 <= status < 300, status, start, gone=status == 410, retry_after=retry_after)
+
+
+def _failure_of(error: Exception) -> str:
+    if not isinstance(error, NoAnswer):
+        return "refused_address"
+    match error.__cause__:
+        case TimeoutError():
+            return "timeout"
+        case ssl.SSLError():
+            return "tls"
+        case _:
+            return "connect"
 
 
 def _seconds(retry_after: str, now: float) -> float | None:

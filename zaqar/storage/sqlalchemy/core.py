@@ -23,7 +23,7 @@ from zaqar.model import Delivery, Message, Queue
 from zaqar.storage.base import Wakeups
 from zaqar.storage.sqlalchemy.client.database import Connection, Database
 from zaqar.storage.sqlalchemy.queries import Queries
-from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, READY
+from zaqar.storage.sqlalchemy.states import CLAIMED, DELAYED, READY
 
 BATCH = 500
 """Rows that one transaction makes READY, moves or removes at most, so that it does not hold up other writers."""

@@ -12,7 +12,7 @@ from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.core import StoreCore, json_array, tombstone_of
 from zaqar.storage.sqlalchemy.delivery_rows import delivery_of, key_of
 from zaqar.storage.sqlalchemy.queries import Queries
-from zaqar.storage.sqlalchemy.schema import DELIVERY_STATES
+from zaqar.storage.sqlalchemy.states import DELIVERY_STATES
 
 _AFTER_ALL: Final = 2**62
 """A number that no delivery has."""

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from zaqar.model import Attempt, Delivery, DeliveryKey
-from zaqar.storage.sqlalchemy.schema import DELIVERY_STATES
+from zaqar.storage.sqlalchemy.states import DELIVERY_STATES
 
 
 def key_of(key: DeliveryKey) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.schema import HEAD
+from zaqar.storage.sqlalchemy.states import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Final, Self
 
 from zaqar.model import DEAD, SEALED, WAITING
 from zaqar.storage.base import MOST_PASSED
-from zaqar.storage.sqlalchemy.schema import CLAIMED, DELAYED, DELIVERY_STATES, READY
+from zaqar.storage.sqlalchemy.states import CLAIMED, DELAYED, DELIVERY_STATES, READY
 
 FOLDER: Final = Path(__file__).parent / "sql"
 

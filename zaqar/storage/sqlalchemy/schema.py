@@ -3,17 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import sqlalchemy as sa
-
-from zaqar.model import DEAD, DONE, WAITING
-
-HEAD: Final = "0008"
-"""The revision of these tables. A test compares both with the migrations."""
-
-READY, CLAIMED, DELAYED = 0, 1, 2
-"""States as stored. Whether a message is free also depends on the clock: see ``messages``."""
 
 _NAMES = {
     "pk": "pk_%(table_name)s",
@@ -286,9 +276,6 @@ dropped = sa.Table(
     sqlite_with_rowid=False,
 )
 sa.Index("ix_dropped_sweep_at", dropped.c.sweep_at)
-
-DELIVERY_STATES: Final = (WAITING, DONE, DEAD)
-"""A state is stored as its index in this tuple."""
 
 deliveries = sa.Table(
     "deliveries",

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from websockets.protocol import State
 
 from zaqar.app import Parts
 from zaqar.errors import StoreUnavailable, TooBusy
+from zaqar.metrics.families import OTHER, WEBSOCKET_DURATION, WEBSOCKET_REQUESTS
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.action import Pending
 from zaqar.transport.websocket.admission import Slot
@@ -154,17 +156,29 @@ class Connection:
 
     async def _serve(self, frame: str | bytes) -> None:
         async with self._turn:
+            began = perf_counter()
             if self._closing is not None or (answered := await self._answer(frame)) is None:
                 return
             request, reply = answered
+            seconds = perf_counter() - began
             if reply.pending is None:
+                self._count(request, reply, seconds)
                 await self._send(reply)
                 return
         # Wait without holding the turn, so that notifications and streams are sent meanwhile.
         with self._wait.hold():
             reply = await self._wait_for(request, reply.pending)
+            self._count(request, reply, seconds)
             async with self._turn:
                 await self._send(reply)
+
+    def _count(self, request: Request, reply: Reply, seconds: float) -> None:
+        recorder = self._server.recorder
+        if recorder is not None:
+            # A client may send any name of an action, but the labels of metrics have to be few.
+            action = str(request.action) if request.operation is not None else OTHER
+            recorder.add(WEBSOCKET_REQUESTS, (action, str(reply.status)))
+            recorder.observe(WEBSOCKET_DURATION, (action,), seconds)
 
     async def _send(self, reply: Reply) -> None:
         # The reply counts against the limit of memory until it is sent, which may have to wait for the client.

@@ -11,6 +11,8 @@ from websockets.datastructures import Headers
 from websockets.exceptions import HeaderLineTooLong, RequestLineTooLong, TooManyHeaders
 from websockets.http11 import Request, Response
 
+from zaqar.transport.probes import PATHS as PROBE_PATHS
+
 _NO_HANDSHAKE = "This port speaks WebSocket only: a GET request with Upgrade, and without a body."
 
 
@@ -31,8 +33,8 @@ def refuse_malformed(error: Exception) -> Response:
 
 
 def explain(connection: ServerConnection, request: Request, response: Response) -> Response | None:
-    """Give every refusal of the library a body in the same form."""
-    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+    """Give every refusal of the library a body in the same form. The answers of probes stay as they are."""
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS or request.path.partition("?")[0] in PROBE_PATHS:
         return None
     body = response.body or b""
     if not body.startswith(b"{"):

@@ -11,10 +11,14 @@ from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from zaqar.app import Parts
+from zaqar.metrics.families import WEBSOCKET_CONNECTIONS
+from zaqar.metrics.recorder import Recorder
+from zaqar.transport import probes
 from zaqar.transport.websocket import close_codes
 from zaqar.transport.websocket.accepting import AcceptingSocket, handle_exception
 from zaqar.transport.websocket.admission import Admission, Slot
@@ -113,6 +117,8 @@ class WebSocketServer:
         """
         self._parts = parts
         self._settings = settings
+        if parts.recorder is not None:
+            parts.recorder.add_source(self._sample)
         self._memory.resize(settings.max_buffered_size)
         self._origins = OriginPolicy(parts.conf.cors.allowed_origin or ())
         self._context = ServerContext(
@@ -123,6 +129,7 @@ class WebSocketServer:
             memory=self._memory,
             clock=parts.clock,
             hub=parts.hub,
+            recorder=parts.recorder,
             stream_reads=self._stream_reads,
             decode=self._decode,
             store_of=self._store_of,
@@ -133,6 +140,9 @@ class WebSocketServer:
         )
         for connection in self.connections:
             connection.use(parts, self._context)
+
+    def _sample(self, recorder: Recorder) -> None:
+        recorder.set(WEBSOCKET_CONNECTIONS, (), len(self.connections))
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections from a socket that is already listening, and take it over."""
@@ -189,6 +199,9 @@ class WebSocketServer:
 
     def _check_request(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         headers = request.headers
+        path, _, query = request.path.partition("?")
+        if path in probes.PATHS:
+            return self._answer_probe(path, query, headers.get("Accept", ""))
         if "websocket" not in ",".join(headers.get_all("Upgrade")).lower():
             response = refuse(HTTPStatus.UPGRADE_REQUIRED, "This port speaks WebSocket only.")
             response.headers["Upgrade"] = "websocket"
@@ -218,6 +231,20 @@ class WebSocketServer:
         # Count it now and not after the handshake, because many handshakes may be under way at the same time.
         self._admitted.add(connection)
         return None
+
+    def _answer_probe(self, path: str, query: str, accept: str) -> Response:
+        # The library serves GET only.
+        answer = probes.Probes(self._parts.readiness).answer(path, query=query, accept=accept)
+        content = answer.body.encode()
+        headers = Headers(
+            {
+                "Content-Type": answer.content_type,
+                "Content-Length": str(len(content)),
+                "Cache-Control": probes.NO_STORE,
+                "Connection": "close",
+            }
+        )
+        return Response(answer.status, HTTPStatus(answer.status).phrase, headers, content)
 
     # -- a connection ------------------------------------------------------------------------------------------------
 

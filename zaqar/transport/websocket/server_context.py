@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zaqar.clock import Clock
+from zaqar.metrics.recorder import Recorder
 from zaqar.transport.websocket.admission import Admission
 from zaqar.transport.websocket.connections import Connections
 from zaqar.transport.websocket.interface import Addressed
@@ -40,5 +41,6 @@ class ServerContext:
     store_of: Callable[[Addressed], Hashable]
     is_subscribed: Callable[[str], bool]
     closed: Callable[[str], None]
+    recorder: Recorder | None
     authenticates: bool
     revalidation_seconds: float

@@ -14,6 +14,8 @@ from zaqar.errors import SignatureRefused
 from zaqar.model import QUEUE, TOPIC
 from zaqar.schemas.fields import JsonSchema
 from zaqar.service.share import Shares
+from zaqar.transport.probes import PATHS as PROBE_PATHS
+from zaqar.transport.probes import Probes
 from zaqar.transport.subscription_rules import SubscriptionRules
 from zaqar.transport.websocket import asyncapi, close_codes
 from zaqar.transport.websocket.actions import ACTIONS
@@ -27,6 +29,7 @@ from zaqar.transport.wsgi.event_streams import EventStreams
 from zaqar.transport.wsgi.flavors import FlavorResource, FlavorsResource
 from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
+from zaqar.transport.wsgi.probes import ProbeResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, ShareResource, StatsResource
 from zaqar.transport.wsgi.request_metrics import RequestMetrics
 from zaqar.transport.wsgi.request_rate import RequestRate
@@ -124,6 +127,12 @@ def _below(
     }
 
 
+def probes(parts: Parts) -> dict[str, object]:
+    """Path -> resource, for load balancers and monitors. They are no part of the API."""
+    answers = Probes(parts.readiness)
+    return {path: ProbeResource(answers, path) for path in PROBE_PATHS}
+
+
 def pages(parts: Parts) -> dict[str, object]:
     """Path -> resource, for the pages that people open in a browser."""
     return {"/confirm": ConfirmationPage(parts.subscriptions, signed_urls=parts.signed_urls, clock=parts.clock)}
@@ -155,7 +164,7 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
         errors.answer_client_error(req, resp, error, params)
 
     app.add_error_handler(SignatureRefused, answer_refused)
-    for path, resource in (routes(parts, slots) | pages(parts)).items():
+    for path, resource in (routes(parts, slots) | pages(parts) | probes(parts)).items():
         app.add_route(path, resource)
     return profiler.wrap(app, parts.conf)
 

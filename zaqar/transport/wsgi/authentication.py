@@ -8,6 +8,7 @@ from typing import Any
 import falcon
 
 from zaqar.access.keystone import TokenValidator
+from zaqar.transport.probes import PATHS as PROBE_PATHS
 
 CALLER = "zaqar.caller"
 """The key of the WSGI environment with (identity, token) of a caller whose token is valid. No client can set it."""
@@ -37,8 +38,8 @@ _FORGED = (
 In WSGI ``X_Roles`` and ``X-Roles`` have one spelling, so both are meant.
 """
 
-_OPEN = frozenset({"/", "/confirm"})
-"""The paths that need no token: the versions, and the page to which links in mails lead."""
+_OPEN = PROBE_PATHS | {"/", "/confirm"}
+"""The paths that need no token: the probes, the versions, and the page to which links in mails lead."""
 
 
 class Authentication:

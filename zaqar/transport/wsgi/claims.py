@@ -36,12 +36,17 @@ class ClaimsResource:
         query, base = read_query(req), req.context.base
         limit, with_origin = self._limit(query.get("limit")), flag(query, "include_origin")
         wait, raw = self._waits.seconds(query), read_body(req, MOST_BYTES)
-        claimed = self._waits.serve(req, resp, self._claims.prepare(req.context.address, raw, limit=limit), wait)
+        claimed = self._claim(req, resp, raw, limit, wait)
         resp.status = 201 if claimed.messages else 204
         if claimed.messages:
             resp.location = _path(base, claimed)
             body = msgspec.json.encode({"messages": _messages(base, claimed, with_origin)})
             self._answer(req, resp, body, claimed.claim.id if wait else None)
+
+    def _claim(self, req: falcon.Request, resp: falcon.Response, raw: bytes, limit: int, wait: int) -> Claimed:
+        claimed = self._waits.serve(req, resp, self._claims.prepare(req.context.address, raw, limit=limit), wait)
+        self._claims.count(claimed, waited=wait > 0)
+        return claimed
 
     def _answer(self, req: falcon.Request, resp: falcon.Response, body: bytes, waited_claim: str | None) -> None:
         if waited_claim is None:

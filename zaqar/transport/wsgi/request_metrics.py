@@ -7,11 +7,12 @@ from time import perf_counter
 
 import falcon
 
-from zaqar.metrics.families import HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS
+from zaqar.metrics.families import HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS, OTHER
 from zaqar.metrics.recorder import Recorder
+from zaqar.transport.probes import PATHS
 
-OTHER = "other"
-"""The label of every path that is no route, and of every method that HTTP does not define."""
+PROBE = "probe"
+"""The label of all probes."""
 
 _METHODS = frozenset(falcon.HTTP_METHODS)
 
@@ -32,6 +33,8 @@ class RequestMetrics:
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
         recorder, context = self._recorder, req.context
         route, method = req.uri_template or OTHER, req.method
+        if route in PATHS:
+            route = PROBE
         if method not in _METHODS:
             method = OTHER
         recorder.add(IN_PROGRESS, (), -1.0)

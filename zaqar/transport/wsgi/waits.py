@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from time import perf_counter
 from typing import TypeVar
 
 import falcon
@@ -138,16 +139,21 @@ class Waits:
     ) -> Attempt[T] | None:
         if is_gone():
             return None
-        with self._slots.hold() as most:
-            return wait_for(
-                self._hub,
-                awaited.address,
-                awaited.kind,
-                seconds=min(seconds, most),
-                attempt=awaited.attempt,
-                is_gone=is_gone,
-                watch=partial(self._watch.add, req.env),
-            )
+        began = perf_counter()
+        try:
+            with self._slots.hold() as most:
+                return wait_for(
+                    self._hub,
+                    awaited.address,
+                    awaited.kind,
+                    seconds=min(seconds, most),
+                    attempt=awaited.attempt,
+                    is_gone=is_gone,
+                    watch=partial(self._watch.add, req.env),
+                )
+        finally:
+            # This time is not one that the service has taken, so metrics leave it out.
+            req.context.waited = perf_counter() - began
 
 
 def refuse_wait(query: Query, other: str) -> None:

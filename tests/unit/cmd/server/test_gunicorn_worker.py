@@ -7,6 +7,7 @@ import json
 import os
 import socket as plain
 from collections.abc import Iterator
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from gevent import socket
 from gunicorn.config import Config
 from gunicorn.http import errors, get_parser
+from gunicorn.workers.ggevent import GeventWorker
 
 from zaqar.cmd.server import gunicorn_worker
 from zaqar.cmd.server.gunicorn_worker import BoundedReader, BoundedWorker
@@ -32,6 +34,26 @@ class Trickle:
         for _ in range(size):
             gevent.sleep(0.01)
         return b"x" * size
+
+
+def test_a_worker_reads_the_metadata_of_the_installed_packages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, reads = metadata.entry_points, []
+
+    def count(**selection: Any) -> metadata.EntryPoints:
+        reads.append(selection)
+        return original(**selection)
+
+    def patch(worker: GeventWorker) -> None:
+        found.extend(metadata.entry_points(group="zaqar.transport"))
+        assert not metadata.entry_points(group="zaqar.no-such-group")
+
+    found: list[metadata.EntryPoint] = []
+    monkeypatch.setattr(metadata, "entry_points", count)
+    monkeypatch.setattr(GeventWorker, "patch", patch)
+    Bare().patch()
+    assert reads == [{}]
+    assert found == list(original(group="zaqar.transport"))
+    assert metadata.entry_points is count
 
 
 def test_a_body_that_arrives_too_slowly_times_out() -> None:

@@ -172,7 +172,7 @@ def test_an_attempt_at_a_node_that_does_not_answer_ends_in_time(
     async def go() -> None:
         async with running(tmp_path) as process:
             process.status = None
-            assert await process.send() == Outcome(False, None, "no answer in time", reached=False)
+            assert await process.send() == Outcome(False, None, "no answer in time", reached=False, failure="timeout")
 
     asyncio.run(go())
 

@@ -291,7 +291,7 @@ async def drip(writer: asyncio.StreamWriter) -> None:
 @pytest.mark.parametrize("answer", [hang, drip])
 def test_a_subscriber_has_to_answer_in_time(answer: Answer) -> None:
     outcome, _ = send_once(answer, sender=a_sender(total_seconds=0.2))
-    assert outcome == Outcome(False, None, "no answer within 0.2 seconds", reached=False)
+    assert outcome == Outcome(False, None, "no answer within 0.2 seconds", reached=False, failure="timeout")
 
 
 def test_a_connection_that_is_closed_without_an_answer() -> None:
@@ -413,7 +413,7 @@ def test_a_server_without_tls() -> None:
         await sender.close()
         return outcome
 
-    assert asyncio.run(run()) == Outcome(False, None, "no TLS connection can be made", reached=False)
+    assert asyncio.run(run()) == Outcome(False, None, "no TLS connection can be made", reached=False, failure="tls")
 
 
 @pytest.mark.parametrize("kind", [SUBSCRIPTION_CONFIRMATION, UNSUBSCRIBE_CONFIRMATION])

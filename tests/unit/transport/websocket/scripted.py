@@ -42,6 +42,7 @@ class Request:
     """A frame of JSON: an object with any of these members."""
 
     action: str | None = None
+    operation: object | None = None
     project: str | None = "p"
     address: QueueName | None = None
     text: str = ""

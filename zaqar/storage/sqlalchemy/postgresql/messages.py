@@ -14,7 +14,7 @@ from zaqar.storage.sqlalchemy.core import FAR, json_array
 from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, MessageQueries, SqlMessages, page_of
 from zaqar.storage.sqlalchemy.postgresql.core import FENCE_COLUMNS, PostgresqlCore, key_of_claim
-from zaqar.storage.sqlalchemy.schema import DELAYED, READY
+from zaqar.storage.sqlalchemy.states import DELAYED, READY
 
 
 class PostgresqlMessageQueries(MessageQueries, file="messages", dialects=["postgresql"]):

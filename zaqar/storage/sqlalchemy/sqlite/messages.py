@@ -13,7 +13,7 @@ from zaqar.storage.base import pack_posted
 from zaqar.storage.sqlalchemy.core import FAR, StoreCore, json_array
 from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.messages import TIDY_EVERY, MessageQueries, SqlMessages, page_of
-from zaqar.storage.sqlalchemy.schema import DELAYED, READY
+from zaqar.storage.sqlalchemy.states import DELAYED, READY
 
 
 class SqliteMessageQueries(MessageQueries, file="messages", dialects=["sqlite"]):

@@ -41,6 +41,7 @@ def _create(parts: Parts, call: Call) -> Answer:
     seconds = read_wait(parts, call)
 
     def show_claim(claimed: Claimed) -> Answer:
+        parts.claims.count(claimed, waited=seconds > 0)
         if not claimed.messages:
             return Answer(204, {"claim_id": None})
         body = {"claim_id": claimed.claim.id, "messages": _messages(call, claimed)}
