@@ -132,6 +132,7 @@ class Parts:
 
     def close(self) -> None:
         """Close all stores."""
+        self.quotas.close()
         self.placement.close()
         self.management.close()
         if self.recorder is not None:

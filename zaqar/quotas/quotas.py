@@ -43,6 +43,7 @@ class Quotas:
         clock: Clock,
         recorder: Recorder | None,
     ) -> Quotas:
+        """Make the limits of a process that serves clients."""
         configured = settings.amounts
         source = UnifiedLimits(configured) if settings.from_keystone else ConfiguredAmounts(configured)
         rates = Rates(settings, recorder)
@@ -55,3 +56,8 @@ class Quotas:
             amounts=AmountChecks(management, source, recorder),
             usage=UsageChecks(management, placement, source, clock, recorder) if counts else None,
         )
+
+    def close(self) -> None:
+        """End the thread that asks Keystone, if there is one."""
+        if isinstance(self.source, UnifiedLimits):
+            self.source.close()

@@ -15,7 +15,9 @@ import importlib
 import importlib.util
 import logging
 import threading
+import weakref
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from oslo_config import cfg
@@ -105,6 +107,7 @@ class UnifiedLimits:
         self._lock = threading.Lock()
         self._is_running = False
         self._is_away = False
+        self.is_closed = False
         self._missing: frozenset[str] = frozenset()
 
     def of(self, project: str) -> Amounts:
@@ -123,13 +126,14 @@ class UnifiedLimits:
             if self._is_running:
                 return
             self._is_running = True
-        threading.Thread(target=self._run, name="unified-limits", daemon=True).start()
+        # The thread has a weak reference, so that it ends after a reload of the configuration made another object.
+        run = partial(_refresh_until_gone, weakref.ref(self), self._new)
+        threading.Thread(target=run, name="unified-limits", daemon=True).start()
 
-    def _run(self) -> None:
-        while True:
-            is_new = self._new.wait(SECONDS)
-            self._new.clear()
-            self.refresh(only_new=is_new)
+    def close(self) -> None:
+        """End the thread."""
+        self.is_closed = True
+        self._new.set()
 
     def refresh(self, *, only_new: bool = False) -> None:
         """Ask Keystone about all projects that were seen lately, or only about those it was never asked about."""
@@ -181,3 +185,14 @@ class UnifiedLimits:
             if name in limits:
                 found[field] = None if limits[name] == UNLIMITED else limits[name] * unit
         return Amounts(**found)
+
+
+def _refresh_until_gone(reference: weakref.ref[UnifiedLimits], new: threading.Event) -> None:
+    while True:
+        is_new = new.wait(SECONDS)
+        new.clear()
+        limits = reference()
+        if limits is None or limits.is_closed:
+            return
+        limits.refresh(only_new=is_new)
+        del limits
