@@ -289,8 +289,8 @@ def build_notifier(parts: Parts) -> Notifier:
 
     own_messages = parts.messages.without_stages()
 
-    def post_dead_letter(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
-        caller = Context(project, failed_deliveries.CLIENT_ID)
+    def post_dead_letter(project: str, queue: str, raw: bytes, *, encrypt: bool, trace: str | None) -> None:
+        caller = Context(project, failed_deliveries.CLIENT_ID, trace=trace)
         own_messages.post(caller, QueueName(project, QUEUE, queue), raw, encrypt=encrypt)
 
     def find_store(project: str, queue: str) -> StoreRef | None:

@@ -15,6 +15,7 @@ class Context:
     there are no roles.
     ``system_scope`` is ``all`` for a token that Keystone made for the whole deployment. ``token`` is the caller's
     Keystone token, for calls to Keystone in the caller's name while the request runs. It must not be stored or logged.
+    ``trace`` is the trace context that came with the request, as :mod:`zaqar.tracing.context` writes it.
     """
 
     project: str
@@ -25,6 +26,7 @@ class Context:
     signed: bool = False
     system_scope: str | None = None
     token: str | None = field(default=None, repr=False, compare=False)
+    trace: str | None = None
 
 
 def new_request_id() -> str:

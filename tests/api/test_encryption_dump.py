@@ -126,7 +126,7 @@ def store_in_every_state(api: Api, marker: str, *, encrypted: bool) -> None:
     # A delivery that the notifier gave up becomes a dead letter in another queue.
     dead_letter = json.dumps({"messages": [{"body": {"message": body}}]}).encode()
     failures = app.build_notifier(api.parts)._shared.failures
-    failures._post_dead_letter(api.project, f"{name}-lost", dead_letter, encrypt=encrypted)
+    failures._post_dead_letter(api.project, f"{name}-lost", dead_letter, encrypt=encrypted, trace=None)
     api.send(name, body, delay=60)
     api.send(name, body, body)
     api.claim(name, limit=1)

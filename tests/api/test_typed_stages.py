@@ -434,10 +434,17 @@ def test_dead_letters_of_deliveries_pass_no_stage(
 
     api = with_stages(replaceable_hooks.stage)
     replaceable_hooks.before = refuse
-    monkeypatch.setattr(app, "Notifier", lambda **parts: parts)
+
+    class Parts(dict[str, Any]):
+        """The arguments of a notifier, in its place."""
+
+        def sample(self, recorder: object) -> None:
+            return
+
+    monkeypatch.setattr(app, "Notifier", Parts)
     notifier: Any = app.build_notifier(api.parts)
     raw = b'{"messages": [{"body": "given up"}]}'
-    notifier["post_dead_letter"](api.project, "letters", raw, encrypt=False)
+    notifier["post_dead_letter"](api.project, "letters", raw, encrypt=False, trace=None)
     assert api.post("/v2/queues/letters/messages", raw=raw).status_code == 409
     replaceable_hooks.before = lambda context, request: request
     assert api.bodies("letters") == ["given up"]

@@ -52,11 +52,12 @@ It asks the management store only. It blocks, and raises StoreUnavailable.
 
 class PostDeadLetter(Protocol):
     """Posts a request body to the queue of that name in that project; with ``encrypt``, encrypted in any queue.
+    ``trace`` is the trace context of the message whose delivery has failed.
 
     It blocks, and raises what such a post raises.
     """
 
-    def __call__(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None: ...
+    def __call__(self, project: str, queue: str, raw: bytes, *, encrypt: bool, trace: str | None) -> None: ...
 
 
 class FailedDeliveries:
@@ -152,7 +153,9 @@ class FailedDeliveries:
             return
         dead_letter = compose(tried, subscription)
         store_ref = await self._management.run(partial(self._find_store, subscription.project, queue))
-        post = partial(self._post_dead_letter, subscription.project, queue, dead_letter, encrypt=encrypted)
+        post = partial(
+            self._post_dead_letter, subscription.project, queue, dead_letter, encrypt=encrypted, trace=tried.trace
+        )
         try:
             await self._guarded.of(store_ref).run(post)
         except ClientError as exc:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -13,6 +14,25 @@ from zaqar.limits import MIN_MESSAGE_TTL, Limits
 from zaqar.model import Draft, QueueRules
 from zaqar.schemas import strict_json
 from zaqar.schemas.fields import JsonSchema, check_range
+from zaqar.tracing.context import headers_of, read
+
+
+class WireTrace(msgspec.Struct, omit_defaults=True):
+    """The trace context of a message, as the headers of W3C Trace Context have it."""
+
+    traceparent: str
+    tracestate: str = ""
+
+    @classmethod
+    def of(cls, trace: str) -> Self:
+        return cls(**headers_of(trace))
+
+
+class Extras(NamedTuple):
+    """What a message shows only if the client asks for it, because older clients refuse unknown fields."""
+
+    origin: bool = False
+    trace: bool = False
 
 
 class WireDraft(msgspec.Struct):
@@ -21,6 +41,7 @@ class WireDraft(msgspec.Struct):
     body: msgspec.Raw
     ttl: int | msgspec.UnsetType = msgspec.UNSET
     delay: int | msgspec.UnsetType = msgspec.UNSET
+    trace: WireTrace | None = None
 
 
 class WirePost(msgspec.Struct):
@@ -64,10 +85,12 @@ def _named(exc: msgspec.ValidationError) -> InvalidInput:
     return InvalidInput(field or "body", reason.replace("`", ""))
 
 
-def make_drafts(posted: list[WireDraft], *, size: int, rules: QueueRules, limits: Limits) -> list[Draft]:
+def make_drafts(
+    posted: list[WireDraft], *, size: int, rules: QueueRules, limits: Limits, trace: str | None = None
+) -> list[Draft]:
     """Apply the rules of the queue: check ``size``, the bytes of the whole post, then TTL and delay of each message.
 
-    Raises InvalidInput.
+    ``trace`` is the trace context of the request, for the messages that have none of their own. Raises InvalidInput.
     """
     if size > rules.max_messages_post_size:
         raise InvalidInput("messages", f"the post has {size} bytes, more than {rules.max_messages_post_size}")
@@ -81,8 +104,16 @@ def make_drafts(posted: list[WireDraft], *, size: int, rules: QueueRules, limits
         if not 0 <= delay <= limits.max_message_delay:
             check_range(delay, 0, limits.max_message_delay, field=f"messages[{index}].delay", unit=" seconds")
         body = bytes(wire.body)
-        drafts.append(Draft(body, ttl, delay, make_checksum(body) if limits.enable_checksum else None))
+        own = trace if wire.trace is None else _read_trace(wire.trace, index)
+        drafts.append(Draft(body, ttl, delay, make_checksum(body) if limits.enable_checksum else None, own))
     return drafts
+
+
+def _read_trace(wire: WireTrace, index: int) -> str:
+    trace = read(wire.traceparent, wire.tracestate)
+    if trace is None:
+        raise InvalidInput(f"messages[{index}].trace.traceparent", "is not valid, see W3C Trace Context")
+    return trace
 
 
 def make_checksum(body: bytes) -> str:
@@ -113,6 +144,16 @@ def check_ids(ids: Sequence[object], *, most: int, field: str) -> list[str]:
     return checked
 
 
+TRACE: JsonSchema = {
+    "type": "object",
+    "required": ["traceparent"],
+    "properties": {
+        "traceparent": {"type": "string", "description": "As the header of W3C Trace Context."},
+        "tracestate": {"type": "string"},
+    },
+}
+
+
 def post_schema(limits: Limits) -> JsonSchema:
     """Return the JSON schema of a post."""
     ttl = {"type": "integer", "minimum": MIN_MESSAGE_TTL, "maximum": limits.max_message_ttl}
@@ -124,6 +165,7 @@ def post_schema(limits: Limits) -> JsonSchema:
             "body": {"description": "Any JSON value, kept byte for byte."},
             "ttl": {**ttl, "description": "Seconds to live, from the post; default from the queue."},
             "delay": {**delay, "description": "Seconds to stay invisible; default from the queue."},
+            "trace": {**TRACE, "description": "Its own trace context; default: that of the headers of the request."},
         },
     }
     return {
@@ -144,6 +186,7 @@ MESSAGE: JsonSchema = {
         "body": {"description": "The JSON value that was posted."},
         "checksum": {"type": "string", "description": "Only if the service makes checksums (`enable_checksum`)."},
         "origin": {"$ref": "#/components/schemas/Origin"},
+        "trace": {**TRACE, "description": "The trace context; only with `include_trace=true`, if it has one."},
         "error": {
             "type": "string",
             "description": "Why the body, which is then null, cannot be decrypted; only in lists of messages.",
@@ -160,6 +203,7 @@ POPPED: JsonSchema = {
         "body": {"description": "The JSON value that was posted."},
         "claim_id": {"type": "null"},
         "claim_count": {"type": "integer", "minimum": 0, "description": "How often the message had been claimed."},
+        "trace": {**TRACE, "description": "The trace context; only with `include_trace=true`, if it has one."},
     },
 }
 ORIGIN: JsonSchema = {

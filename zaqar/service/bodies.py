@@ -42,7 +42,8 @@ class Bodies:
             raise CannotEncrypt(self._keys.refusal)
         seal, uid, project = self._keys.seal, queue.uid, queue.project
         return [
-            Draft(seal(draft.body, queue_uid=uid, project=project, now=now), draft.ttl, draft.delay) for draft in drafts
+            replace(draft, body=seal(draft.body, queue_uid=uid, project=project, now=now), checksum=None)
+            for draft in drafts
         ]
 
     def show(self, project: str, messages: list[Message]) -> list[Message]:

@@ -130,7 +130,7 @@ class Messages:
         self, context: Context, resolved: ResolvedQueue, posted: list[WireDraft], size: int, encrypt: bool
     ) -> list[str]:
         queue = resolved.queue
-        drafts = make_drafts(posted, size=size, rules=resolved.rules, limits=self._limits)
+        drafts = make_drafts(posted, size=size, rules=resolved.rules, limits=self._limits, trace=context.trace)
         if self._before:
             drafts = run_before_post(self._before, context, resolved, drafts, self._limits)
         now = self._clock()
@@ -141,7 +141,7 @@ class Messages:
         if usage is not None:
             usage.check(queue, drafts)
         stored = resolved.store_ref.store.messages.post(
-            queue=queue, drafts=drafts, client_id=context.client_id, now=now
+            queue=queue, drafts=drafts, client_id=context.client_id, now=now, request_id=context.request_id
         )
         if usage is not None:
             usage.add(queue, resolved.store_ref, drafts)

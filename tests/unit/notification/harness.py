@@ -204,7 +204,7 @@ class Harness:
         """The store of the dead letter queue; None if the queue does not exist yet."""
         return self.store_of_letters
 
-    def post_dead_letter(self, project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
+    def post_dead_letter(self, project: str, queue: str, raw: bytes, *, encrypt: bool, trace: str | None) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.dead_letters.append((project, queue, json.loads(raw)))

@@ -635,10 +635,10 @@ def test_a_silent_store_of_dead_letters_does_not_delay_others(
         end(subscription)
         ended.append(subscription.id)
 
-    def hang_then_post(project: str, queue: str, raw: bytes, *, encrypt: bool) -> None:
+    def hang_then_post(project: str, queue: str, raw: bytes, *, encrypt: bool, trace: str | None) -> None:
         hanging.append(queue)
         silent.wait(30)
-        post_letter(project, queue, raw, encrypt=encrypt)
+        post_letter(project, queue, raw, encrypt=encrypt, trace=trace)
 
     harness.end, harness.post_dead_letter = hang_then_end, hang_then_post  # type: ignore[method-assign]
     names = [f"d{n}" for n in range(12)]

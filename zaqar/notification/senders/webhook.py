@@ -23,6 +23,7 @@ from zaqar.notification.webhook_targets import WebhookTargetPolicy
 from zaqar.schemas import post_headers
 from zaqar.schemas.subscribers import takes_token
 from zaqar.schemas.subscriptions import check_post_headers
+from zaqar.tracing.context import headers_of
 
 TOTAL_SECONDS = 10.0
 """Time limit for an attempt, from the look-up of the host's name to the status of the answer."""
@@ -68,7 +69,7 @@ class WebhookSender(Sender):
         body = self._body(delivery, subscription, now)
         try:
             self._target_policy.check_form(url, field="subscriber")
-            headers = _headers(subscription, extra)
+            headers = _headers(subscription, delivery.trace, extra)
             headers |= _signature_headers(delivery, subscription, body, now)
             return _outcome(await self._open_client().post(url, headers, body), now)
         except (InvalidInput, AddressRefused, NoAnswer) as exc:
@@ -100,7 +101,7 @@ def http_url(subscription: Subscription) -> str:
     return re.sub(r"^trust\+", "", subscription.subscriber, count=1, flags=re.IGNORECASE)
 
 
-def _headers(subscription: Subscription, extra: Mapping[str, str]) -> dict[str, str]:
+def _headers(subscription: Subscription, trace: str | None, extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of a request. Headers of the subscription replace our defaults, and ``extra`` replaces both.
 
     They were checked when the subscription was made. They are checked again because the rules may have become stricter
@@ -113,6 +114,7 @@ def _headers(subscription: Subscription, extra: Mapping[str, str]) -> dict[str, 
         "user-agent": "zaqar",
         "accept": "*/*",
         "accept-encoding": "identity",
+        **({} if trace is None else headers_of(trace)),
     }
     # Names are compared as receivers compare them, so that none is sent twice.
     own = {post_headers.fold(name) for name in extra}

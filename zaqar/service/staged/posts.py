@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from zaqar.context import Context
 from zaqar.errors import InvalidInput, ZaqarError
@@ -87,4 +88,4 @@ def _checked(index: int, draft: Draft, limits: Limits) -> Draft:
         if type(value) is not int:
             raise InvalidInput(f"{place}.{name}", "must be an integer")
         check_range(value, low, high, field=f"{place}.{name}", unit=" seconds")
-    return Draft(draft.body, draft.ttl, draft.delay, make_checksum(draft.body) if limits.enable_checksum else None)
+    return replace(draft, checksum=make_checksum(draft.body) if limits.enable_checksum else None)

@@ -123,9 +123,10 @@ def _wire(draft: Draft) -> dict[str, Any]:
 
 def _draft(message: object, given: Mapping[int, tuple[object, str, Draft]]) -> Draft:
     """Return the original draft if the plug-in has not changed the message, so that the client's bytes are stored."""
-    fields = object_of(message)
+    fields, trace = object_of(message), None
     if id(message) in given:
         _, text, draft = given[id(message)]
         if text_of(fields) == text:
             return draft
-    return Draft(text_of(fields["body"]).encode(), fields["ttl"], fields.get("delay", 0))
+        trace = draft.trace
+    return Draft(text_of(fields["body"]).encode(), fields["ttl"], fields.get("delay", 0), trace=trace)

@@ -11,6 +11,7 @@ from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.context import new_request_id
 from zaqar.errors import ClientError, Forbidden, InvalidInput, SignatureRefused
+from zaqar.tracing import context as tracing
 from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.websocket.action import Action
 from zaqar.transport.websocket.codec import Frame, decode, format_of
@@ -137,6 +138,8 @@ class FrameChecks:
         request.fields, request.raw = read_fields(operation, frame.body), frame.raw
         request.has_known_form = True
         self._read_client_id(request, headers)
+        if "traceparent" in headers:
+            request.trace = _trace_of(headers)
         check_texts(operation, request.fields)
         request.address = read_address(operation, request.fields, project)
         if request.signed or self._authenticates:
@@ -163,6 +166,14 @@ class FrameChecks:
 def _words_of(name: str) -> str:
     """The words of an action's name, sorted, in lower case: the same for ``createQueue`` and ``queue_create``."""
     return "_".join(sorted(word.lower() for word in _WORD.findall(name)))
+
+
+def _trace_of(headers: Headers) -> str | None:
+    """The trace context of a frame. A header that is not valid is ignored, as over HTTP."""
+    (_, parent), (_, state) = headers.find("traceparent"), headers.find("tracestate")
+    if not isinstance(parent, str):
+        return None
+    return tracing.read(parent, state if isinstance(state, str) else "")
 
 
 def _project_in(headers: Headers) -> str | None:

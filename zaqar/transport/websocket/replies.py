@@ -61,6 +61,7 @@ class Request:
     client_id: str = ""
     roles: frozenset[str] = frozenset()
     user_id: str | None = None
+    trace: str | None = None
     signed: bool = False
     expires: float | None = None
     """The time at which the signature expires."""

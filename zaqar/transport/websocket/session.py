@@ -228,7 +228,13 @@ class Session:
         project = request.project or ""
         if request.signed or self._parts.tokens is None:
             return Context(
-                project, request.client_id, request.roles, request.user_id, request.id, signed=request.signed
+                project,
+                request.client_id,
+                request.roles,
+                request.user_id,
+                request.id,
+                signed=request.signed,
+                trace=request.trace,
             )
         identity, token = self._authentication.validate(method=operation.method, path=request.path)
         if (identity.project or "") != project:
@@ -242,6 +248,7 @@ class Session:
             request.id,
             system_scope=identity.system_scope,
             token=token,
+            trace=request.trace,
         )
 
 

@@ -62,7 +62,7 @@ def bye(opened: OpenStream, reason: str) -> str | bytes:
 def _frame(opened: OpenStream, event: Event) -> str | bytes:
     if isinstance(event, Reset):
         return frame_of(opened, "reset", event.marker, {"reason": event.reason, "position": event.marker})
-    shown = show(event.message, event.now, with_origin=opened.with_origin)
+    shown = show(event.message, event.now, extras=opened.extras)
     return frame_of(opened, "message", event.marker, shown)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from zaqar.errors import Conflict, InvalidInput, NotFound
 from zaqar.model import QueueName
+from zaqar.schemas.messages import Extras
 from zaqar.service.streams import Stream, Streams
 from zaqar.transport.websocket.codec import Format
 from zaqar.waiting.registry import Waiter
@@ -35,7 +36,7 @@ class OpenStream:
     waiter: Waiter
     format: Format
     limit: int
-    with_origin: bool
+    extras: Extras
     expires: float | None
     marker: str
     granted: int

@@ -10,8 +10,9 @@ from zaqar.limits import Limits
 from zaqar.policies import Authorizer
 from zaqar.schemas.claims import MOST_BYTES
 from zaqar.schemas.fields import parse_integer
+from zaqar.schemas.messages import Extras
 from zaqar.service.claims import Claimed, Claims
-from zaqar.transport.wsgi.messages import WireMessage, flag, render
+from zaqar.transport.wsgi.messages import WireMessage, extras_of, render
 from zaqar.transport.wsgi.requests import read_body, read_query
 from zaqar.transport.wsgi.waits import ReleasedUnlessWritten, Waits
 
@@ -20,8 +21,8 @@ def _path(base: str, claimed: Claimed) -> str:
     return f"{base}/claims/{claimed.claim.id}"
 
 
-def _messages(base: str, claimed: Claimed, with_origin: bool) -> list[WireMessage]:
-    return [render(base, message, claimed.now, with_origin=with_origin) for message in claimed.messages]
+def _messages(base: str, claimed: Claimed, extras: Extras) -> list[WireMessage]:
+    return [render(base, message, claimed.now, extras=extras) for message in claimed.messages]
 
 
 class ClaimsResource:
@@ -34,13 +35,13 @@ class ClaimsResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         self._authorizer.check(req.context.caller, "claims:create", req.context.address)
         query, base = read_query(req), req.context.base
-        limit, with_origin = self._limit(query.get("limit")), flag(query, "include_origin")
+        limit, extras = self._limit(query.get("limit")), extras_of(query)
         wait, raw = self._waits.seconds(query), read_body(req, MOST_BYTES)
         claimed = self._claim(req, resp, raw, limit, wait)
         resp.status = 201 if claimed.messages else 204
         if claimed.messages:
             resp.location = _path(base, claimed)
-            body = msgspec.json.encode({"messages": _messages(base, claimed, with_origin)})
+            body = msgspec.json.encode({"messages": _messages(base, claimed, extras)})
             self._answer(req, resp, body, claimed.claim.id if wait else None)
 
     def _claim(self, req: falcon.Request, resp: falcon.Response, raw: bytes, limit: int, wait: int) -> Claimed:
@@ -70,14 +71,14 @@ class ClaimResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
         self._authorizer.check(req.context.caller, "claims:get", req.context.address)
-        base, with_origin = req.context.base, flag(read_query(req), "include_origin")
+        base, extras = req.context.base, extras_of(read_query(req))
         claimed = self._claims.get(req.context.address, claim_id)
         resp.data = msgspec.json.encode(
             {
                 "age": claimed.claim.age(claimed.now),
                 "ttl": claimed.claim.ttl,
                 "href": _path(base, claimed),
-                "messages": _messages(base, claimed, with_origin),
+                "messages": _messages(base, claimed, extras),
             }
         )
 

@@ -14,14 +14,14 @@ from zaqar.model import Message
 from zaqar.policies import Authorizer
 from zaqar.quotas.rates import Rates
 from zaqar.schemas.fields import parse_boolean, parse_integer
-from zaqar.schemas.messages import split_ids
+from zaqar.schemas.messages import Extras, WireTrace, split_ids
 from zaqar.service.messages import MessagePage, Messages
 from zaqar.transport.wsgi.event_streams import EventStreams
 from zaqar.transport.wsgi.request_rate import show_rate
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 from zaqar.transport.wsgi.waits import Waits, refuse_wait
 
-_FLAGS = ("echo", "include_claimed", "include_delayed", "hide_delayed", "include_origin")
+_FLAGS = ("echo", "include_claimed", "include_delayed", "hide_delayed", "include_origin", "include_trace")
 
 
 class WireOrigin(msgspec.Struct):
@@ -41,9 +41,10 @@ class WireMessage(msgspec.Struct, omit_defaults=True):
     checksum: str | None = None
     origin: WireOrigin | None = None
     error: str | None = None
+    trace: WireTrace | None = None
 
 
-class WirePopped(msgspec.Struct):
+class WirePopped(msgspec.Struct, omit_defaults=True):
     """A message that was popped. It is deleted, so it has no href."""
 
     id: str
@@ -52,6 +53,7 @@ class WirePopped(msgspec.Struct):
     body: msgspec.Raw
     claim_id: str | None
     claim_count: int
+    trace: WireTrace | None = None
 
 
 class WirePage(msgspec.Struct):
@@ -59,9 +61,9 @@ class WirePage(msgspec.Struct):
     links: list[dict[str, str]]
 
 
-def render(base: str, message: Message, now: float, *, with_origin: bool) -> WireMessage:
+def render(base: str, message: Message, now: float, *, extras: Extras) -> WireMessage:
     """The message with its href below ``base``, the path of the queue. If it is claimed, the href has the claim id."""
-    origin, id_ = message.origin if with_origin else None, message.id
+    origin, id_ = message.origin if extras.origin else None, message.id
     path = f"{base}/messages/{id_}"
     return WireMessage(
         id_,
@@ -72,12 +74,18 @@ def render(base: str, message: Message, now: float, *, with_origin: bool) -> Wir
         message.checksum,
         WireOrigin(origin.queue, origin.message_id, origin.claim_count) if origin else None,
         message.error,
+        WireTrace.of(message.trace) if extras.trace and message.trace else None,
     )
 
 
 def flag(query: Query, name: str) -> bool:
     """A boolean query parameter that is false if it is absent."""
     return name in query and parse_boolean(query[name], field=name)
+
+
+def extras_of(query: Query) -> Extras:
+    """What the client wants to see of each message."""
+    return Extras(flag(query, "include_origin"), flag(query, "include_trace"))
 
 
 class MessagesResource:
@@ -115,20 +123,20 @@ class MessagesResource:
         self._authorizer.check(req.context.caller, "messages:get_all", req.context.address)
         query = read_query(req)
         if req.context.wants_stream:
-            with_origin = flag(query, "include_origin")
-            self._streams.answer(req, resp, query, partial(render, req.context.base, with_origin=with_origin))
+            extras = extras_of(query)
+            self._streams.answer(req, resp, query, partial(render, req.context.base, extras=extras))
         else:
             resp.data = self._list(req, resp, query)
 
     def _list(self, req: falcon.Request, resp: falcon.Response, query: Query) -> bytes:
-        address, base, with_origin = req.context.address, req.context.base, flag(query, "include_origin")
+        address, base, extras = req.context.address, req.context.base, extras_of(query)
         refuse_wait(query, "ids")
         found = (
             self._messages.get_many(address, split_ids(query["ids"]))
             if "ids" in query
             else self._page(req, resp, query)
         )
-        messages = [render(base, message, found.now, with_origin=with_origin) for message in found.messages]
+        messages = [render(base, message, found.now, extras=extras) for message in found.messages]
         return msgspec.json.encode(
             {"messages": messages} if "ids" in query else WirePage(messages, _links(base, query, found))
         )
@@ -162,10 +170,18 @@ class MessagesResource:
 
     def _popped(self, req: falcon.Request, resp: falcon.Response, query: Query) -> list[WirePopped]:
         limit = parse_integer(query["pop"], 1, self._limits.max_messages_per_claim_or_pop, field="pop")
-        wait = self._waits.seconds(query)
+        wait, with_trace = self._waits.seconds(query), flag(query, "include_trace")
         taken = self._waits.serve(req, resp, self._messages.prepare_pop(req.context.address, limit=limit), wait)
         return [
-            WirePopped(m.id, m.ttl, m.age(taken.now), msgspec.Raw(m.body), m.claim_id, m.claim_count)
+            WirePopped(
+                m.id,
+                m.ttl,
+                m.age(taken.now),
+                msgspec.Raw(m.body),
+                m.claim_id,
+                m.claim_count,
+                WireTrace.of(m.trace) if with_trace and m.trace else None,
+            )
             for m in taken.messages
         ]
 
@@ -190,8 +206,8 @@ class MessageResource:
         self._authorizer.check(req.context.caller, "messages:get", req.context.address)
         query = read_query(req)
         found = self._messages.get(req.context.address, message_id)
-        with_origin = flag(query, "include_origin")
-        message = render(req.context.base, found.messages[0], found.now, with_origin=with_origin)
+        extras = extras_of(query)
+        message = render(req.context.base, found.messages[0], found.now, extras=extras)
         resp.data = msgspec.json.encode(message)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:

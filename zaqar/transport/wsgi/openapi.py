@@ -27,7 +27,8 @@ _DESCRIPTION = (
 )
 
 
-_ORIGIN = {"include_origin": ("Say of dead letters where they came from.", BOOLEAN)}
+_TRACE = {"include_trace": ("Show the trace context of each message that has one.", BOOLEAN)}
+_EXTRAS = {"include_origin": ("Say of dead letters where they came from.", BOOLEAN), **_TRACE}
 
 
 def operations(limits: Limits, *, admin_mode: bool, pooling: bool = False) -> dict[tuple[str, str], Operation]:
@@ -173,6 +174,7 @@ def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
                 "ids": many,
                 "claim_ids": ("The claims that hold them.", STRING),
                 "pop": ("How many to take, instead of `ids`.", pop),
+                **_TRACE,
                 **wait_of(limits),
             },
             may_be_early=(200,),
@@ -197,7 +199,7 @@ def _list_operation(limits: Limits, many: tuple[str, JsonSchema]) -> Operation:
             "include_delayed": ("With those whose delay is not over.", BOOLEAN),
             "hide_delayed": ("Takes `include_delayed` back; stands in links that the service makes.", BOOLEAN),
             "ids": many,
-            **_ORIGIN,
+            **_EXTRAS,
             **wait_of(limits),
             **openapi_streams.QUERY,
         },
@@ -212,7 +214,7 @@ def _single_message_operations() -> dict[tuple[str, str], Operation]:
     single = _QUEUE + "/messages/{message_id}"
     return {
         (single, "get"): Operation(
-            "getMessage", "One message.", {200: ("It.", ref("Message"))}, _ORIGIN, errors=(400, 404)
+            "getMessage", "One message.", {200: ("It.", ref("Message"))}, _EXTRAS, errors=(400, 404)
         ),
         (single, "delete"): Operation(
             "deleteMessage",
@@ -235,7 +237,7 @@ def _claim_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
             "createClaim",
             "Lease the first free messages.",
             {201: ("The messages.", list_of("messages", "Message")), 204: ("None was free.", None)},
-            {"limit": limit_of(limits.max_messages_per_claim_or_pop), **_ORIGIN, **wait_of(limits)},
+            {"limit": limit_of(limits.max_messages_per_claim_or_pop), **_EXTRAS, **wait_of(limits)},
             body=terms,
             may_be_early=(204,),
         ),
@@ -243,7 +245,7 @@ def _claim_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
             "getClaim",
             "A live claim and what it still holds.",
             {200: ("It.", ref("Claim"))},
-            _ORIGIN,
+            _EXTRAS,
             errors=(400, 404),
         ),
         (single, "patch"): Operation(

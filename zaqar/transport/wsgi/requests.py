@@ -16,6 +16,7 @@ from zaqar.errors import Forbidden, InvalidInput, NotAcceptable, NotFound, Signa
 from zaqar.limits import Limits
 from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.schemas.fields import check_name, parse_boolean
+from zaqar.tracing import context as tracing
 from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.wsgi.authentication import CALLER
 from zaqar.transport.wsgi.proxy_headers import believe_proxy, link_prefix, undo_repeated_prefix
@@ -119,6 +120,7 @@ class RequestChecks:
                 None if signed else env.get("HTTP_X_USER_ID"),
                 req.context.request_id,
                 signed,
+                trace=_trace_of(env) if "HTTP_TRACEPARENT" in env else None,
             )
         else:
             req.context.caller = self._authenticated(req, resource, *caller)
@@ -154,7 +156,12 @@ class RequestChecks:
             req.context.request_id,
             system_scope=identity.system_scope,
             token=token.strip(),
+            trace=_trace_of(req.env) if "HTTP_TRACEPARENT" in req.env else None,
         )
+
+
+def _trace_of(env: dict[str, Any]) -> str | None:
+    return tracing.read(env["HTTP_TRACEPARENT"], env.get("HTTP_TRACESTATE", ""))
 
 
 def _accepts_json(accept: str) -> bool:

@@ -58,11 +58,16 @@ def try_out(
 
 
 def send_once(
-    answer: Answer | None = None, *, url: str = "", sender: WebhookSender | None = None, **changes: Any
+    answer: Answer | None = None,
+    *,
+    url: str = "",
+    sender: WebhookSender | None = None,
+    trace: str | None = None,
+    **changes: Any,
 ) -> tuple[Outcome, Sink]:
     async def once(tried: WebhookSender, sink: Sink) -> Outcome:
         subscriber = url.format(port=sink.port) or sink.url
-        return await tried.send(a_delivery(), a_subscription(subscriber, **changes), now=START)
+        return await tried.send(a_delivery(trace=trace), a_subscription(subscriber, **changes), now=START)
 
     outcome, sink = try_out(once, answer, sender=sender)
     assert outcome is not None
@@ -120,6 +125,24 @@ def test_headers_and_template_of_the_subscriber() -> None:
     assert request.headers["content-type"] == "application/x"
     assert request.headers["user-agent"] == "mine"
     assert request.headers["cookie"] == "a=b"
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize("state", ["", "rojo=1,congo=2"])
+def test_the_trace_context_of_the_message_goes_to_the_subscriber(state: str) -> None:
+    _, sink = send_once(trace=f"{PARENT} {state}".strip())
+    (request,) = sink.requests
+    assert request.headers["traceparent"] == PARENT
+    assert request.headers.get("tracestate", "") == state
+
+
+def test_a_subscriber_may_replace_the_trace_context() -> None:
+    own = PARENT.replace("4b", "5c")
+    _, sink = send_once(trace=PARENT, options={"post_headers": {"Traceparent": own}})
+    (request,) = sink.requests
+    assert request.headers["traceparent"] == own
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from zaqar.app import Parts
 from zaqar.context import Context
 from zaqar.errors import StoreUnavailable
 from zaqar.model import QUEUE, QueueName
+from zaqar.schemas.messages import Extras
 from zaqar.transport.websocket import stream_sending
 from zaqar.transport.websocket.admission import Admission
 from zaqar.transport.websocket.codec import Format
@@ -67,7 +68,7 @@ class Connection:
             CALLER, ADDRESS, marker=None, from_start=True, echo=True, version=waiter.begin()
         )
         self.table.add(
-            OpenStream(ADDRESS, stream, waiter, Format.JSON, 20, False, None, marker=stream.marker, granted=credit)
+            OpenStream(ADDRESS, stream, waiter, Format.JSON, 20, Extras(), None, marker=stream.marker, granted=credit)
         )
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from zaqar.transport.wsgi import openapi, openapi_streams
 from zaqar.transport.wsgi.service import HomeResource, OpenApiResource, VersionsResource
 
 # Parameters that only some clients know of, and that a template does not need.
-UNLISTED = {"include_origin", "hide_delayed", "wait", *openapi_streams.QUERY}
+UNLISTED = {"include_origin", "include_trace", "hide_delayed", "wait", *openapi_streams.QUERY}
 
 
 def served(resource: Any, path: str, *, mounted_at: str = "") -> testing.Result:

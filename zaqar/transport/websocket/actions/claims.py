@@ -13,10 +13,11 @@ from zaqar.service.claims import Claimed
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions.messages import (
     INCLUDE_ORIGIN,
+    INCLUDE_TRACE,
     SHOWN_MESSAGE,
     ShownMessage,
+    extras_of,
     show,
-    wants_origin,
 )
 from zaqar.transport.websocket.actions.reading import (
     WAIT,
@@ -30,8 +31,8 @@ from zaqar.transport.websocket.actions.reading import (
 
 
 def _messages(call: Call, claimed: Claimed) -> list[ShownMessage]:
-    with_origin = wants_origin(call)
-    return [show(message, claimed.now, with_origin=with_origin) for message in claimed.messages]
+    extras = extras_of(call)
+    return [show(message, claimed.now, extras=extras) for message in claimed.messages]
 
 
 def _create(parts: Parts, call: Call) -> Answer:
@@ -125,6 +126,7 @@ ACTIONS: tuple[Action, ...] = (
             "limit": limit_field("messages"),
             "wait": WAIT,
             "include_origin": INCLUDE_ORIGIN,
+            "include_trace": INCLUDE_TRACE,
         },
         {
             201: ("The claim and its messages.", _CLAIMED),
@@ -138,7 +140,7 @@ ACTIONS: tuple[Action, ...] = (
         "GET",
         _MEMBER,
         _get,
-        {**_OF_ONE, "include_origin": INCLUDE_ORIGIN},
+        {**_OF_ONE, "include_origin": INCLUDE_ORIGIN, "include_trace": INCLUDE_TRACE},
         {200: ("The claim.", _CLAIM)},
         example=_ONE,
     ),

@@ -10,7 +10,7 @@ from zaqar.errors import InvalidInput, NotFound
 from zaqar.limits import MIN_MESSAGE_TTL
 from zaqar.model import Message
 from zaqar.schemas.fields import JsonSchema, check_range
-from zaqar.schemas.messages import MESSAGE, ORIGIN, POPPED
+from zaqar.schemas.messages import MESSAGE, ORIGIN, POPPED, TRACE, Extras, WireTrace
 from zaqar.schemas.strict_json import Document
 from zaqar.service.messages import MessagePage
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
@@ -42,11 +42,12 @@ class ShownMessage(msgspec.Struct, omit_defaults=True):
     checksum: str | None = None
     origin: ShownOrigin | None = None
     error: str | None = None
+    trace: WireTrace | None = None
 
 
-def show(message: Message, now: float, *, with_origin: bool) -> ShownMessage:
-    """The message with its age at the time ``now``. With ``with_origin``, a dead letter shows its origin."""
-    origin = message.origin if with_origin else None
+def show(message: Message, now: float, *, extras: Extras) -> ShownMessage:
+    """The message with its age at the time ``now``, and with the extras that the client wants to see."""
+    origin = message.origin if extras.origin else None
     return ShownMessage(
         message.id,
         message.ttl,
@@ -56,11 +57,13 @@ def show(message: Message, now: float, *, with_origin: bool) -> ShownMessage:
         checksum=message.checksum,
         origin=ShownOrigin(origin.queue, origin.message_id, origin.claim_count) if origin else None,
         error=message.error,
+        trace=WireTrace.of(message.trace) if extras.trace and message.trace else None,
     )
 
 
-def wants_origin(call: Call) -> bool:
-    return bool(call.body.get("include_origin"))
+def extras_of(call: Call) -> Extras:
+    """What the client wants to see of each message."""
+    return Extras(bool(call.body.get("include_origin")), bool(call.body.get("include_trace")))
 
 
 class _Posted(msgspec.Struct):
@@ -81,7 +84,7 @@ def _post(parts: Parts, call: Call) -> Answer:
 
 def _list(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:get_all", call.target)
-    body, with_origin = call.body, wants_origin(call)
+    body, extras = call.body, extras_of(call)
     limit, seconds = read_limit(call, parts.limits.max_messages_per_page), read_wait(parts, call)
     awaited = parts.messages.prepare_list(
         call.caller,
@@ -94,7 +97,7 @@ def _list(parts: Parts, call: Call) -> Answer:
     )
 
     def show_page(page: MessagePage) -> Answer:
-        shown = [show(message, page.now, with_origin=with_origin) for message in page.messages]
+        shown = [show(message, page.now, extras=extras) for message in page.messages]
         return Answer(200, {"messages": shown})
 
     return answer_or_wait(parts, awaited, seconds, show_page)
@@ -103,17 +106,17 @@ def _list(parts: Parts, call: Call) -> Answer:
 def _get(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:get", call.target)
     found = parts.messages.get(call.target, call.body["message_id"])
-    return Answer(200, {"messages": show(found.messages[0], found.now, with_origin=wants_origin(call))})
+    return Answer(200, {"messages": show(found.messages[0], found.now, extras=extras_of(call))})
 
 
 def _get_many(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:get_all", call.target)
-    with_origin = wants_origin(call)
+    extras = extras_of(call)
     try:
         found = parts.messages.get_many(call.target, call.body["message_ids"], field="message_ids")
     except NotFound:
         return Answer(200, {"messages": []})
-    return Answer(200, {"messages": [show(message, found.now, with_origin=with_origin) for message in found.messages]})
+    return Answer(200, {"messages": [show(message, found.now, extras=extras) for message in found.messages]})
 
 
 def _delete(parts: Parts, call: Call) -> Answer:
@@ -139,14 +142,15 @@ def _pop(parts: Parts, call: Call) -> Answer:
     limit: int = call.body["pop"]
     check_range(limit, 1, parts.limits.max_messages_per_claim_or_pop, field="pop")
     seconds = read_wait(parts, call)
-    return answer_or_wait(parts, parts.messages.prepare_pop(call.target, limit=limit), seconds, _show_popped)
+    extras = Extras(trace=extras_of(call).trace)
 
+    def show_popped(taken: MessagePage) -> Answer:
+        shown = [show(message, taken.now, extras=extras) for message in taken.messages]
+        for entry, message in zip(shown, taken.messages, strict=True):
+            entry.claim_count, entry.checksum = message.claim_count, None
+        return Answer(200, {"messages": shown})
 
-def _show_popped(taken: MessagePage) -> Answer:
-    shown = [show(message, taken.now, with_origin=False) for message in taken.messages]
-    for entry, message in zip(shown, taken.messages, strict=True):
-        entry.claim_count, entry.checksum = message.claim_count, None
-    return Answer(200, {"messages": shown})
+    return answer_or_wait(parts, parts.messages.prepare_pop(call.target, limit=limit), seconds, show_popped)
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -164,6 +168,8 @@ _IDS: JsonSchema = {"minItems": 1, "items": {"type": "string"}}
 _MESSAGE_IDS = "The ids of the messages: as many as fit on a page (`[transport] max_messages_per_page`) at most."
 INCLUDE_ORIGIN = Field("boolean", "Whether to show the queue that a dead letter came from.", schema={"default": False})
 
+INCLUDE_TRACE = Field("boolean", "Whether to show the trace context of each message.", schema={"default": False})
+
 SHOWN_MESSAGE: JsonSchema = {
     "type": "object",
     "required": ["id", "ttl", "age", "body", "claim_id"],
@@ -171,6 +177,7 @@ SHOWN_MESSAGE: JsonSchema = {
         **{name: rule for name, rule in MESSAGE["properties"].items() if name != "href"},
         "claim_id": {"type": ["string", "null"], "description": "The claim that holds the message; null if none does."},
         "origin": {**ORIGIN, "description": "Where a dead letter came from; only with `include_origin`."},
+        "trace": {**TRACE, "description": "The trace context; only with `include_trace`, if it has one."},
     },
 }
 _POSTED: JsonSchema = {
@@ -238,6 +245,7 @@ ACTIONS: tuple[Action, ...] = (
             "include_claimed": _flag("Whether to list claimed messages, too."),
             "include_delayed": _flag("Whether to list messages whose delay is not over, too."),
             "include_origin": INCLUDE_ORIGIN,
+            "include_trace": INCLUDE_TRACE,
         },
         {200: ("The messages; none if the queue does not exist.", list_of("messages", SHOWN_MESSAGE))},
         example={"queue_name": "greetings", "echo": True, "limit": 5},
@@ -248,7 +256,7 @@ ACTIONS: tuple[Action, ...] = (
         "GET",
         _MEMBER,
         _get,
-        {**_OF, "message_id": _MESSAGE_ID, "include_origin": INCLUDE_ORIGIN},
+        {**_OF, "message_id": _MESSAGE_ID, "include_origin": INCLUDE_ORIGIN, "include_trace": INCLUDE_TRACE},
         {
             200: (
                 "The message: `messages` is one object, not a list.",
@@ -267,6 +275,7 @@ ACTIONS: tuple[Action, ...] = (
             **_OF,
             "message_ids": Field("array", _MESSAGE_IDS, required=True, schema=_IDS),
             "include_origin": INCLUDE_ORIGIN,
+            "include_trace": INCLUDE_TRACE,
         },
         {200: ("The messages that exist, the oldest first.", list_of("messages", SHOWN_MESSAGE))},
         example={"queue_name": "greetings", "message_ids": [_EXAMPLE_ID]},
@@ -292,6 +301,7 @@ ACTIONS: tuple[Action, ...] = (
             **_OF,
             "message_ids": Field("array", _MESSAGE_IDS, schema=_IDS),
             "claim_ids": Field("array", "The ids of the claims that hold the messages of `message_ids`.", schema=_IDS),
+            "include_trace": INCLUDE_TRACE,
             "pop": Field(
                 "integer",
                 "How many messages to take at most, instead of `message_ids`; up to "

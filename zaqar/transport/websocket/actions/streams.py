@@ -7,7 +7,7 @@ from zaqar.app import Parts
 from zaqar.errors import InvalidInput, TooManyStreams
 from zaqar.schemas.fields import JsonSchema, check_range
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
-from zaqar.transport.websocket.actions.messages import INCLUDE_ORIGIN, wants_origin
+from zaqar.transport.websocket.actions.messages import INCLUDE_ORIGIN, INCLUDE_TRACE, extras_of
 from zaqar.transport.websocket.actions.reading import read_limit
 from zaqar.transport.websocket.stream_table import MAX_CREDIT, MAX_STREAMS, OpenStream
 from zaqar.waiting.registry import Kind, TooManyWaiting
@@ -48,7 +48,7 @@ def _open(parts: Parts, call: Call) -> Answer:
                 waiter,
                 call.format,
                 limit,
-                wants_origin(call),
+                extras_of(call),
                 call.expires,
                 marker=position,
                 granted=credit,
@@ -127,6 +127,7 @@ ACTIONS: tuple[Action, ...] = (
                 "integer", "How many messages to read at a time; by default as many as possible.", schema={"minimum": 1}
             ),
             "include_origin": INCLUDE_ORIGIN,
+            "include_trace": INCLUDE_TRACE,
         },
         {200: ("The stream is open. Its frames come after this reply.", _OPENED)},
         example={"queue_name": "greetings", "from": "oldest", "credit": 100},
