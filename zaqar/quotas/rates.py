@@ -76,16 +76,21 @@ class Rates:
         )
         self.of_posts = tuple(rate for rate in made if rate is not None)
 
-    def check_request(self, project: str) -> None:
-        """Count a request of a project. Raises RateExceeded."""
+    def check_request(self, project: str) -> dict[str, str] | None:
+        """Count a request of a project. Raises RateExceeded.
+
+        Returns the headers ``RateLimit-Policy`` and ``RateLimit`` for an answer over HTTP; None if much is left.
+        """
         rate = self.of_requests
         if rate is None:
-            return
-        now = self._clock()
-        wait = rate.counter.wait(project, 1.0, now)
-        if wait:
-            raise self._refusal(rate, "the project", wait)
-        rate.counter.count(project, 1.0, now)
+            return None
+        now, counter = self._clock(), rate.counter
+        ahead = counter.take(project, now)
+        if ahead < 0.0:
+            raise self._refusal(rate, "the project", -ahead)
+        if ahead <= (1.0 - NEARLY_EXHAUSTED) * counter.span:
+            return None
+        return self._headers((rate,), lambda rate: project)
 
     def check_post(self, address: QueueName, messages: int, size: int) -> None:
         """Count a post of so many messages in a body of ``size`` bytes. Raises RateExceeded, and counts nothing then.
@@ -104,13 +109,8 @@ class Rates:
         for rate in self.of_posts:
             rate.counter.count(rate.key(address), messages if rate.unit == "messages" else size, now)
 
-    def request_headers(self, project: str) -> dict[str, str] | None:
-        """The headers ``RateLimit-Policy`` and ``RateLimit`` for an answer; None if much is left."""
-        rate = self.of_requests
-        return None if rate is None else self._headers((rate,), lambda rate: project)
-
     def post_headers(self, address: QueueName) -> dict[str, str] | None:
-        """The same for the answer to a post."""
+        """The same headers for the answer to a post."""
         return self._headers(self.of_posts, lambda rate: rate.key(address))
 
     def uses(self, project: str) -> Iterator[RateUse]:
@@ -131,7 +131,7 @@ class Rates:
         for rate in rates:
             key = key_of(rate)
             left = rate.counter.left(key, now)
-            if left < NEARLY_EXHAUSTED * rate.counter.burst:
+            if left < NEARLY_EXHAUSTED * rate.counter.burst * (1.0 - 1e-9):
                 near.append((rate, int(left + 1e-6), math.ceil(rate.counter.seconds_until_full(key, now))))
         if not near:
             return None

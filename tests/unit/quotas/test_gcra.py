@@ -76,6 +76,16 @@ def test_a_cost_above_the_burst_is_admitted_after_a_pause_and_paid_off() -> None
     assert take(counter, "a", 100, 60.0) == 0
 
 
+def test_one_unit_is_taken_in_one_step_with_the_same_result() -> None:
+    one, other = Gcra[str](3.0, 7.0), Gcra[str](3.0, 7.0)
+    dice, now = random.Random(3), 10.0
+    for _ in range(2000):
+        now += dice.expovariate(4.0)
+        wait, ahead = take(one, "a", 1.0, now), other.take("a", now)
+        assert -ahead == pytest.approx(wait) if wait else ahead == pytest.approx(one.seconds_until_full("a", now))
+        assert one.left("a", now) == pytest.approx(other.left("a", now))
+
+
 def test_a_key_does_not_count_for_others() -> None:
     counter = Gcra[str](1.0, 1.0)
     assert take(counter, "a", 1, 5.0) == 0

@@ -30,7 +30,7 @@ def rates_with(clock: FakeClock | None = None, **options: float) -> Rates:
     return Rates(settings_with(**options), None, clock or FakeClock())
 
 
-def admitted(act: Callable[[], None]) -> int:
+def admitted(act: Callable[[], object]) -> int:
     """How many calls in a row are admitted."""
     for number in range(100_000):
         try:
@@ -43,8 +43,7 @@ def admitted(act: Callable[[], None]) -> int:
 def test_without_options_there_is_no_rate() -> None:
     rates = rates_with()
     assert (rates.of_requests, rates.of_posts) == (None, ())
-    rates.check_request("p")
-    assert rates.request_headers("p") is None
+    assert rates.check_request("p") is None
     assert list(rates.uses("p")) == []
 
 
@@ -115,10 +114,8 @@ def test_a_refused_post_takes_nothing_of_the_other_rates() -> None:
 def test_headers_only_if_less_than_a_fifth_is_left() -> None:
     rates = rates_with(request_rate=10)
     for _ in range(40):
-        rates.check_request("p")
-    assert rates.request_headers("p") is None
-    rates.check_request("p")
-    assert rates.request_headers("p") == {
+        assert rates.check_request("p") is None
+    assert rates.check_request("p") == {
         "RateLimit-Policy": '"request";q=50;w=5',
         "RateLimit": '"request";r=9;t=5',
     }

@@ -112,8 +112,8 @@ class MessagesResource:
         self._authorizer.check(req.context.caller, "messages:create", req.context.address)
         raw = read_body(req, self._limits.max_messages_post_size)
         ids = self._messages.post(req.context.caller, req.context.address, raw)
-        if self._post_rates is not None:
-            show_rate(resp, self._post_rates.post_headers(req.context.address))
+        if self._post_rates is not None and (headers := self._post_rates.post_headers(req.context.address)):
+            show_rate(resp, headers)
         base = req.context.base + "/messages"
         # No more ids than one request may ask for: clients refuse a header with thousands of them.
         resp.status, resp.location = 201, f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"

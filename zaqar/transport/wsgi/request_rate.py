@@ -23,11 +23,12 @@ class RequestRate:
         caller = getattr(req.context, "caller", None)
         # Requests without a project are for the whole deployment, or open to all.
         if caller is not None and caller.project:
-            self._rates.check_request(caller.project)
-            show_rate(resp, self._rates.request_headers(caller.project))
+            headers = self._rates.check_request(caller.project)
+            if headers is not None:
+                show_rate(resp, headers)
 
 
-def show_rate(resp: falcon.Response, headers: Mapping[str, str] | None) -> None:
+def show_rate(resp: falcon.Response, headers: Mapping[str, str]) -> None:
     """Add the headers of a rate to those of other rates."""
-    for name, value in (headers or {}).items():
+    for name, value in headers.items():
         resp.append_header(name, value)
