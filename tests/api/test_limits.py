@@ -11,7 +11,6 @@ from typing import Any
 from falcon import testing
 
 from tests.api.client import ALICE, Api
-from tests.api.marks import on_one_store
 from tests.clock import FakeClock
 from zaqar.quotas.amounts import ConfiguredAmounts
 from zaqar.quotas.settings import Amounts
@@ -19,7 +18,6 @@ from zaqar.transport.websocket.session import Session
 
 MakeApi = Callable[..., Api]
 
-pytestmark = on_one_store
 
 NETWORKS = {"notification__webhook_allowed_networks": ["192.0.2.0/24"]}
 
