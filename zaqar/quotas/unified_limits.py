@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 SECONDS = 60.0
 """Time between two rounds of questions."""
+
+PAUSE_SECONDS = 0.5
+"""Time from the end of a round to the next one, so that many new projects share one."""
 
 MOST_PROJECTS = 10_000
 """Projects whose limits a process knows. A further one has the limits of the configuration."""
@@ -188,11 +192,17 @@ class UnifiedLimits:
 
 
 def _refresh_until_gone(reference: weakref.ref[UnifiedLimits], new: threading.Event) -> None:
+    due = time.monotonic() + SECONDS
     while True:
-        is_new = new.wait(SECONDS)
+        # New projects may come all the time, so they must not put off the round about all projects.
+        new.wait(max(0.0, due - time.monotonic()))
         new.clear()
         limits = reference()
         if limits is None or limits.is_closed:
             return
-        limits.refresh(only_new=is_new)
+        is_due = time.monotonic() >= due
+        limits.refresh(only_new=not is_due)
         del limits
+        if is_due:
+            due = time.monotonic() + SECONDS
+        time.sleep(PAUSE_SECONDS)
