@@ -58,14 +58,14 @@ _QUOTA = [
         "burst",
         default=5.0,
         min=1.0,
-        help="How much of a rate may be used at once after a pause, in seconds: a project with 100 requests a second "
+        help="Part of a rate that may be used at once after a pause, in seconds: a project with 100 requests a second "
         "may send 500 at once if this is 5.",
     ),
     cfg.IntOpt(
         "processes",
         default=0,
         min=0,
-        help="By how much the rates are divided, because each worker counts for itself: the number of workers on all "
+        help="Number by which the rates are divided, because each worker counts for itself: that of the workers on all "
         "hosts. 0: the number of workers of this server; a WebSocket process then does not divide the rates.",
     ),
     cfg.IntOpt(
