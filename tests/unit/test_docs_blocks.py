@@ -88,6 +88,11 @@ CHECKED = [
         r"python3 -m http\.server",
         "tests/acceptance/test_websocket_browser.py::test_a_page_gets_posted_messages_pushed",
     ),
+    Check(
+        r"docs/limits\.rst",
+        r"openstack (?:registered )?limit create",
+        "tests/api/test_limits_keystone.py::test_the_limits_of_keystone_apply",
+    ),
     Check(r"docs/keystone\.rst", r"openstack |export OS|curl |TOKEN=", KEYSTONE),
     Check(r"docs/upgrade_from_zaqar_23\.rst", r"openstack token issue", KEYSTONE),
     Check(
