@@ -91,6 +91,11 @@ CHECKED = [
         r"python3 -m http\.server",
         "tests/acceptance/test_websocket_browser.py::test_a_page_gets_posted_messages_pushed",
     ),
+    Check(
+        r"docs/limits\.rst",
+        r"openstack (?:registered )?limit create",
+        "tests/api/test_limits_keystone.py::test_the_limits_of_keystone_apply",
+    ),
     Check(r"docs/keystone\.rst", r"openstack |export OS|curl |TOKEN=", KEYSTONE),
     Check(r"docs/upgrade_from_zaqar_23\.rst", r"openstack token issue", KEYSTONE),
     Check(
@@ -102,7 +107,7 @@ CHECKED = [
     Check(
         r"docs/operating_runbook\.rst",
         r"HEADERS=|curl |journalctl |top ",
-        "not run: each needs the fault that it is about; tests/acceptance/test_metrics.py finds the names of the metrics",
+        "not run: each needs the fault that it is about; tests/acceptance/test_metrics.py finds the metrics",
     ),
     # Commands that change this machine, or need a program that no wheel has.
     Check(r"docs/contributor/first_patch\.rst", r"git commit", "not run: there is no change to commit"),

@@ -25,6 +25,7 @@ from oslo_config import cfg
 
 from zaqar import conf as configuration
 from zaqar import private_files
+from zaqar.access.http_server import WORKERS_VARIABLE
 from zaqar.cmd import failures
 from zaqar.cmd.listening import (
     Address,
@@ -151,6 +152,8 @@ def _serve(options: argparse.Namespace) -> int:
         http, websocket = _listen(endpoints, stack)
         workers = _count_workers(conf, options.workers)
         configuration.drain_file(conf).unlink(missing_ok=True)  # of a server that was killed
+        # Each worker of the API has its share of the rates of [quota].
+        os.environ[WORKERS_VARIABLE] = str(workers)
         snapshot = folder / configuration.POLICY_SNAPSHOT_NAME
         # Drop the snapshot of an earlier start: policy files that were removed while the service did not run were
         # removed on purpose, so they are not compared with it.
