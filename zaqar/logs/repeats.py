@@ -25,7 +25,8 @@ class RepeatFilter(logging.Filter):
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        # Reentrant, because a finalizer that the garbage collector runs while it is held may log, too.
+        self._lock = threading.RLock()
         self._seen: OrderedDict[tuple[str, int, str], tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -39,8 +39,15 @@ def _adjust(conf: cfg.ConfigOpts, part: str) -> None:
     redactor, repeats, request = Redactor(_secrets_of(conf)), RepeatFilter(), _RequestFilter()
     loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
-        inner = JsonFormatter(part) if conf.logging.format == "json" else handler.formatter
-        handler.setFormatter(RedactingFormatter(inner, redactor))
+        if conf.logging.format == "json":
+            handler.setFormatter(JsonFormatter(part, redactor))
+        else:
+            inner = handler.formatter
+            # A handler that oslo.log has not made is here again when the process reloads.
+            inner = inner.inner if isinstance(inner, RedactingFormatter) else inner
+            handler.setFormatter(RedactingFormatter(inner, redactor))
+        for earlier in [each for each in handler.filters if isinstance(each, _RequestFilter | RepeatFilter)]:
+            handler.removeFilter(earlier)
         handler.addFilter(request)
         handler.addFilter(repeats)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from tests.clock import FakeClock
 from zaqar.logs import repeats
@@ -58,3 +59,21 @@ def test_different_lines_take_bounded_memory() -> None:
         log.write("fault %d", number)
     assert len(log.filter._seen) == repeats.MOST_REMEMBERED
     assert len(log.lines) == 3 * repeats.MOST_REMEMBERED
+
+
+def test_a_warning_that_is_logged_while_another_one_is_filtered_blocks_nothing() -> None:
+    log = Log()
+
+    class Name(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            # As a finalizer does that the garbage collector runs at this moment.
+            log.write("logged in between")
+            return super().__hash__()
+
+    writing = threading.Thread(target=lambda: log.write("a fault", logger=Name("one")), daemon=True)
+    writing.start()
+    writing.join(30)
+    assert not writing.is_alive()
+    assert log.lines == ["logged in between", "a fault"]
