@@ -130,16 +130,18 @@ def build(
     clock: Clock = system_clock,
     management: ManagementStore | None = None,
     messages: MessageStore | None = None,
+    recorder: Recorder | None = None,
 ) -> Parts:
     """Build all below a transport. ``part`` is the kind of this process: only "api" and "websocket" have access rules.
 
+    A reload passes the open stores and the recorder, which goes on: a second one would show the same gauges once more.
     Tests replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
     """
     _check(conf)
     tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
     limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
+    recorder = recorder or (Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None)
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
@@ -246,7 +248,7 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any], reco
         limits=common["limits"],
     )
     if recorder is not None:
-        recorder.add_source(partial(_sample_waiting, hub.registry))
+        recorder.add_source(partial(_sample_waiting, hub.registry), key=WAITING_CLIENTS)
     return hub
 
 

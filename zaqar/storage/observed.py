@@ -59,13 +59,14 @@ def observe(store: S, name: str, recorder: Recorder) -> S:
             setattr(store, method, _timed(getattr(store, method), method, name, recorder))
     if isinstance(store, MessageStore):
         # A weak reference, so that the store of a pool that was removed is not kept.
-        recorder.add_source(partial(_sample_connections, weakref.ref(store), name))
+        recorder.add_source(partial(_sample_connections, weakref.ref(store), name), key=(STORE_CONNECTIONS, name))
     return store
 
 
 def _sample_connections(reference: weakref.ref[MessageStore], name: str, recorder: Recorder) -> None:
     store = reference()
-    connections = {} if store is None else store.connections()
+    # A store that is gone has no connections. Without this, its last numbers would be shown until the process ends.
+    connections = {"used": 0, "idle": 0} if store is None else store.connections()
     for state in ("used", "idle"):
         if state in connections:
             recorder.set(STORE_CONNECTIONS, (name, state), connections[state])
