@@ -35,7 +35,7 @@ _PATTERNS = (
         rf"\1{MASK}",
     ),
 )
-"""What is removed, whoever has logged it: our code logs no secret on purpose, but texts of libraries may hold one."""
+"""Secrets and their replacements. Our code logs no secret on purpose, but texts of libraries may hold one."""
 
 _SHORTEST_SECRET = 6
 """Characters of the shortest value of the configuration that is removed. A shorter one may be a common word."""
