@@ -28,6 +28,7 @@ from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StartupError
 from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
+from zaqar.logs import repeats
 from zaqar.metrics.families import WAITING_CLIENTS
 from zaqar.metrics.recorder import Recorder
 from zaqar.model import QUEUE, QueueName
@@ -120,6 +121,7 @@ class Parts:
         self.placement.close()
         self.management.close()
         if self.recorder is not None:
+            repeats.count_in(None)
             self.recorder.close()
 
 
@@ -142,6 +144,7 @@ def build(
     limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
     recorder = recorder or (Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None)
+    repeats.count_in(recorder)
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
