@@ -136,15 +136,12 @@ def build(
 ) -> Parts:
     """Build all below a transport. ``part`` is the kind of this process: only "api" and "websocket" have access rules.
 
-    A reload passes the open stores and the recorder, which goes on: a second one would show the same gauges once more.
-    Tests replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
+    A reload passes the open stores and the recorder. Raises StartupError if this configuration cannot be used.
     """
     _check(conf)
-    tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
-    limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
+    tokens, limits = TokenValidator(conf, clock) if conf.auth_strategy else None, Limits.from_conf(conf)
+    rules, recorder = _load_rules(conf) if part in _SERVING else None, _make_recorder(conf, part, recorder)
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    recorder = recorder or (Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None)
-    repeats.count_in(recorder)
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
@@ -152,9 +149,8 @@ def build(
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
     hub, health = _make_hub(conf, queues, common, recorder), _make_health(common, tokens)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
-    subscriptions = pipelines.make_subscriptions(
-        **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake
-    )
+    subscribing = {**common, **_settings_of_subscriptions(conf), "queues": queues, "wake_notifiers": wake}
+    subscriptions = pipelines.make_subscriptions(**subscribing)
     return Parts(
         **common,
         conf=conf,
@@ -186,6 +182,13 @@ def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
     from zaqar.policies import Authorizer
 
     return Authorizer(conf)
+
+
+def _make_recorder(conf: cfg.ConfigOpts, part: str, before: Recorder | None) -> Recorder | None:
+    """The recorder of the process. After a reload the one before goes on: a second one would show its gauges again."""
+    recorder = before or (Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None)
+    repeats.count_in(recorder)
+    return recorder
 
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
