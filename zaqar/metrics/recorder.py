@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 
+from zaqar.errors import StartupError
 from zaqar.metrics.cells import CellFile
 from zaqar.metrics.families import Counter, Family, Gauge, Histogram
 
@@ -125,7 +126,7 @@ class Recorder:
             return
         try:
             self._file = CellFile(self._folder, self._part, now=time.time())
-        except OSError as exc:
+        except (OSError, StartupError) as exc:
             _log.warning("This process is missing in the metrics, because it cannot write to %s: %s", self._folder, exc)
             self._cells = [0.0]
         else:

@@ -247,3 +247,15 @@ def test_a_source_with_the_key_of_another_one_replaces_it(tmp_path: Path) -> Non
     recorder.add_source(lambda _: called.append("after"), key="gauges")
     recorder.sample()
     assert called == ["by itself", "after"]
+
+
+def test_a_folder_that_others_can_open_fails_no_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir(0o755)
+    folder.chmod(0o755)
+    (folder / "of somebody else").touch()
+    recorder = Recorder(folder, "api")
+    for _ in range(2):
+        recorder.add(MESSAGES_POSTED)
+    (record,) = caplog.records
+    assert "open to other users" in record.getMessage()
