@@ -28,7 +28,7 @@ _PATTERNS = (
         re.compile(
             r"""(?ix) ( (?: auth-token | service-token | subject-token | storage-token | authorization | cookie
             | password | secret | url-signature | signature | credential | api[-_]?key )
-            \w{0,40}+ ["']? \s*+ [:=] \s*+ )
+            \w{0,40}+ ["']? \s*+ [:=] [^\S\n]*+ )
             (?! %(?:s|r|\() | \*\*\* | none\b | null\b | (?: must | is | of | in | was )\b )
             ( b?"[^"]*+" | b?'[^']*+' | (?: (?: bearer | basic ) \s++ )? [^\s"',;)\]}]++ )"""
         ),

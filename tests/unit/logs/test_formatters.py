@@ -118,6 +118,7 @@ def test_secret_values_of_the_configuration_are_removed() -> None:
     [
         "[signed_url] secret_key: must be set if [notification] require_confirmation is on.",
         "The password is wrong.",
+        "Traceback of a wrong password:\n  File 'a.py', line 1",
         "token of project demo was refused",
         "http://example.com/a?b=c",
         "req-6b31dd4c-95cd-4c03-a5c8-b1c8a04e6b7a POST /v2/queues/q/messages 201",
