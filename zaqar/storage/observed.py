@@ -39,9 +39,6 @@ DEFAULT = "default"
 
 S = TypeVar("S", MessageStore, ManagementStore)
 
-_NOT_TIMED = frozenset({"close", "from_settings", "wakeups", "connections"})
-"""Methods that do not ask the server, or that return an object which does so later."""
-
 _Count = Callable[[Recorder, Mapping[str, Any], Any], None]
 """Counts what a call has done. It gets the keyword arguments and the result of the call."""
 
@@ -90,8 +87,6 @@ class _ObservedPart:
 
 
 def _timed(method: Callable[..., Any], operation: str, store: str, recorder: Recorder) -> Callable[..., Any]:
-    if operation.rpartition(".")[2] in _NOT_TIMED:
-        return method
     labels, count = (store, operation), _COUNTS.get(operation)
 
     def call(**arguments: Any) -> Any:
