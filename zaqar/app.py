@@ -63,6 +63,7 @@ from zaqar.waiting.waiters import Kind, Located
 
 if TYPE_CHECKING:
     from zaqar.policies import Authorizer
+    from zaqar.tracing.spans import Tracing
 
 S = TypeVar("S", MessageStore, ManagementStore)
 
@@ -81,6 +82,8 @@ class Parts:
     limits: Limits
     recorder: Recorder | None
     """None if nothing is counted."""
+    tracing: Tracing | None
+    """None if no spans are made."""
     keys: MessageKeys
     rules: Authorizer | None
     """The access rules; None in a process that serves no requests."""
@@ -116,7 +119,9 @@ class Parts:
         return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
-        """Close all stores."""
+        """Export the last spans, and close all stores."""
+        if self.tracing is not None:
+            self.tracing.close()
         self.placement.close()
         self.management.close()
         if self.recorder is not None:
@@ -136,10 +141,9 @@ def build(
     Tests replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
     """
     _check(conf)
-    tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
+    tokens, keys = TokenValidator(conf, clock) if conf.auth_strategy else None, encryption_keys.load(conf)
     limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
-    pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
+    pipelines, (recorder, tracing) = Pipelines.from_conf(conf, clock), _make_watchers(conf, part)
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
@@ -154,6 +158,7 @@ def build(
         **common,
         conf=conf,
         recorder=recorder,
+        tracing=tracing,
         keys=keys,
         rules=rules,
         tokens=tokens,
@@ -181,6 +186,23 @@ def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
     from zaqar.policies import Authorizer
 
     return Authorizer(conf)
+
+
+_TRACED = (*_SERVING, "notifier")
+"""The kinds of processes that make spans."""
+
+
+def _make_watchers(conf: cfg.ConfigOpts, part: str) -> tuple[Recorder | None, Tracing | None]:
+    """The objects that count, and that make spans; None each if it is off."""
+    recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
+    if not conf.tracing.enabled or part not in _TRACED:
+        return recorder, None
+    try:
+        # Import here: the library is an extra, and takes time and memory.
+        from zaqar.tracing.spans import Tracing
+    except ImportError as exc:
+        raise StartupError(f"[tracing] enabled: pip install 'zaqar[otel]', as there is no {exc.name}.") from exc
+    return recorder, Tracing.from_conf(conf, part, recorder)
 
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
@@ -282,6 +304,7 @@ def build_notifier(parts: Parts) -> Notifier:
             parts.management.nodes, parts.connection_subscriptions.remove_of_node, clock=parts.clock
         ),
         recorder=parts.recorder,
+        tracing=parts.tracing,
     )
     if parts.recorder is not None:
         parts.recorder.add_source(notifier.sample)
