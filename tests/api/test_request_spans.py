@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
-from tests.api.client import PLANTED, Api
+from tests.api.client import ALICE, PLANTED, Api
 from tests.clock import FakeClock
 from tests.conformance.drivers import DRIVERS
 from tests.tracing import SAMPLED, SPAN_ID, TRACE_ID, UNSAMPLED, KeptSpans, links_of, parent_of, span_id, trace_id
-from zaqar.errors import StoreUnavailable
+from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.logs import context as log_context
 from zaqar.tracing import spans as spans_module
 from zaqar.tracing.spans import MOST_LINKS, Tracing
+from zaqar.transport.websocket.replies import Reply
+from zaqar.transport.websocket.session import Session, Sessions
 
 MESSAGES = "/v2/queues/q/messages"
 
@@ -180,13 +184,81 @@ def test_no_span_has_a_body_a_token_or_a_query(make_traced: MakeTraced, kept: Ke
 
 
 def test_records_of_the_log_have_the_ids_of_the_span(make_traced: MakeTraced, kept: KeptSpans) -> None:
-    from zaqar.logs import context
-
     api = make_traced()
     api.get(MESSAGES, headers={"traceparent": SAMPLED})
-    details = context.details.get()
+    details = log_context.details.get()
     (span,) = exported(api, kept)
     assert details == {"trace_id": TRACE_ID, "span_id": span_id(span)}
-    assert json.dumps(details)
     api.get(MESSAGES)
-    assert context.details.get() == {}
+    assert log_context.details.get() == {}
+
+
+def send_frame(api: Api, session: Session, action: str, traceparent: str, **body: object) -> Reply:
+    headers = {"Client-ID": ALICE, "X-Project-ID": api.project, "traceparent": traceparent}
+    frame = json.dumps({"action": action, "headers": headers, "body": {"queue_name": "q", **body}})
+    return session.answer(session.read(frame))
+
+
+def test_frames_of_the_websocket_api_have_spans_too(
+    make_traced: MakeTraced, kept: KeptSpans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = make_traced()
+    session = Sessions().open(api.parts, "c" * 32)
+    messages = [{"body": "planted-body", "ttl": 60}]
+    assert send_frame(api, session, "message_post", SAMPLED, messages=messages).status == 201
+    assert send_frame(api, session, "message_post", UNSAMPLED, messages=messages).status == 201
+    stored = traces_of(api)
+    assert send_frame(api, session, "claim_get", SAMPLED, claim_id="0" * 24).status == 404
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(type(api.parts.messages), "post", refuse)
+    assert send_frame(api, session, "message_post", SAMPLED, messages=messages).status == 503
+    posted, absent, failed = exported(api, kept)
+    assert [span.name for span in kept.spans] == ["message_post", "claim_get", "message_post"]
+    assert (posted.kind.name, trace_id(posted), parent_of(posted)) == ("SERVER", TRACE_ID, SPAN_ID)
+    assert stored == [f"00-{TRACE_ID}-{span_id(posted)}-01", UNSAMPLED]
+    attributes = dict(posted.attributes or {})
+    assert attributes.pop("zaqar.request.id")
+    assert attributes == {
+        "messaging.system": "zaqar",
+        "messaging.destination.name": "q",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "post",
+        "zaqar.project.id": api.project,
+        "zaqar.reply.status": 201,
+    }
+    assert absent.status.status_code is StatusCode.UNSET
+    assert failed.status.status_code is StatusCode.ERROR
+
+
+def test_a_frame_that_waits_has_one_span_that_ends_with_its_reply(make_traced: MakeTraced, kept: KeptSpans) -> None:
+    api = make_traced()
+    session = Sessions().open(api.parts, "c" * 32)
+    headers = {"Client-ID": ALICE, "X-Project-ID": api.project, "traceparent": SAMPLED}
+    frame = json.dumps({"action": "claim_create", "headers": headers, "body": {"queue_name": "q", "wait": 5}})
+    request = session.read(frame)
+    assert session.answer(request).pending is not None
+    assert session.answer(request).pending is not None
+    assert session.end_wait(request).status == 204
+    (span,) = exported(api, kept)
+    assert (span.attributes or {})["zaqar.reply.status"] == 204
+
+
+def test_a_missing_library_ends_the_start_in_one_sentence(
+    make_traced: MakeTraced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "zaqar.tracing.spans")
+    monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
+    with pytest.raises(StartupError) as failed:
+        make_traced()
+    assert str(failed.value) == "[tracing] enabled: pip install 'zaqar[otel]', as there is no opentelemetry.context."
+
+
+def test_nothing_of_tracing_is_installed_if_it_is_off(make_traced: MakeTraced) -> None:
+    api = make_traced(tracing__enabled=False)
+    assert api.parts.tracing is None
+    assert type(Sessions().open(api.parts, "c" * 32)) is Session
+    post(api, 1, traceparent=SAMPLED)
+    assert traces_of(api) == [SAMPLED]

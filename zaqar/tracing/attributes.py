@@ -22,6 +22,7 @@ MESSAGE_ID = "messaging.message.id"
 PROJECT = "zaqar.project.id"
 REQUEST_ID = "zaqar.request.id"
 DELIVERY_TRY = "zaqar.delivery.try"
+REPLY_STATUS = "zaqar.reply.status"
 SUBSCRIBER_SCHEME = "zaqar.subscriber.scheme"
 
 SYSTEM = "zaqar"

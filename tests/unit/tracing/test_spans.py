@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.tracing import SAMPLED, SPAN_ID, TRACE_ID, UNSAMPLED, KeptSpans, links_of, parent_of, trace_id
 from tests.unit.metrics.test_recorder import series_of
-from zaqar import app, conf
+from zaqar import conf
 from zaqar.errors import StartupError
 from zaqar.metrics.families import SPANS_DROPPED
 from zaqar.metrics.recorder import Recorder
@@ -149,15 +148,3 @@ def test_dropped_spans_are_counted_in_the_metrics(monkeypatch: pytest.MonkeyPatc
     assert series.cells[0] == 6
     tracing.close()
     recorder.close()
-
-
-def test_a_missing_library_ends_the_start_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delitem(sys.modules, "zaqar.tracing.spans")
-    monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
-    configuration = conf.load([])
-    configuration.set_override("state_dir", str(tmp_path))
-    configuration.set_override("enabled", True, "tracing")
-    with pytest.raises(StartupError) as failed:
-        app.build(configuration)
-    assert str(failed.value).startswith("[tracing] enabled: pip install 'zaqar[otel]'")
-    assert "\n" not in str(failed.value)
