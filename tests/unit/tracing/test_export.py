@@ -113,6 +113,8 @@ def test_spans_that_cannot_be_delivered_are_dropped_and_counted(raises: bool) ->
 
 
 @pytest.mark.child_process
+# Python 3.12 warns of threads at a fork, which are the subject of this test.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_the_child_of_a_fork_has_its_own_thread_and_none_of_the_spans_of_its_parent() -> None:
     kept = KeptSpans()
     processor = BufferedProcessor(kept, on_drop=Dropped(), seconds=3600)

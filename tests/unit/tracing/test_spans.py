@@ -130,6 +130,8 @@ def test_late_deliveries_begin_a_trace_with_a_link() -> None:
 
 def test_dropped_spans_are_counted_in_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    # So the first export begins when the buffer is half full.
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
     kept, recorder = KeptSpans(), Recorder(tmp_path, "api")
     tracing = made(kept, recorder=recorder)
     kept.is_open.clear()
