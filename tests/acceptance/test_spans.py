@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
-from tests.acceptance.server import HTTP_COMMAND, Server, running, wait_until
+from tests.acceptance.server import COMMAND, HTTP_COMMAND, Server, running, wait_until
 from tests.acceptance.span_receiver import receiving_spans
 from tests.acceptance.webhook_sinks import Sink, Sinks
 
@@ -19,13 +20,13 @@ TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PRODUCER = "00f067aa0ba902b7"
 CONSUMER = "b7ad6b7169203331"
 QUEUE = "/v2/queues/orders"
+CALLER = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": "shop"}
 ROUTE = "/v2/queues/{queue_name}"
 
 
 def call(server: Server, method: str, path: str, body: object = None, *, span: str | None = None) -> Any:
     """The JSON of the answer. ``span`` is the caller's own span in the trace."""
-    headers = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": "shop"}
-    headers["Content-Type"] = "application/json"
+    headers = {**CALLER, "Content-Type": "application/json"}
     if span is not None:
         headers["traceparent"] = f"00-{TRACE_ID}-{span}-01"
     data = None if body is None else json.dumps(body).encode()
@@ -56,10 +57,8 @@ def test_one_trace_from_publish_over_claim_to_webhook(tmp_path: Path, http_serve
             wait_until(lambda: sink.receipts)
             # A worker exports while it runs.
             wait_until(lambda: receiver.named(f"POST {ROUTE}/messages"))
+            # A server that ends exports its last spans: this request has just been answered.
             call(server, "GET", QUEUE, span="c" * 16)
-            if http_server == "granian":
-                # It kills its workers, so a server that ends does not export the last spans.
-                wait_until(lambda: receiver.named(f"GET {ROUTE}"))
         (posted,) = receiver.named(f"POST {ROUTE}/messages")
         (taken,) = receiver.named(f"POST {ROUTE}/claims")
         (delivered,) = receiver.named("POST")
@@ -81,6 +80,27 @@ def test_one_trace_from_publish_over_claim_to_webhook(tmp_path: Path, http_serve
     assert delivered.attributes["zaqar.delivery.try"] == 1
     assert delivered.attributes["zaqar.request.id"] == posted.attributes["zaqar.request.id"]
     assert not any("planted" in str(span) or "/hook" in str(span) for span in receiver.spans)
+
+
+def test_the_trace_of_a_frame_goes_on_to_the_webhook(tmp_path: Path) -> None:
+    sink = Sink()
+    with receiving_spans() as receiver, Sinks(sink):
+        with running(tmp_path / "state", environment=settings(receiver.endpoint), command=COMMAND) as server:
+            call(server, "POST", f"{QUEUE}/subscriptions", {"subscriber": sink.url, "ttl": 3600})
+            frame = {
+                "action": "message_post",
+                "headers": {**CALLER, "traceparent": f"00-{TRACE_ID}-{PRODUCER}-01"},
+                "body": {"queue_name": "orders", "messages": [{"body": 1, "ttl": 300}]},
+            }
+            with connect(server.websocket_url) as connection:
+                connection.send(json.dumps(frame))
+                assert json.loads(connection.recv())["headers"]["status"] == 201
+            wait_until(lambda: sink.receipts)
+        (posted,) = receiver.named("message_post")
+        (delivered,) = receiver.named("POST")
+    assert (posted.service, posted.kind, posted.parent) == ("zaqar-websocket", "SPAN_KIND_SERVER", PRODUCER)
+    assert delivered.parent == posted.id
+    assert {span.trace for span in receiver.spans} == {TRACE_ID}
 
 
 @pytest.mark.parametrize("is_silent", [True, False])

@@ -83,8 +83,13 @@ class BufferedProcessor(SpanProcessor):
             self._on_drop(1)
 
     def shutdown(self) -> None:
-        """Export what is left, within FLUSH_SECONDS, and end. Spans that end later are ignored."""
+        """Export what is left, within FLUSH_SECONDS, and end. Spans that end later are ignored.
+
+        Another call does nothing.
+        """
         with self._lock:
+            if self._is_ended:
+                return
             self._is_ended = True
             thread = self._thread
         self._woken.set()

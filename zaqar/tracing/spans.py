@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
+from multiprocessing.util import Finalize
 from random import random
 
 from opentelemetry.context import Context
@@ -102,6 +103,9 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("zaqar", version("zaqar"))
         self._root_ratio = root_ratio
+        # The provider ends with atexit, which child processes of multiprocessing, such as the workers of granian, do
+        # not run before Python 3.13. They run this.
+        self._at_exit = Finalize(None, provider.shutdown, exitpriority=0)
 
     @classmethod
     def from_conf(
@@ -176,6 +180,7 @@ class Tracing:
 
     def close(self) -> None:
         """Export the last spans, in about a second at most. The end of the process does so as well."""
+        self._at_exit.cancel()
         self._provider.shutdown()
 
 

@@ -59,6 +59,7 @@ def test_the_last_spans_are_exported_at_the_end_and_later_ones_are_ignored() -> 
     end_spans(processor, "ab")
     processor.shutdown()
     end_spans(processor, "c")
+    processor.shutdown()
     assert names_of(kept) == ["a", "b"]
 
 

@@ -69,8 +69,9 @@ class RequestSpans:
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
     ) -> None:
-        # The responder gets the parameter, and process_response() does not.
-        req.context.message_id = params.get("message_id")
+        if req.context.span is not None:
+            # The responder gets the parameter, and process_response() does not.
+            req.context.message_id = params.get("message_id")
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
         span: OpenSpan | None = getattr(req.context, "span", None)
