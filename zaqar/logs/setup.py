@@ -21,6 +21,7 @@ def set_up(conf: cfg.ConfigOpts, part: str) -> None:
 
     Raises StartupError if a file that they name cannot be used.
     """
+    before = _handlers()
     try:
         log.setup(conf, "zaqar")
     except log.LogConfigError as exc:
@@ -29,16 +30,21 @@ def set_up(conf: cfg.ConfigOpts, part: str) -> None:
     except OSError as exc:
         place = f"{exc.filename} cannot be written to: " if exc.filename else ""
         raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
-    _adjust(conf, part)
+    # oslo.log makes new handlers each time. Others, such as those of a program that embeds the service, are not ours.
+    _adjust(_handlers() - before, conf, part)
     for warning in misspelt_options(conf):
         warn_once(warning)
 
 
-def _adjust(conf: cfg.ConfigOpts, part: str) -> None:
-    """Put our formatters and filters on every handler: those of oslo.log, and those of a file for logging."""
-    redactor, repeats, request = Redactor(_secrets_of(conf)), RepeatFilter(), _RequestFilter()
+def _handlers() -> set[logging.Handler]:
     loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
-    for handler in {handler for logger in loggers for handler in logger.handlers}:
+    return {handler for logger in loggers for handler in logger.handlers}
+
+
+def _adjust(handlers: set[logging.Handler], conf: cfg.ConfigOpts, part: str) -> None:
+    """Put our formatters and filters on handlers: those of the options, and those of a file for logging."""
+    redactor, repeats, request = Redactor(_secrets_of(conf)), RepeatFilter(), _RequestFilter()
+    for handler in handlers:
         inner = JsonFormatter(part) if conf.logging.format == "json" else handler.formatter
         handler.setFormatter(RedactingFormatter(inner, redactor))
         handler.addFilter(request)
