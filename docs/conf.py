@@ -54,6 +54,7 @@ toc_object_entries = False
 # The page is the same without the libraries of the extras that are not installed here; only their classes have no text.
 OPTIONAL = ("castellan", "cryptography", "granian", "hiredis", "keystoneauth1", "keystonemiddleware", "osprofiler")
 OPTIONAL += ("psycopg", "psycopg_pool", "pymongo", "bson", "redis", "uwsgi", "uwsgidecorators", "webob")
+OPTIONAL += ("opentelemetry",)
 autodoc_mock_imports = [name for name in OPTIONAL if find_spec(name) is None]
 
 # An annotation that autodoc cannot resolve keeps its short name, which several classes may have. Such a name is shown

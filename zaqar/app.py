@@ -69,6 +69,7 @@ from zaqar.waiting.waiters import Kind, Located
 
 if TYPE_CHECKING:
     from zaqar.policies import Authorizer
+    from zaqar.tracing.spans import Tracing
 
 S = TypeVar("S", MessageStore, ManagementStore)
 
@@ -89,6 +90,8 @@ class Parts:
     limits: Limits
     recorder: Recorder | None
     """None if nothing is counted."""
+    tracing: Tracing | None
+    """None if no spans are made."""
     quotas: Quotas
     keys: MessageKeys
     rules: Authorizer | None
@@ -132,7 +135,9 @@ class Parts:
         return (store_ref.store for store_ref in self.placement.stores_in_use())
 
     def close(self) -> None:
-        """Close all stores."""
+        """Export the last spans, and close all stores."""
+        if self.tracing is not None:
+            self.tracing.close()
         self.quotas.close()
         self.placement.close()
         self.management.close()
@@ -155,9 +160,9 @@ def build(
     A reload passes the open stores and the recorder. Raises StartupError if this configuration cannot be used.
     """
     _check(conf)
-    tokens, limits = TokenValidator(conf, clock) if conf.auth_strategy else None, Limits.from_conf(conf)
-    rules, recorder = _load_rules(conf) if part in _SERVING else None, _make_recorder(conf, part, recorder)
-    pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
+    tokens, keys = TokenValidator(conf, clock) if conf.auth_strategy else None, encryption_keys.load(conf)
+    limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
+    pipelines, (recorder, tracing) = Pipelines.from_conf(conf, clock), _make_watchers(conf, part, recorder)
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     common["quotas"] = _make_quotas(conf, part, recorder, common)
@@ -172,6 +177,7 @@ def build(
         **common,
         conf=conf,
         recorder=recorder,
+        tracing=tracing,
         keys=keys,
         rules=rules,
         tokens=tokens,
@@ -216,11 +222,25 @@ def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
     return Authorizer(conf)
 
 
-def _make_recorder(conf: cfg.ConfigOpts, part: str, before: Recorder | None) -> Recorder | None:
-    """The recorder of the process. After a reload the one before goes on: a second one would show its gauges again."""
+_TRACED = (*_SERVING, "notifier")
+"""The kinds of processes that make spans."""
+
+
+def _make_watchers(conf: cfg.ConfigOpts, part: str, before: Recorder | None) -> tuple[Recorder | None, Tracing | None]:
+    """The objects that count, and that make spans; None each if it is off.
+
+    After a reload the recorder ``before`` goes on: a second one would show its gauges again.
+    """
     recorder = before or (Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None)
     repeats.count_in(recorder)
-    return recorder
+    if not conf.tracing.enabled or part not in _TRACED:
+        return recorder, None
+    try:
+        # Import here: the library is an extra, and takes time and memory.
+        from zaqar.tracing.spans import Tracing
+    except ImportError as exc:
+        raise StartupError(f"[tracing] enabled: pip install 'zaqar[otel]', as there is no {exc.name}.") from exc
+    return recorder, Tracing.from_conf(conf, part, recorder)
 
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
@@ -322,6 +342,7 @@ def build_notifier(parts: Parts) -> Notifier:
             parts.management.nodes, parts.connection_subscriptions.remove_of_node, clock=parts.clock
         ),
         recorder=parts.recorder,
+        tracing=parts.tracing,
     )
     if parts.recorder is not None:
         parts.recorder.add_source(notifier.sample)

@@ -524,7 +524,7 @@ AROUND = (
     "/confirm;x", "/confirm%20", "/confirm%00", "/CONFIRM", "/Confirm", "/.//confirm", "//confirm", "/v2", "/v2/",
     "/v2//", "//v2/", "//v2/queues", "/v2//queues", "/v2/./queues", "/v2/../v2/queues", "/./v2/queues", "/%2fv2/queues",
     "/v2%2fqueues", "/v2/queues/", "/v2/queues;x", "/v2/queues/%2e%2e/pools", "/v2/ping/", "/v2/ping;x", "/v2/%70ing",
-    "/v2/health/", "/v1/queues", "/v1.1/queues", "/v2.0/queues", "/ping", "/health", "/healthcheck", "/metrics",
+    "/v2/health/", "/v1/queues", "/v1.1/queues", "/v2.0/queues", "/ping", "/health", "/livez/", "/readyz;x", "/metrics",
 )  # fmt: skip
 """Targets that are similar to open ones, or to protected ones."""
 

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # It counts and traces the calls of every driver. No driver knows it.
     "zaqar.storage.observed": FOUNDATION | {"zaqar.storage.base", "zaqar.metrics", "zaqar.tracing"},
     "zaqar.metrics": FOUNDATION | {"zaqar.private_files", "zaqar.conf", "zaqar.storage.base", "zaqar.storage.pools"},
-    "zaqar.tracing": FOUNDATION | {"zaqar.conf"},
+    "zaqar.tracing": FOUNDATION | {"zaqar.conf", "zaqar.metrics"},
     "zaqar.logs": FOUNDATION | {"zaqar.conf", "zaqar.metrics"},
     "zaqar.storage": {"zaqar", "zaqar.private_files", "zaqar.storage.base"}
     | {"zaqar.model", "zaqar.errors", "zaqar.uris"},

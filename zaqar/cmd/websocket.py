@@ -211,6 +211,9 @@ class _Process:
                 self._node.use(parts.connection_subscriptions)
                 self._server.use(parts, _settings(parts.conf))
                 _log.info("The configuration and the policy have been read again.")
+                if before.tracing is not None:
+                    # It exports in a thread of its own, which ends once the requests under way have been answered.
+                    asyncio.get_running_loop().call_later(_RETIREMENT_SECONDS, _start_thread, before.tracing.close)
                 if parts.conf.pooling:
                     # Requests that are under way still use the stores of the pools.
                     asyncio.get_running_loop().call_later(_RETIREMENT_SECONDS, _start_thread, before.placement.close)

@@ -31,7 +31,7 @@ def count_in(recorder: Recorder | None) -> None:
 class RepeatFilter(logging.Filter):
     """Lets the first of equal warnings pass, then one a minute. Equal means: of one logger, with the same text.
 
-    Records of lower levels always pass.
+    Records of lower levels always pass, and so does a record with ``is_repeat_shown=True`` in its ``extra``.
     """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:

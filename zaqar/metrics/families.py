@@ -115,7 +115,7 @@ STORE_CONNECTIONS_MAX = Gauge("zaqar_store_connections_max", "Limit of the conne
 
 THROTTLED = Counter("zaqar_throttled", "Requests that a limit refused or delayed.", ("limit",))
 LOG_SUPPRESSED = Counter("zaqar_log_records_suppressed", "Log records that equal ones had made superfluous.")
-SPANS_DROPPED = Counter("zaqar_spans_dropped", "Spans that were not exported because the buffer was full.")
+SPANS_DROPPED = Counter("zaqar_spans_dropped", "Spans that could not be exported, or that found no room.")
 
 
 class Families:

@@ -14,6 +14,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zaqar.clock import Clock
 from zaqar.encryption.messages import NO_KEYS, MessageKeys
@@ -31,11 +32,16 @@ from zaqar.notification.pieces import PieceMaker
 from zaqar.notification.pump import Pump, Shared
 from zaqar.notification.senders.base import Sender
 from zaqar.notification.senders.by_scheme import Senders
+from zaqar.notification.senders.traced import TracedSenders
 from zaqar.notification.subscribers import Subscribers
 from zaqar.notification.trust_removal import TrustRemoval
 from zaqar.notification.verdicts import Verdicts
 from zaqar.storage.base import ManagementStore
 from zaqar.storage.pools import Placement, StoreRef
+
+if TYPE_CHECKING:
+    # It needs the library of the extra "otel".
+    from zaqar.tracing.spans import Tracing
 
 FINISH_SECONDS = 5.0
 """Time limit at a stop for attempts to end by themselves. A longer attempt is cancelled, and made once more later."""
@@ -73,12 +79,12 @@ class Notifier:
         delete_trust: Callable[[str], None] | None = None,
         node_removal: NodeRemoval | None = None,
         recorder: Recorder | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """``delete_trust`` removes a trust from Keystone (see ``TrustRemoval``); None if the service uses no trusts."""
-        self._placement = placement
+        self._placement, self._guarded = placement, GuardedExecutors()
         self._management = StoreExecutor("management", _MANAGEMENT_THREADS)
-        self._guarded = GuardedExecutors()
-        self._senders = Senders(senders)
+        self._senders = Senders(senders) if tracing is None else TracedSenders(senders, tracing)
         verdicts = Verdicts(clock=clock, retention=bounds.retention, recorder=recorder)
         self._shared = Shared(
             owner=f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(6)}",

@@ -42,3 +42,13 @@ def headers_of(trace: str) -> dict[str, str]:
     """Return the headers of a trace context, by their names in lower case."""
     traceparent, _, tracestate = trace.partition(" ")
     return {"traceparent": traceparent, "tracestate": tracestate} if tracestate else {"traceparent": traceparent}
+
+
+def is_sampled(trace: str) -> bool:
+    """Whether the caller records its trace, by the flag of section 3.2.2.5.1."""
+    return int(trace[53:_LENGTH], 16) & 1 == 1
+
+
+def tracestate_of(trace: str) -> str:
+    """Return the ``tracestate`` of a trace context; empty if it has none."""
+    return trace.partition(" ")[2]

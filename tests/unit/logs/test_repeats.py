@@ -13,6 +13,7 @@ from zaqar.logs import repeats
 from zaqar.logs.repeats import REPEAT_SECONDS, RepeatFilter
 from zaqar.metrics.families import LOG_SUPPRESSED
 from zaqar.metrics.recorder import Recorder
+from zaqar.storage.base import Outage
 
 
 class Log:
@@ -93,3 +94,22 @@ def test_records_that_are_left_out_are_counted_once_whatever_the_number_of_handl
         repeats.count_in(None)
     log.write("a fault")
     assert series_of(tmp_path) == [(LOG_SUPPRESSED, (), (3.0,))]
+
+
+def test_the_beginning_of_each_outage_is_written() -> None:
+    """A store that goes away twice in a minute is a different fault from one that is away for a minute."""
+    seen: list[str] = []
+    handler = logging.Handler()
+    handler.addFilter(RepeatFilter(monotonic=FakeClock()))
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("zaqar.storage.base.outages")
+    log.addHandler(handler)
+    try:
+        for _ in range(2):
+            outage = Outage("The store")
+            outage.failed("gone")
+            outage._last -= 3600
+            outage.succeeded()
+    finally:
+        log.removeHandler(handler)
+    assert len([line for line in seen if "is not available" in line]) == 2

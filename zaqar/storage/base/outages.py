@@ -18,6 +18,9 @@ from zaqar.errors import StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
+_ALWAYS_SHOWN = {"is_repeat_shown": True}
+"""Keeps ``zaqar.logs.repeats`` from leaving out the line: each outage has its own, also if the last one was similar."""
+
 COUNT_SECONDS = 60.0
 """Seconds between two log lines during an outage."""
 
@@ -69,7 +72,9 @@ class Outage:
                 self._told = now
             seconds, failures = now - (self.since or now), self._failures
         if begins:
-            _log.error("%s is not available: %s. What needs it is refused until it is.", self.name, text)
+            _log.error(
+                "%s is not available: %s. What needs it is refused until it is.", self.name, text, extra=_ALWAYS_SHOWN
+            )
         elif counts:
             _log.error(
                 "%s is not available for %d s now; %d operations were refused, the last one for: %s.",
@@ -92,7 +97,13 @@ class Outage:
                 return
             seconds, failures = self._last - self.since, self._failures
             self.since = None
-        _log.warning("%s is available again, after %d s; %d operations were refused.", self.name, seconds, failures)
+        _log.warning(
+            "%s is available again, after %d s; %d operations were refused.",
+            self.name,
+            seconds,
+            failures,
+            extra=_ALWAYS_SHOWN,
+        )
 
     def renew_in_child(self) -> None:
         """Make a new lock after a fork: another thread of the parent may have held the old one at that moment."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,10 @@ from zaqar.model import QueueName
 from zaqar.service.subscriptions import Grant
 from zaqar.transport.websocket.action import Action, Pending
 from zaqar.transport.websocket.codec import Format, encode_reply
+
+if TYPE_CHECKING:
+    # It needs the library of the extra "otel".
+    from zaqar.tracing.spans import OpenSpan
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +85,8 @@ class Request:
     echoed_headers: Mapping[str, Any] = field(default_factory=dict, repr=False)
     echoed_body: Any = field(default_factory=dict, repr=False)
     reply: Reply | None = field(default=None, repr=False)
+    span: OpenSpan | None = field(default=None, repr=False)
+    """Its open span, if it is traced."""
 
     @property
     def asks_others(self) -> bool:

@@ -55,6 +55,10 @@ class Sessions:
 
     def open(self, parts: Parts, connection: str) -> Session:
         """The session of the new connection with this id."""
+        if parts.tracing is not None:
+            from zaqar.transport.websocket.traced_session import TracedSession
+
+            return TracedSession(parts, connection=connection, sessions=self)
         return Session(parts, connection=connection, sessions=self)
 
     def checks(self, parts: Parts) -> FrameChecks:

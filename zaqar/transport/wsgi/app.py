@@ -34,6 +34,7 @@ from zaqar.transport.wsgi.probes import ProbeResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, ShareResource, StatsResource
 from zaqar.transport.wsgi.request_observer import RequestObserver
 from zaqar.transport.wsgi.request_rate import RequestRate
+from zaqar.transport.wsgi.request_spans import LinkingWaits, RequestSpans
 from zaqar.transport.wsgi.requests import RequestChecks
 from zaqar.transport.wsgi.service import (
     AsyncApiResource,
@@ -63,7 +64,7 @@ def routes(parts: Parts, slots: WaitSlots | None = None) -> dict[str, object]:
     """Path template -> resource, for all paths that the OpenAPI document describes."""
     authorizer, limits = parts.authorizer, parts.limits
     watch = ClientWatch()
-    waits = Waits(parts.hub, limits, slots or WaitSlots(), watch)
+    waits = (Waits if parts.tracing is None else LinkingWaits)(parts.hub, limits, slots or WaitSlots(), watch)
     # A server without gevent needs a thread for each open request, so it serves no streams.
     streams = EventStreams(parts, watch, is_served=find_http_server() is HttpServer.GEVENT)
     admin_mode, pooling = parts.conf.admin_mode, parts.conf.pooling
@@ -147,6 +148,8 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
     access_log = AccessLog.from_conf(parts.conf)
     is_observed = parts.recorder is not None or access_log is not None
     middleware: list[Any] = [RequestObserver(parts.recorder, access_log)] if is_observed else []
+    if parts.tracing is not None:
+        middleware.append(RequestSpans(parts.tracing))
     middleware.append(checks)
     if parts.tokens is not None:
         parts.tokens.start()
