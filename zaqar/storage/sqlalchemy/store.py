@@ -65,6 +65,10 @@ class SqlMessageStore(MessageStore):
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls(Database.from_settings(settings))
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(Database.open_as_it_is(settings))
+
     def volume(self, *, now: float) -> Volume:
         stats = self._sweep.volume(now)
         return Volume(stats.free, stats.claimed)
