@@ -70,33 +70,36 @@ def check_all(
     ``argv`` is as for :func:`zaqar.conf.load`. ``http`` and ``websocket`` are addresses of the command line, which
     override those of the configuration. If the configuration cannot be read, that is the only complaint.
     """
-    try:
-        conf = configuration.load(argv)
-        Limits.from_conf(conf)
-    except StartupError as exc:
-        return {CONFIGURATION: [Complaint.of(exc, "The configuration")]}
-    for transport, address in (("wsgi", http), ("websocket", websocket)):
-        if address is not None:
-            group = f"drivers:transport:{transport}"
-            conf.set_override("bind", address.host, group)
-            conf.set_override("port", address.port, group)
-    examined = Examined(conf, tuple(files.read_settings(conf)))
+    with _quiet_log():
+        try:
+            conf = configuration.load(argv)
+            Limits.from_conf(conf)
+        except StartupError as exc:
+            return {CONFIGURATION: [Complaint.of(exc, "The configuration")]}
+        for transport, address in (("wsgi", http), ("websocket", websocket)):
+            if address is not None:
+                group = f"drivers:transport:{transport}"
+                conf.set_override("bind", address.host, group)
+                conf.set_override("port", address.port, group)
+        return _run(Examined(conf, tuple(files.read_settings(conf))))
+
+
+def _run(examined: Examined) -> dict[str, list[Complaint]]:
     found: dict[str, list[Complaint]] = {}
     known: set[str] = set()
-    with _quiet_log():
-        for title, find in CHECKS:
-            fresh = [each for each in find(examined) if str(each) not in known]
-            known.update(map(str, fresh))
-            found.setdefault(title, []).extend(fresh)
+    for title, find in CHECKS:
+        fresh = [each for each in find(examined) if str(each) not in known]
+        known.update(map(str, fresh))
+        found.setdefault(title, []).extend(fresh)
     return found
 
 
 @contextmanager
 def _quiet_log() -> Iterator[None]:
     """While no log is set up, Python prints warnings to standard error. Here the complaints say the same."""
-    handler = logging.NullHandler()
-    logging.getLogger().addHandler(handler)
+    before = logging.root.manager.disable
+    logging.disable()
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(handler)
+        logging.disable(before)

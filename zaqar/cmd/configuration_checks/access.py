@@ -51,10 +51,9 @@ def find_cors_for_all(examined: Examined) -> Iterator[Complaint]:
 def find_unverified_keystone(examined: Examined) -> Iterator[Complaint]:
     """Keystone by plain HTTP on another host, or with a certificate that is not verified."""
     for group in ("keystone_authtoken", "trustee"):
-        options = examined.options(group)
-        if options.get("insecure"):
+        if examined.value(group, "insecure"):
             yield Complaint(f"[{group}] insecure", "the certificate of Keystone is not verified.")
-        url = urlsplit(options.get("auth_url") or "")
+        url = urlsplit(examined.value(group, "auth_url") or "")
         if url.scheme == "http" and not is_loopback(url.hostname or ""):
             yield Complaint(f"[{group}] auth_url", "passwords and tokens go to Keystone without TLS.")
 

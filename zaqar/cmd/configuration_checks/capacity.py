@@ -13,13 +13,15 @@ from zaqar.limits import Limits
 from zaqar.transport.websocket.settings import GROUP, Settings
 
 OTHER_CONNECTIONS = 1000
+"""Connections of a worker besides those that wait; ``zaqar.cmd.server.gunicorn_worker`` has the same number."""
+
 SHORTEST_PATIENCE = 30.0
 """Seconds that Kubernetes gives a container to end, unless terminationGracePeriodSeconds says otherwise."""
 
 
 def find_few_files(examined: Examined) -> Iterator[Complaint]:
     """More connections than the limit of open files allows."""
-    limits, most = Limits.from_conf(examined.conf), _most_files()
+    limits, most = Limits.from_conf(examined.conf), most_files()
     needed = {
         "[transport] max_waiting_clients, max_streams": limits.max_waiting_clients
         + limits.max_streams
@@ -34,7 +36,8 @@ def find_few_files(examined: Examined) -> Iterator[Complaint]:
             )
 
 
-def _most_files() -> float:
+def most_files() -> float:
+    """The number of open files that a process may have at most."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return float("inf") if hard == resource.RLIM_INFINITY else hard
 

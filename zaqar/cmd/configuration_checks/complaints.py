@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -51,11 +51,12 @@ class Examined:
     settings: Sequence[Setting] = ()
     """All settings of all files, in the order in which they are read."""
 
-    def options(self, group: str) -> Mapping[str, Any]:
-        """The options of a group; empty if no part of the service has registered it."""
-        if group == "DEFAULT":
-            return self.conf
-        return self.conf[group] if group in self.conf else {}  # noqa: SIM401, conf.get() would raise
+    def value(self, group: str, option: str) -> Any:
+        """The value of an option; None if no part of the service has registered the option."""
+        try:
+            return self.conf[option] if group == "DEFAULT" else self.conf[group][option]
+        except (cfg.NoSuchOptError, cfg.NoSuchGroupError):
+            return None
 
     def has(self, group: str, option: str) -> bool:
         """Whether a file sets the option."""
@@ -65,4 +66,4 @@ class Examined:
         """Whether the option has a value that is not its default."""
         location = self.conf.get_location(option, None if group == "DEFAULT" else group)
         is_default = location is None or location.location in (cfg.Locations.opt_default, cfg.Locations.set_default)
-        return not is_default and self.options(group)[option] not in (None, "")
+        return not is_default and self.value(group, option) not in (None, "")

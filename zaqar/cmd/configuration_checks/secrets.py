@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zaqar import conf as configuration
 from zaqar.access.signed_urls import SHORTEST_KEY
-from zaqar.cmd.configuration_checks.complaints import Complaint, Examined
+from zaqar.cmd.configuration_checks.complaints import Complaint, Examined, Setting
 from zaqar.conf.opts import list_opts
 from zaqar.encryption import keys as encryption_keys
 
@@ -38,10 +38,9 @@ def find_guessable(examined: Examined) -> Iterator[Complaint]:
     if conf.profiler.enabled and "SECRET_KEY" in (conf.profiler.hmac_keys or "").split(","):
         yield Complaint("[profiler] hmac_keys", "this is the default key, with which everybody can trace requests.")
     for group, opts in list_opts():
-        values = examined.options(group)
         for opt in opts:
             # The profiler is off by default; its key is checked above.
-            if opt.secret and group != "profiler" and str(values.get(opt.dest)).lower() in _WELL_KNOWN:
+            if opt.secret and group != "profiler" and str(examined.value(group, opt.dest)).lower() in _WELL_KNOWN:
                 yield Complaint(f"[{group}] {opt.dest}", "this value is in many examples, so it is no secret.")
 
 
@@ -57,13 +56,13 @@ def find_open_files(examined: Examined) -> Iterator[Complaint]:
         if mode & stat.S_IWOTH:
             complained.add(setting.path)
             yield Complaint(str(setting), f"every user can change {setting.path}; 'chmod o-rwx' closes it.")
-        elif mode & stat.S_IROTH and (setting.group, setting.option) in secret:
+        elif mode & stat.S_IROTH and (setting.group, setting.option) in secret and _is_secret(examined, setting):
             complained.add(setting.path)
             yield Complaint(
                 str(setting), f"it may be secret, and every user can read {setting.path}; 'chmod o-rwx' closes it."
             )
     for group, option in _KEY_FILES:
-        path = examined.options(group).get(option)
+        path = examined.value(group, option)
         if path and (_mode_of(Path(path)) or 0) & _OTHERS:
             yield Complaint(f"[{group}] {option}", f"{path} is open to other users; 'chmod o-rwx' closes it.")
     folder = configuration.state_dir(examined.conf)
@@ -85,6 +84,12 @@ def find_open_policy_files(examined: Examined) -> Iterator[Complaint]:
                 f"[oslo_policy] {option}",
                 f"every user can change {path}, and with it the rules; 'chmod o-w' closes it.",
             )
+
+
+def _is_secret(examined: Examined, setting: Setting) -> bool:
+    """Whether the value is set, and is not a URI without a password."""
+    value = examined.value(setting.group, setting.option)
+    return bool(value) and ("://" not in str(value) or "@" in str(value))
 
 
 def _mode_of(path: Path) -> int | None:
