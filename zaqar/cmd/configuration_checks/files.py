@@ -37,22 +37,28 @@ def read_settings(conf: cfg.ConfigOpts) -> Iterator[Setting]:
     paths = [Path(name).expanduser() for name in conf.config_file]
     paths += [path for folder in conf.config_dir for path in sorted(Path(folder).expanduser().glob("*.conf"))]
     for path in paths:
-        sections: dict[str, dict[str, list[str]]] = {}
-        cfg.ConfigParser(str(path), sections).parse()
-        for group, options in sections.items():
+        for group, options in _read(path).items():
             yield from (Setting(path, group, option) for option in options)
+
+
+def _read(path: Path) -> dict[str, dict[str, list[str]]]:
+    """The values in a file, by group and option."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    cfg.ConfigParser(str(path), sections).parse()
+    return sections
 
 
 def find_unknown(examined: Examined) -> Iterator[Complaint]:
     """Options that are misspelt or of another release, and groups of which no option is known."""
     groups: dict[str, set[str] | None] = {}
+    of_plugins = _find_groups_of_plugins(examined)
     complained: set[tuple[Path, str]] = set()
     for setting in examined.settings:
         path, group, option = setting
         if group not in groups:
             groups[group] = _known_options(examined.conf, group)
         known = groups[group]
-        if known is None or option in known:
+        if known is None or option in known or (not known and group in of_plugins):
             continue
         if known:
             hint = _suggest(option.replace("-", "_"), sorted(known))
@@ -92,20 +98,17 @@ def _known_options(conf: cfg.ConfigOpts, group: str) -> set[str] | None:
         if of_plugin is None:
             return None
         known |= of_plugin
-    elif not known and _is_group_of_plugin(conf, group):
-        return None
     return known
 
 
-def _is_group_of_plugin(conf: cfg.ConfigOpts, group: str) -> bool:
-    """Whether a driver of another package reads the group, or an option ``auth_section`` may name it."""
-    if any(group == f"drivers:{which}:{conf.drivers[which]}" for which in _STORES):
-        return True
-    return any(
-        group == conf[each].auth_section
-        for each in _GROUPS_OF_AUTHENTICATION
-        if each in conf and "auth_section" in conf[each]
-    )
+def _find_groups_of_plugins(examined: Examined) -> set[str]:
+    """The groups that only a driver of another package reads, and those that ``auth_section`` names."""
+    found = {f"drivers:{which}:{examined.conf.drivers[which]}" for which in _STORES}
+    for path in {setting.path for setting in examined.settings}:
+        sections = _read(path)
+        for group in _GROUPS_OF_AUTHENTICATION:
+            found.update(sections.get(group, {}).get("auth_section", ()))
+    return found
 
 
 def _options_of_library(group: str) -> set[str] | None:
