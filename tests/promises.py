@@ -121,6 +121,19 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "acceptance/commands/test_preflight.py",
         "acceptance/commands/test_policy_tools.py",
     ),
+    "other servers, TLS, logins and poolers": (
+        "conformance/redis/test_secured_servers.py",
+        "conformance/redis/test_deployments.py",
+        "conformance/mongodb/test_deployments.py",
+        "conformance/sqlalchemy/test_postgresql_deployments.py",
+    ),
+    "backups and upgrades": (
+        "acceptance/test_backup.py",
+        "api/test_restored_stores.py",
+        "conformance/redis/test_backup.py",
+        "conformance/sqlalchemy/test_rolling_upgrade.py",
+        "conformance/sqlalchemy/test_migration.py",
+    ),
     "costs do not grow": (
         "budgets/test_path.py",
         "budgets/test_round_trips.py",

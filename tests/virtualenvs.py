@@ -124,4 +124,5 @@ _pool = ThreadPoolExecutor(2, thread_name_prefix="virtualenvs")
 
 KEYSTONE = Virtualenv("keystone", ("keystone==30.0.0", "waitress>=3.0"))
 TEMPEST = Virtualenv("tempest", ("tempest==47.0.0", "zaqar-tempest-plugin==4.3.0"))
+REFERENCE = Virtualenv("reference", ("zaqar==23.0.1", "redis>=5,<9", "setuptools<81"))
 HEAT_AND_AODH = Virtualenv("heat-and-aodh", ("openstack-heat==27.0.1", "aodh==23.0.0", "python-zaqarclient>=4.7"))

@@ -217,7 +217,7 @@ class TooManyStreams(StoreUnavailable):
 
     def __init__(self, *, of_project: bool) -> None:
         super().__init__(retry_after=5)
-        self.args = ("This server has as many streams as it may have, or is about to stop. Try again later.",)
+        self.args = ("This server has as many streams as it may have. Try again later.",)
         if of_project:
             self.status, self.title = 429, "Too many streams"
             self.args = ("The project has as many streams here as it may have. Close one, or try again later.",)

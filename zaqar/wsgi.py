@@ -10,6 +10,7 @@ import sys
 from zaqar import app, conf
 from zaqar.app import Parts
 from zaqar.errors import StartupError
+from zaqar.logs import setup as logs
 from zaqar.transport.wsgi.app import WsgiApplication, make_app
 from zaqar.transport.wsgi.waits import WaitSlots
 
@@ -20,7 +21,7 @@ _FAILED_APP = 22 if "uwsgi" in sys.modules else 4
 def _make_application() -> tuple[WsgiApplication, Parts]:
     try:
         loaded = conf.load()
-        conf.set_up_log(loaded)
+        logs.set_up(loaded, "api")
         parts = app.build(loaded)
         made = make_app(parts, WaitSlots.of_server())
     except StartupError as exc:

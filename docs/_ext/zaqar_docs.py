@@ -3,6 +3,7 @@
 
 ``.. api-operations::`` renders the OpenAPI document, ``.. api-schemas::`` the objects it refers to,
 ``.. policy-rules::`` the policy rules with their defaults and ``.. policy-endpoints::`` the rules of each endpoint.
+``.. options-without-effect::`` lists the options that are accepted for the sake of existing files.
 ``.. stage-hooks::`` renders the hooks of stages, and ``.. published-calls::`` the methods of published plug-ins that
 are called.
 """
@@ -20,6 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from zaqar import conf, policies
+from zaqar.conf import opts
 from zaqar.limits import Limits
 from zaqar.policies import endpoints, targets
 from zaqar.stages.base import Stage
@@ -260,6 +262,18 @@ def published_calls() -> Iterator[str]:
     yield from table(("resource", "method", "called where ours is"), rows())
 
 
+WITHOUT_EFFECT = ("Accepted, but without effect", "Without effect")
+"""Beginnings of the help text of an option that an existing file may set."""
+
+
+def options_without_effect() -> Iterator[str]:
+    for group, options in opts.list_own_opts():
+        for option in options:
+            if option.help.startswith(WITHOUT_EFFECT):
+                yield f"* ``[{group}] {option.name}``"
+    yield ""
+
+
 class Written(SphinxDirective):
     """A directive without arguments whose content comes from ``lines``."""
 
@@ -285,6 +299,10 @@ class PublishedCalls(Written):
     lines = staticmethod(published_calls)
 
 
+class OptionsWithoutEffect(Written):
+    lines = staticmethod(options_without_effect)
+
+
 class PolicyRules(Written):
     lines = staticmethod(policy_rules)
 
@@ -296,6 +314,7 @@ class PolicyEndpoints(Written):
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("api-operations", ApiOperations)
     app.add_directive("api-schemas", ApiSchemas)
+    app.add_directive("options-without-effect", OptionsWithoutEffect)
     app.add_directive("policy-rules", PolicyRules)
     app.add_directive("policy-endpoints", PolicyEndpoints)
     app.add_directive("stage-hooks", StageHooks)

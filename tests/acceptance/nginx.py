@@ -23,6 +23,8 @@ SAMPLE = Path(__file__).parents[2] / "etc" / "nginx" / "zaqar.conf"
 SECONDS = 30.0
 USERS = ("shop", "bank")
 PASSWORD = "swordfish"
+OTHER_SERVER = "# server 192.0.2.12:8888 "
+"""Begins the line of the sample for a second server."""
 SHUTDOWN_SECONDS = 1
 """How long connections may last after a reload."""
 
@@ -61,8 +63,8 @@ class Nginx:
         (folder / "htpasswd").write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}\n" for user in USERS))
         text = SAMPLE.read_text()
         places = {
-            "server 127.0.0.1:8888;": f"server {http};",
-            "server 127.0.0.1:9000;": f"server {websocket};",
+            "    server 127.0.0.1:8888 ": f"    server {http} ",
+            "    server 127.0.0.1:9000 ": f"    server {websocket} ",
             "listen 443 ": f"listen 127.0.0.1:{self.port} ",
             "/etc/ssl/certs/messaging.example.org.pem": certificate,
             "/etc/ssl/private/messaging.example.org.key": certificate,

@@ -10,12 +10,14 @@ import asyncio
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 import urllib.parse
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,7 +26,7 @@ from websockets.sync.client import connect
 
 from tests import servers
 from tests.acceptance.event_loop_thread import EventLoopThread
-from tests.acceptance.nginx import SHUTDOWN_SECONDS, Nginx, password_of
+from tests.acceptance.nginx import OTHER_SERVER, SAMPLE, SHUTDOWN_SECONDS, Nginx, password_of
 from tests.acceptance.server import Server, start, wait_until
 from tests.acceptance.stream_readers import Event, events_of
 from zaqar.transport.wsgi.event_streams import HEARTBEAT_SECONDS
@@ -126,6 +128,93 @@ def signed(nginx: Nginx, queue: str) -> dict[str, str]:
     status, _, share = ask(nginx, "POST", f"/v2/queues/{queue}/share", terms)
     assert status == 200, share
     return {name: ",".join(value) if isinstance(value, list) else value for name, value in share.items()}
+
+
+# -- limits, and servers that cannot be reached ----------------------------------------------------------------------
+
+
+@contextmanager
+def proxy_of(first: str, second: str | None = None, **changes: str) -> Iterator[Nginx]:
+    """An nginx in front of one or two servers. ``changes`` maps the begin of settings to their new values."""
+    others = {} if second is None else {OTHER_SERVER: f"server {second} "}
+    for name, value in changes.items():
+        (setting,) = set(re.findall(rf"(?<=[ ]){name}[ =].*?;", SAMPLE.read_text()))
+        others[setting] = value
+    with servers.folder_for("nginx") as folder, Nginx(first, first, folder, others) as made:
+        yield made
+
+
+def test_a_flood_from_one_address_is_refused() -> None:
+    nobody = f"127.0.0.1:{servers.free_port()}"
+    with proxy_of(nobody, rate="rate=1r/m;", burst="burst=2 nodelay;") as nginx:
+        assert [ask(nginx, "GET", "/v2/queues")[0] for _ in range(3)] == [502] * 3
+        status, headers, _ = ask(nginx, "GET", "/v2/queues")
+        assert (status, headers["Retry-After"]) == (429, "1")
+
+
+def test_too_many_requests_at_a_time_from_one_address_are_refused() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        proxy_of(f"127.0.0.1:{silent.getsockname()[1]}", zaqar_connections="zaqar_connections 1;") as nginx,
+        closing(http.client.HTTPSConnection("127.0.0.1", nginx.port, timeout=SECONDS, context=nginx.tls)) as held,
+    ):
+        held.request("GET", "/v2/queues", headers=USER)
+        silent.settimeout(SECONDS)
+        accepted, _ = silent.accept()
+        with accepted:
+            status, headers, _ = ask(nginx, "GET", "/v2/queues")
+            assert (status, headers["Retry-After"]) == (429, "1")
+
+
+def test_a_body_that_is_too_large_is_refused(nginx: Nginx) -> None:
+    document = {"messages": [{"body": "x" * 1024 * 1024, "ttl": 60}]}
+    assert ask(nginx, "POST", "/v2/queues/q/messages", document)[0] == 413
+    document = {"messages": [{"body": "x" * 512 * 1024, "ttl": 60}]}
+    # The service has refused this one.
+    status, _, answer = ask(nginx, "POST", "/v2/queues/q/messages", document)
+    assert (status, answer["title"]) == (400, "Invalid input")
+
+
+def test_a_post_goes_to_another_server_if_one_refuses_connections(service: Server) -> None:
+    nobody, somebody = f"127.0.0.1:{servers.free_port()}", f"{service.host}:{service.port}"
+    with proxy_of(nobody, somebody) as nginx:
+        for number in range(4):
+            post(nginx, "reached", number)
+
+
+class Closer(threading.Thread):
+    """A server that reads each request and closes the connection without an answer, like one that is killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.methods: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                if not (request := connection.recv(65_536)):
+                    return
+                self.methods.append(request.partition(b" ")[0].decode())
+
+    def close(self) -> None:
+        # A connection without a request ends the thread.
+        socket.create_connection(self._listener.getsockname(), timeout=SECONDS).close()
+        self.join()
+        self._listener.close()
+
+
+def test_a_post_that_was_sent_is_never_sent_again() -> None:
+    first, second = Closer(), Closer()
+    with closing(first), closing(second), proxy_of(first.address, second.address, max_fails="max_fails=0;") as nginx:
+        first.start()
+        second.start()
+        for method in ("POST", "PATCH", "GET", "PUT", "DELETE"):
+            assert ask(nginx, method, "/v2/queues/q")[0] == 502
+    methods = Counter([*first.methods, *second.methods])
+    assert methods == {"POST": 1, "PATCH": 1, "GET": 2, "PUT": 2, "DELETE": 2}
 
 
 # -- requests that wait -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,19 +55,31 @@ class Recorder:
     wrong_answers: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Route:
+    """How clients reach the service, if it is not directly. ``pause`` is the time after each request, in seconds."""
+
+    connect: Callable[[], http.client.HTTPConnection]
+    headers: Mapping[str, str]
+    pause: float
+
+
 class Client:
     """One HTTP client. Its answers are None if none came."""
 
-    def __init__(self, server: Server, project: str, recorder: Recorder) -> None:
-        self._server = server
-        self._headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project}
+    def __init__(self, server: Server, project: str, recorder: Recorder, route: Route | None = None) -> None:
+        self._route = route or Route(
+            lambda: http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_SECONDS), {}, 0.0
+        )
+        self._headers = {"Client-ID": str(uuid.uuid4()), "X-Project-ID": project, **self._route.headers}
         self._recorder = recorder
         self._connection: http.client.HTTPConnection | None = None
 
     def ask(self, method: str, path: str, document: Any = None) -> tuple[int, Any] | None:
         if self._connection is None:
-            server = self._server
-            self._connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_SECONDS)
+            self._connection = self._route.connect()
+        if self._route.pause:
+            time.sleep(self._route.pause)
         body = None if document is None else json.dumps(document)
         try:
             self._connection.request(method, path, body, self._headers)
@@ -77,7 +89,7 @@ class Client:
             self._forget(f"{method} {path}: {exc!r}")
             return None
         if status == 503:
-            self._forget(f"{method} {path}: 503")
+            self._forget(f"{method} {path}: 503 {raw!r}")
             return None
         if status >= 300:
             self._recorder.wrong_answers.append(f"{method} {path}: {status} {raw!r}")
@@ -98,8 +110,9 @@ class Client:
 class WorkingClients:
     """The clients of one project, each a thread, from ``start`` to ``stop``."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, route: Route | None = None) -> None:
         self.recorder = Recorder()
+        self._route = route
         self.project = uuid.uuid4().hex
         self._server = server
         self._stopping = threading.Event()
@@ -109,7 +122,7 @@ class WorkingClients:
         self._reader = threading.Thread(target=self._run, args=(self._read, "reader"))
 
     def client(self) -> Client:
-        return Client(self._server, self.project, self.recorder)
+        return Client(self._server, self.project, self.recorder, self._route)
 
     def start(self) -> None:
         for thread in (*self._threads, self._reader):

@@ -20,6 +20,12 @@ BOB = "98e1f4a6-2b9e-11e3-b191-71861300734d"
 JSON_PATCH = "application/openstack-messaging-v2.0-json-patch"
 
 
+PLANTED = "planted-0123456789-secret"
+"""A secret that goes with each request, in headers that may have one. No record of the log may show it."""
+
+SECRETS = {"Authorization": f"Basic {PLANTED}", "Cookie": f"session={PLANTED}"}
+
+
 class Api:
     """One worker of the service: an application with caches of its own over stores that others may share."""
 
@@ -60,7 +66,9 @@ class Api:
         raw: bytes | None = None,
     ) -> testing.Result:
         """Send ``body`` as JSON, or ``raw`` as it is; a header given as None is left out."""
-        sent = {"Client-ID": client, "X-Project-ID": self.project, **(headers or {})}
+        # With Keystone the tests say which token a request has.
+        token = {} if self.parts.tokens is not None else {"X-Auth-Token": PLANTED}
+        sent = {**SECRETS, **token, "Client-ID": client, "X-Project-ID": self.project, **(headers or {})}
         content = raw if body is None else json.dumps(body).encode()
         path, _, query = path.partition("?")
         return self._client.simulate_request(

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests import servers
-from tests.api.client import Api
+from tests.api.client import PLANTED, Api
 from tests.clock import START, FakeClock
 from tests.conformance.drivers import DRIVERS, Driver
 
@@ -89,3 +90,30 @@ def share_api(_shared_apis: Callable[..., Api], clock: FakeClock) -> Callable[..
 def api(share_api: Callable[..., Api]) -> Api:
     """One worker in a project of its own."""
     return share_api()
+
+
+class _SecretWatch(logging.Handler):
+    """Finds records of the log that show the planted secret, before a formatter removes it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self._formatter = logging.Formatter()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self._formatter.format(record)
+        if PLANTED in text:
+            self.found.append(text)
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_is_logged() -> Iterator[None]:
+    """Each request of these tests has a secret. All records are looked at, also those that nobody would write."""
+    watch, root = _SecretWatch(), logging.getLogger()
+    level = root.level
+    root.addHandler(watch)
+    root.setLevel(logging.DEBUG)
+    yield
+    root.setLevel(level)
+    root.removeHandler(watch)
+    assert watch.found == []

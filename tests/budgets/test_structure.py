@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.model", "zaqar.private_files"},
     "zaqar.access": {"zaqar", "zaqar.bounded_cache", "zaqar.clock", "zaqar.conf", "zaqar.context", "zaqar.errors"}
     | {"zaqar.entry_points"},
-    "zaqar.schemas": FOUNDATION,
+    "zaqar.schemas": FOUNDATION | {"zaqar.tracing.context"},
     "zaqar.storage.base": {"zaqar.model", "zaqar.errors"},
     "zaqar.storage.registry": FOUNDATION | {"zaqar.entry_points", "zaqar.conf", "zaqar.storage.base"},
     "zaqar.storage.pools": {"zaqar.storage.base", "zaqar.model", "zaqar.errors"},
@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"zaqar.daemon_threads", "zaqar.access.signed_urls", "zaqar.encryption"}
     | {"zaqar.access.trusts", "zaqar.access.trust_answers", "zaqar.metrics", "zaqar.tracing", "zaqar.logs"},
     "zaqar.benchmarks": set(),
+    "zaqar.upgrade": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.access"}
     | {"zaqar.ipc", "zaqar.waiting", "zaqar.metrics", "zaqar.tracing", "zaqar.logs"},

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from tests.clock import FakeClock
-from zaqar.model import QUEUE, Claim, DeadLetters, Draft, Message, Queue, Stats
+from zaqar.model import QUEUE, Claim, DeadLetters, Draft, Message, Queue, Stats, Volume
 from zaqar.storage.base import MessageStore
 
 ALL = 100_000
@@ -137,7 +137,7 @@ class QueueClient:
     def stats(self) -> Stats:
         return self.store.queues.stats(queue=self.queue, now=self.now)
 
-    def volume(self) -> Stats:
+    def volume(self) -> Volume:
         return self.store.volume(now=self.now)
 
     def purge(self) -> None:

@@ -243,7 +243,8 @@ class StoreStateMachine(RuleBasedStateMachine):
         claim = Claim(new_claim_id(), ttl, grace, self.now)
         rules = None if deaths is None else DeadLetters(self.queues[1 - side], *deaths)
         free = self.ask("messages.list_after", queue=self.queues[side], after=0, limit=ALL)
-        taken = self.ask("claims.claim", queue=self.queues[side], claim=claim, limit=limit, dead_letters=rules)
+        result = self.ask("claims.claim", queue=self.queues[side], claim=claim, limit=limit, dead_letters=rules)
+        taken = result.messages
         living = [message for message in free if deaths is None or message.claim_count < deaths[0]]
         assert [message.body for message in taken] == [message.body for message in living[:limit]]
         self.reached["claim took some" if taken else "claim found nothing"] += 1

@@ -30,7 +30,9 @@ _REDIS = """
     uri (Str, redis://127.0.0.1:6379, secret); max_reconnect_attempts (Int, 10); reconnect_sleep (Float, 1.0);
     wait_replicas (Int, 0); wait_timeout (Float, 1.0); connections (Int, 50)
 """
-_SYNCHRONOUS = "synchronous (Str, FULL, choices: NORMAL FULL EXTRA); connections (Int, 20)"
+_SQL = """
+    synchronous (Str, FULL, choices: NORMAL FULL EXTRA); connections (Int, 20); transaction_pooling (Bool, False)
+"""
 
 CATALOGUE = {
     "access": "max_requests_waiting_for_keystone (Int)",
@@ -49,10 +51,10 @@ CATALOGUE = {
     """,
     "drivers:management_store:mongodb": _MONGODB,
     "drivers:management_store:redis": _REDIS,
-    "drivers:management_store:sqlalchemy": f"uri (Str, sqlite:///:memory:, secret); {_SYNCHRONOUS}",
+    "drivers:management_store:sqlalchemy": f"uri (Str, sqlite:///:memory:, secret); {_SQL}",
     "drivers:message_store:mongodb": f"{_MONGODB}; partitions (Int, 2); change_stream (Bool, False)",
     "drivers:message_store:redis": _REDIS,
-    "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SYNCHRONOUS}; listen (Bool, False)",
+    "drivers:message_store:sqlalchemy": f"uri (Str, , secret); {_SQL}; listen (Bool, False)",
     "drivers:transport:websocket": """
         bind (HostAddress, 127.0.0.1); port (Port, 9000); external-port (Port); notification-bind (HostAddress);
         notification-port (Port, 0); max_connections (Int, 10000); max_connections_per_project (Int, 2000);
@@ -339,7 +341,7 @@ def test_an_option_with_a_hyphen_in_a_file_is_reported(tmp_path: Path) -> None:
     _write(folder / "more.conf", "[DEFAULT]\nadmin-mode = True\nunknown-one = 1\n")
     loaded = conf.load(["--config-file", str(tmp_path / "zaqar.conf"), "--config-dir", str(folder)])
     assert loaded["drivers:transport:websocket"].notification_bind is None
-    first, second = conf._misspelt_options(loaded)
+    first, second = conf.misspelt_options(loaded)
     assert first.startswith("[drivers:transport:websocket] notification-bind is not read: in a file the name of this ")
     assert first.endswith(f" option is notification_bind ({tmp_path / 'zaqar.conf'}).")
     assert second.startswith("[DEFAULT] admin-mode is not read")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -17,8 +18,10 @@ import pytest
 from falcon import testing
 from standardwebhooks import WebhookVerificationError
 
+from tests import documented
 from zaqar import app, conf
 from zaqar.cmd.server import gunicorn_settings
+from zaqar.cmd.server.gunicorn_worker import MOST_IDLE_SECONDS
 from zaqar.conf import transport
 from zaqar.notification import webhook_signatures
 from zaqar.schemas.filters import compile_filter
@@ -30,13 +33,13 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
 NOTIFICATIONS = (ROOT / "docs" / "notifications.rst").read_text()
 SIGNED_URLS = (ROOT / "docs" / "signed_urls.rst").read_text()
+TOUR_PAGE = (ROOT / "docs" / "getting_started.rst").read_text()
+ENCRYPTION = (ROOT / "docs" / "encryption.rst").read_text()
 TOUR = (ROOT / "docs" / "tour_openstacksdk.py").read_text()
 PUSH = (ROOT / "docs" / "websocket_push.rst").read_text()
 LIVE = (ROOT / "docs" / "live_updates.rst").read_text()
 SUBSCRIBE = (ROOT / "docs" / "examples" / "subscribe.py").read_text()
-PAGES = sorted(
-    path for path in [ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")] if "newsfragments" not in path.parts
-)
+PAGES = sorted(ROOT / page for page in documented.pages())
 
 FILES = re.compile(r"(?<![/\w])(?:zaqar|tests|docs|etc)/[\w./-]*\w\.(?:py|rst|sample|conf|service|ini)\b")
 MEMBERS = re.compile(r"\b([A-Z][a-zA-Z]*[a-z])\.([a-z_]\w+)\b")
@@ -45,9 +48,14 @@ MEMBERS = re.compile(r"\b([A-Z][a-zA-Z]*[a-z])\.([a-z_]\w+)\b")
 class Terminal:
     """Runs the curl commands of a page against the application in-process."""
 
-    def __init__(self, *, secret_key: str | None = None) -> None:
+    def __init__(
+        self, *, secret_key: str | None = None, message_encryption_key: str | None = None, **options: bool
+    ) -> None:
         configuration = conf.load(default_config_files=[])
         configuration.set_override("secret_key", secret_key, "signed_url")
+        configuration.set_override("message_encryption_key", message_encryption_key, "transport")
+        for name, value in options.items():
+            configuration.set_override(name, value)
         parts = app.build(configuration, management=MemoryManagementStore(), messages=MemoryMessageStore())
         self._client = testing.TestClient(make_app(parts))
         self._variables: dict[str, str] = {}
@@ -106,6 +114,32 @@ def test_the_curl_commands_of_the_readme_work() -> None:
     assert results[5].json["messages"]["total"] == 1
     assert results[6].json["secret"].startswith("whsec_")
     assert [message["body"]["to"] for message in results[7].json["messages"]] == ["bob"]
+
+
+def test_the_curl_commands_of_the_tour_work() -> None:
+    terminal = Terminal()
+    results: list[testing.Result] = []
+    for command in commands(TOUR_PAGE):
+        if "<the href>" in command:
+            command = command.replace("<the href>", results[3].json["messages"][0]["href"])
+        if (result := terminal.run(command)) is not None:
+            results.append(result)
+    assert [result.status_code for result in results] == [201, 201, 200, 201, 204, 200]
+    assert results[5].json["messages"]["total"] == 1
+
+
+def test_the_pool_of_the_page_on_pools_can_be_registered() -> None:
+    (command,) = commands((ROOT / "docs" / "pools.rst").read_text().replace("\\\n", " "))
+    registered = Terminal(admin_mode=True, pooling=True).run(command.replace("10.0.0.7:6379", "127.0.0.1:9"))
+    assert registered is not None and registered.status_code == 400
+    # Everything but the store is right: no Redis listens there.
+    assert registered.json["description"].startswith("uri: ")
+
+
+def test_the_queue_of_the_page_on_encryption_can_be_made() -> None:
+    terminal = Terminal(message_encryption_key="base64:" + base64.b64encode(bytes(range(32))).decode())
+    results = [result for command in commands(ENCRYPTION) if (result := terminal.run(command)) is not None]
+    assert [result.status_code for result in results] == [201]
 
 
 def test_the_readme_has_the_example_with_openstacksdk() -> None:
@@ -255,6 +289,18 @@ def test_the_sample_proxy_closes_idle_connections_before_the_service() -> None:
     assert int(proxy_seconds) < min(gunicorn_settings.keepalive, int(sample[1]))
 
 
+def test_the_sample_proxy_closes_idle_connections_before_a_server_that_drains() -> None:
+    """So no request is sent on a connection that the server closes. A worker looks once a second whether it drains."""
+    nginx = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
+    config = (ROOT / "etc" / "kubernetes" / "configmap.yaml").read_text()
+    page = (ROOT / "docs" / "deploying.rst").read_text()
+    (proxy_seconds,) = re.findall(r"^    keepalive_timeout (\d)s;", nginx, flags=re.MULTILINE)
+    delays = [*re.findall(r"^ *drain_delay = (\d+)$", config + page, flags=re.MULTILINE), MOST_IDLE_SECONDS]
+    assert len(delays) == 3
+    assert int(proxy_seconds) + 1 < min(map(float, delays))
+    assert gunicorn_settings.graceful_timeout > MOST_IDLE_SECONDS
+
+
 def test_the_sample_proxy_waits_longer_than_the_service() -> None:
     nginx = (ROOT / "etc" / "nginx" / "zaqar.conf").read_text()
     locations = re.findall(r"^    location (.*?) {$(.*?)^    }$", nginx, flags=re.MULTILINE | re.DOTALL)
@@ -275,7 +321,8 @@ NOT_OURS = {"mongosh", "message_touch"}
 
 @cache
 def all_files() -> tuple[Path, ...]:
-    return tuple(path for folder in ("zaqar", "tests", "docs", "etc") for path in (ROOT / folder).rglob("*.*"))
+    found = (path for folder in ("zaqar", "tests", "docs", "etc") for path in (ROOT / folder).rglob("*.*"))
+    return tuple(path for path in found if documented.WRITTEN_BY_SPHINX not in path.relative_to(ROOT).parts)
 
 
 @cache

@@ -26,6 +26,8 @@ PRIVATE_ATTRIBUTES = {
     "_sock": "redis",
     "_transaction": "pymongo",
     "_max_await_time_ms": "pymongo",
+    "_topology": "pymongo",
+    "_servers": "pymongo",
 }
 """Attributes of library objects that zaqar reads or writes, and the library."""
 
@@ -129,6 +131,7 @@ def test_gunicorn_calls_the_methods_of_a_worker(method: str, parameters: list[st
 
 def test_gunicorn_has_what_the_worker_reads() -> None:
     from gunicorn.http.body import Body
+    from gunicorn.http.message import Request
     from gunicorn.workers.base import Worker
     from gunicorn.workers.base_async import AsyncWorker
     from gunicorn.workers.ggevent import GeventWorker
@@ -138,4 +141,5 @@ def test_gunicorn_has_what_the_worker_reads() -> None:
         assert f"self.{name} = " in source
     assert "self.worker_connections" in inspect.getsource(GeventWorker.run)
     assert "self.reader = reader" in inspect.getsource(Body.__init__)
+    assert inspect.signature(Request.force_close).parameters.keys() == {"self"}
     assert "except StopIteration" in inspect.getsource(AsyncWorker.handle), "which closes a connection without a log"

@@ -100,14 +100,16 @@ def _check(database: Database, options: argparse.Namespace) -> bool:
 
 
 def _upgrade(database: Database, options: argparse.Namespace) -> bool:
-    with database.change_schema() as connection:
-        command.upgrade(migration.config(connection), options.revision)
+    if options.revision == "head":
+        newest = ScriptDirectory.from_config(migration.config()).get_current_head()
+        migration.migrate(database, lambda found: found == newest)
+    else:
+        migration.change(database, lambda connection: command.upgrade(migration.config(connection), options.revision))
     return _current(database, options)
 
 
 def _downgrade(database: Database, options: argparse.Namespace) -> bool:
-    with database.change_schema() as connection:
-        command.downgrade(migration.config(connection), options.revision)
+    migration.change(database, lambda connection: command.downgrade(migration.config(connection), options.revision))
     return _current(database, options)
 
 

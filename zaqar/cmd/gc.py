@@ -21,6 +21,7 @@ from zaqar.clock import Clock, system_clock
 from zaqar.cmd import failures
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.logs import setup as logs
 from zaqar.metrics.recorder import SAMPLE_SECONDS
 from zaqar.service.reencryption import Reencrypted, reencrypt
 from zaqar.storage.base import MessageStore
@@ -170,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
     conf = configuration.load(arguments)
-    configuration.set_up_log(conf)
+    logs.set_up(conf, "sweeper")
     parts = app.build(conf, part="sweeper")
     try:
         _run(parts, every=every)
@@ -182,7 +183,7 @@ def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
 def _reencrypt(arguments: Sequence[str]) -> int:
     """Encrypt bodies that need an old key with the newest one. Returns the exit status: 1 if an old key is needed."""
     conf = configuration.load(arguments)
-    configuration.set_up_log(conf)
+    logs.set_up(conf, "sweeper")
     parts = app.build(conf, part="sweeper")
     try:
         if parts.keys.refusal is not None:

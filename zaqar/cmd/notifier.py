@@ -18,6 +18,7 @@ from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
 from zaqar.cmd.signals import end_at_once
+from zaqar.logs import setup as logs
 from zaqar.notification.notifier import Notifier
 
 _log = logging.getLogger("zaqar.cmd.notifier")  # not __name__, which is "__main__" under "python -m"
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _notify(arguments: Sequence[str]) -> int:
     conf = configuration.load(arguments)
-    configuration.set_up_log(conf)
+    logs.set_up(conf, "notifier")
     configuration.make_state_dir(conf)
     parts = app.build(conf, part="notifier")
     try:

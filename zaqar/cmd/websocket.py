@@ -24,6 +24,7 @@ from zaqar.cmd import failures, open_files
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
+from zaqar.logs import setup as logs
 from zaqar.service.nodes import Nodes
 from zaqar.transport.websocket.admission import THREADS as REQUEST_THREADS
 from zaqar.transport.websocket.node import STOP_SECONDS, NodeService
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
     conf = configuration.load(rest)
-    configuration.set_up_log(conf)
+    logs.set_up(conf, "websocket")
     configuration.make_state_dir(conf)
     with _listen(options, conf) as listener:
         parts = _build(conf)
@@ -216,7 +217,7 @@ class _Process:
         Raises StartupError if the configuration cannot be used; the present parts then stay in use.
         """
         conf = configuration.load(self._arguments)
-        configuration.set_up_log(conf)
+        logs.set_up(conf, "websocket")
         before = self.parts
         messages = None if before.placement.spreads else before.placement.all_stores()[0].store
         if conf.pooling != before.conf.pooling:

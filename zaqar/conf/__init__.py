@@ -40,6 +40,12 @@ METRICS_NAME = "metrics"
 DRAIN_NAME = "draining"
 POLICY_SNAPSHOT_NAME = "policy.json"
 
+_logged_warnings: set[str] = set()
+"""Warnings that this process has logged. A process reads the configuration several times."""
+
+_LOG_FORMAT = "%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(name)s [%(request_id)s] %(instance)s%(message)s"
+"""Records that belong to a request have its id. The format of oslo.log has more, which this service does not know."""
+
 _OURS = (
     DATABASE_NAME,
     PID_NAME,
@@ -51,9 +57,6 @@ _OURS = (
     POLICY_SNAPSHOT_NAME,
 )
 """Names of files and folders of the service. A directory with one of them counts as a state directory."""
-
-_logged_warnings: set[str] = set()
-"""Warnings that this process has logged. A process reads the configuration several times."""
 
 
 def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None = None) -> cfg.ConfigOpts:
@@ -70,6 +73,7 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
     log.register_options(conf)
     # Unless a log is configured, log to standard error.
     conf.set_default("use_stderr", True)
+    conf.set_default("logging_context_format_string", _LOG_FORMAT)
     conf.set_default("default_log_levels", [*log.get_default_log_levels(), "alembic=WARN", "websockets=WARN"])
     files = None if default_config_files is None else list(default_config_files)
     if files is None and (variable := os.environ.get(CONFIG_FILE_VARIABLE)):
@@ -89,27 +93,14 @@ def load(argv: Sequence[str] = (), *, default_config_files: Sequence[str] | None
     return conf
 
 
-def set_up_log(conf: cfg.ConfigOpts) -> None:
-    """Set up the log by the options of oslo.log. Raises StartupError if a file that they name cannot be used."""
-    try:
-        log.setup(conf, "zaqar")
-    except log.LogConfigError as exc:
-        reason = " ".join(str(exc.err_msg).split())
-        raise StartupError(f"[DEFAULT] log_config_append: {exc.log_config} cannot be used: {reason}") from exc
-    except OSError as exc:
-        place = f"{exc.filename} cannot be written to: " if exc.filename else ""
-        raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
-    for warning in _misspelt_options(conf):
-        _warn(warning)
-
-
-def _warn(warning: str) -> None:
+def warn_once(warning: str) -> None:
+    """Log a sentence about the configuration, once in the life of the process."""
     if warning not in _logged_warnings:
         _logged_warnings.add(warning)
         logging.getLogger(__name__).warning("%s", warning)
 
 
-def _misspelt_options(conf: cfg.ConfigOpts) -> Iterator[str]:
+def misspelt_options(conf: cfg.ConfigOpts) -> Iterator[str]:
     """A sentence for each option that a file spells with ``-``, as some documentation does. It has no effect there."""
     ours = {(group, opt.dest) for group, opts in list_own_opts() for opt in opts}
     files = [Path(name).expanduser() for name in conf.config_file]
@@ -222,7 +213,7 @@ def make_state_dir(conf: cfg.ConfigOpts) -> Path:
     try:
         warning = private_files.make_folder(folder, ours=_OURS)
         if warning is not None:
-            _warn(warning)
+            warn_once(warning)
     except OSError as exc:
         raise StartupError(f"The state directory {folder} cannot be made: {exc.strerror}.") from exc
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

@@ -30,7 +30,8 @@ _DEFAULT = [
         default=0.0,
         min=0.0,
         help="Seconds between the signal to end and the end of zaqar-server, in which it serves requests as before, "
-        "but /readyz answers 503. Balancers need them to notice that. 5 suits Kubernetes.",
+        "but /readyz answers 503, and under gunicorn each answer closes its connection. Balancers need them to notice "
+        "that. 5 suits Kubernetes and nginx. A second signal ends the delay.",
     ),
     cfg.BoolOpt(
         "readiness_includes_store",

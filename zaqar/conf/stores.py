@@ -29,6 +29,16 @@ def _sql_connections() -> cfg.Opt:
     )
 
 
+def _transaction_pooling() -> cfg.Opt:
+    return cfg.BoolOpt(
+        "transaction_pooling",
+        default=False,
+        help="Set it if the URI leads to a pooler that may give each transaction another session of PostgreSQL, such "
+        "as PgBouncer with pool_mode = transaction. Statements are not prepared then, and the role needs some "
+        "settings, which a warning at start names. It excludes listen.",
+    )
+
+
 def _redis_options() -> list[cfg.Opt]:
     return [
         cfg.StrOpt(
@@ -120,6 +130,7 @@ _MESSAGES_ON_SQL = [
     ),
     _synchronous(),
     _sql_connections(),
+    _transaction_pooling(),
     cfg.BoolOpt(
         "listen",
         default=False,
@@ -140,6 +151,7 @@ _MANAGEMENT_ON_SQL = [
     ),
     _synchronous(),
     _sql_connections(),
+    _transaction_pooling(),
 ]
 
 _MESSAGES_ON_MONGODB = [

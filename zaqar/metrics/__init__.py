@@ -10,7 +10,7 @@
 - ``families`` has the name, type, labels and help of each metric.
 - ``recorder`` counts. It is on the hot path: a count is an addition to a number in shared memory.
 - ``zaqar.storage.observed`` counts at the one place where every call of a store passes, and
-  ``zaqar.transport.wsgi.request_metrics`` counts the requests of HTTP.
+  ``zaqar.transport.wsgi.request_observer`` counts the requests of HTTP.
 - ``cells`` is the file of one process. It outlives the process, so that nothing that a killed process has counted is
   lost.
 """

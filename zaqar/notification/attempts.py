@@ -17,6 +17,7 @@ from functools import partial
 from zaqar.clock import Clock
 from zaqar.encryption.messages import MessageKeys, Unreadable
 from zaqar.errors import StoreUnavailable
+from zaqar.logs import context as log_context
 from zaqar.metrics.families import DELIVERY_ATTEMPTS, DELIVERY_DURATION, DELIVERY_LAG
 from zaqar.metrics.recorder import Recorder
 from zaqar.model import NOTIFICATION, WAITING, Delivery, DeliveryKey, Subscription, is_sealed
@@ -202,6 +203,9 @@ class Attempts:
     async def _deliver(self, leased: LeasedDelivery) -> Delivery:
         """Make one attempt, and return the delivery as it is to be settled."""
         delivery = leased.delivery
+        # This task has a context of its own.
+        log_context.request_id.set(delivery.request_id)
+        log_context.details.set({"delivery": delivery.id, "subscription": delivery.subscription_id})
         if self._state.stopping.is_set():
             return self._verdicts.handed_back(delivery)
         subscription = leased.subscription

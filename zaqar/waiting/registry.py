@@ -110,7 +110,7 @@ class Registry:
         is_stream = kind is Kind.READER
         most, most_per_project = self._most[is_stream]
         with self._lock:
-            if self._count(is_stream) >= most or self.is_draining:
+            if self._count(is_stream) >= most or (self.is_draining and not is_stream):
                 raise TooManyWaiting(of_project=False)
             if self._of_projects[is_stream, address.project] >= most_per_project:
                 raise TooManyWaiting(of_project=True)
@@ -120,6 +120,9 @@ class Registry:
             if queue.located is None and located is not None:
                 self._locate(queue, located)
             waiter = Waiter(self, queue, kind, address.project, wake)
+            # A stream that begins while the process drains ends at once, in the same way as the others. Its client then
+            # comes back; an error would make a browser give up.
+            waiter.is_over = self.is_draining
             self.waiting += 1
             self.streams += is_stream
             self._of_projects[is_stream, address.project] += 1
@@ -358,7 +361,7 @@ class Registry:
                 self._locate(queue, None)
 
     def drain(self) -> None:
-        """Answer every client now, and let no further client wait."""
+        """Answer every client now, and let no further client wait. A stream that begins later ends at once."""
         with self._lock:
             self.is_draining = True
             for queue in self._queues.values():

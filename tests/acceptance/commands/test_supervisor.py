@@ -324,6 +324,40 @@ def test_an_error_of_the_announcement_ends_all_parts(journal: Journal) -> None:
     assert journal.words() == ["started", "SIGTERM"]
 
 
+def test_parts_go_on_during_a_drain_and_a_second_signal_ends_it(journal: Journal, tmp_path: Path) -> None:
+    seen: list[object] = []
+    draining = tmp_path / "draining"
+
+    async def stop_accepting() -> None:
+        seen.append(journal.words())
+
+    async def script() -> None:
+        (killed,) = await journal.wait_for("started")
+        send(signal.SIGTERM)
+        while not draining.exists():
+            await asyncio.sleep(0.01)
+        # A part that dies meanwhile is started again, and SIGHUP changes nothing.
+        os.kill(killed, signal.SIGKILL)
+        send(signal.SIGHUP)
+        await journal.wait_for("started", "started")
+        send(signal.SIGTERM)
+
+    async def both() -> None:
+        supervised = Supervisor(
+            [journal.part()],
+            env=os.environ,
+            drain_file=draining,
+            drain_delay=600.0,
+            stop_accepting=stop_accepting,
+        )
+        await asyncio.gather(supervised.run(nothing, lambda: seen.append("ends")), script())
+
+    asyncio.run(both())
+    assert seen == [["started", "started"], "ends"]
+    assert journal.words()[-1] == "SIGTERM"
+    assert not draining.exists()
+
+
 def test_parts_end_after_the_function_that_has_to_run_first(journal: Journal) -> None:
     seen = []
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,19 +15,28 @@ from tests.conformance.mongodb.test_cost_at_any_size import Meter
 from tests.conformance.mongodb.test_cost_at_any_size import meter as meter
 from tests.conformance.mongodb.test_transactions import recorded_queue
 from tests.conformance.notifier_client import LEASE, NotifierClient, SubscriptionBacklog, deliveries_of, numbers
-from tests.conformance.queue_client import QueueClient, new_queue
+from tests.conformance.queue_client import QueueClient, at_once, new_queue
 from tests.conformance.test_delivery_order import fill_in_order, is_held
 from tests.conformance.test_dropped_subscriptions import drop_backlogs
 from tests.conformance.test_sweep import sweep_clean
 from zaqar.model import DEAD, DONE, WAITING, Delivery, Draft, PostPosition
 from zaqar.storage.base import MOST_PASSED, TOMBSTONE_LIFETIME
+from zaqar.storage.mongodb.client.group_commit import GroupCommit, Request
 from zaqar.storage.mongodb.delivery_documents import DELIVERIES, delivery_document
 from zaqar.storage.mongodb.documents import MESSAGES
+from zaqar.storage.mongodb.messages import MAX_GROUP_BYTES
 from zaqar.storage.mongodb.store import MongoMessageStore
 from zaqar.storage.mongodb.tombstones import TOMBSTONES
 
 FEW, MANY = 100, 5000
 SLACK = 20
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(("notify", "size"), [(False, 1), (True, 1), (False, 10), (True, 10)])
@@ -48,6 +57,39 @@ def test_a_post_with_subscribers_is_one_command_and_one_commit(
         commands.names.clear()
         assert notifier.take() == []
         assert commands.names == ["find"], "an idle notifier"
+        notifier.clock.advance(LEASE)
+        notifier.drain()
+
+
+def test_posts_that_share_a_transaction_keep_their_own_request_ids(members: servers.MongoSet) -> None:
+    with recorded_queue(members) as (orders, commands):
+        store = orders.store
+        assert isinstance(store, MongoMessageStore)
+        orders.queue = new_queue(notify=True)
+        orders.open()
+        orders.pop()  # The process knows the fence now.
+        group: GroupCommit[Request] = store.core.group_commit(
+            ("post", orders.queue.uid, orders.queue.generation), MAX_GROUP_BYTES
+        )
+        request_ids = [f"req-{n}" for n in range(8)]
+
+        def lead(_: Sequence[Request]) -> None:
+            """Keep the group busy until all posts wait, so that they go together into the next transaction."""
+            wait_until(lambda: len(group._waiting) == len(request_ids))
+            commands.names.clear()
+
+        def post(request_id: str) -> None:
+            wait_until(lambda: group._is_busy)
+            drafts = [Draft(request_id.encode(), 60)]
+            store.messages.post(queue=orders.queue, drafts=drafts, client_id="c", now=orders.now, request_id=request_id)
+
+        leader = Request(size=MAX_GROUP_BYTES)
+        at_once(lambda: group.submit(leader, lead), *(partial(post, each) for each in request_ids))
+        assert commands.names == ["update", "commitTransaction"]
+        notifier = NotifierClient(store, orders.clock)
+        posts = notifier.take_posted()
+        assert sorted(posted.request_id for posted in posts) == request_ids
+        assert all(posted.drafts[0].body == posted.request_id.encode() for posted in posts)
         notifier.clock.advance(LEASE)
         notifier.drain()
 

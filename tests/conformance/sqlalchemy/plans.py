@@ -13,7 +13,7 @@ _ONE = ("ids", "numbers", "sequences", "subscriptions", "uids", "without")
 SETS: Mapping[str, str] = {**dict.fromkeys(_ONE, "[1]"), "names": "[[1, 1, 1]]"}
 """Values of parameters that stand for a set."""
 
-ARRAYS = ("claim_ids", "each_state", "each_due", "each_expires", "each_checksum", "each_body")
+ARRAYS = ("claim_ids", "each_state", "each_due", "each_expires", "each_checksum", "each_body", "each_trace")
 
 
 def queries_on(dialect: str, files: tuple[str, ...] = ()) -> dict[str, str]:

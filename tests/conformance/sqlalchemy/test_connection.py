@@ -416,3 +416,19 @@ def test_a_database_in_memory_is_copied_by_a_fork() -> None:
     assert in_a_fork(work) == 0
     assert bodies(orders.listing()) == ["a"]
     database.close()
+
+
+def test_the_connections_of_the_process_are_counted(database: Database, store: SqlMessageStore) -> None:
+    orders = QueueClient(store)
+    orders.post("a")
+    assert store.connections() == {"used": 0, "idle": 1}
+    with database.read(), database.read():
+        assert store.connections() == {"used": 2, "idle": 0}
+        with database.write:
+            assert store.connections() == {"used": 3, "idle": 0}
+    assert store.connections() == {"used": 0, "idle": 3}
+    with pytest.raises(StoreUnavailable), database.write as connection:
+        connection.execute("SELECT nonsense")
+    assert store.connections() == {"used": 0, "idle": 2}
+    store.close()
+    assert store.connections() == {"used": 0, "idle": 0}

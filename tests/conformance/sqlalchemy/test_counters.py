@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
 from tests.conformance.queue_client import ALL, QueueClient, new_queue
 from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.errors import ClientError
-from zaqar.model import DeadLetters
+from zaqar.model import Claim, DeadLetters
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.sqlalchemy import claims, core, dead_letters, exhausted_messages, queues, sweep
+from zaqar.storage.sqlalchemy.client.conflicts import TransactionConflict
 from zaqar.storage.sqlalchemy.client.database import Database
-from zaqar.storage.sqlalchemy.core import SKEW
+from zaqar.storage.sqlalchemy.core import SKEW, Fence, StoreCore
 from zaqar.storage.sqlalchemy.sqlite import messages
 from zaqar.storage.sqlalchemy.states import CLAIMED, DELAYED, READY
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
@@ -111,13 +113,52 @@ def test_counters_are_exact_after_any_sequence_of_operations(
         if random.random() < 0.3:
             clock.advance(random.choice([0.125, 1, 5, 30, 61]))
         recount(database, clock.now)
+        # Before the statistics, which make due messages READY.
+        volume, same_volume = queue_clients[0].volume(), models[0].volume()
+        assert (volume.free, volume.claimed, volume.delayed) == (
+            same_volume.free,
+            same_volume.claimed,
+            same_volume.delayed,
+        )
         for orders, model in zip(queue_clients, models, strict=True):
+            usage, same_usage = (
+                each.store.queues.usage(queue=each.queue, now=clock.now, most=ALL) for each in (orders, model)
+            )
+            assert usage == same_usage
             mine, same = orders.stats(), model.stats()
             assert (mine.free, mine.claimed) == (same.free, same.claimed)
             assert (mine.oldest and mine.oldest.sequence) == (same.oldest and same.oldest.sequence)
             assert (mine.newest and mine.newest.sequence) == (same.newest and same.newest.sequence)
-        assert queue_clients[0].volume().total == models[0].volume().total
         recount(database, clock.now)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_claim_counts_the_messages_that_it_moved_in_all_its_steps(
+    store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the server rolls one of the steps back, which is then repeated."""
+    orders = QueueClient(store)
+    dead = orders.beside("dead-letters")
+    orders.post(*"abcdefgh")
+    orders.claim_and_release(8, times=1)
+    orders.post("new")
+    promote_due, calls = StoreCore.promote_due, []
+
+    def conflict_once(self: StoreCore, *arguments: Any) -> Fence | None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise TransactionConflict
+        return promote_due(self, *arguments)
+
+    monkeypatch.setattr(StoreCore, "promote_due", conflict_once)
+    lease = Claim("c" * 24, 60, 60, orders.now)
+    result = store.claims.claim(
+        queue=orders.queue, claim=lease, limit=1, now=orders.now, dead_letters=DeadLetters(dead.queue, 1)
+    )
+    assert len(calls) == 4
+    assert result.dead_lettered == 8
+    assert len(result.messages) == 1
+    assert dead.stats().free == 8
 
 
 # -- ready_from -------------------------------------------------------------------------------------------------------

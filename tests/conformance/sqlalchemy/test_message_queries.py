@@ -24,10 +24,11 @@ FILES = (
     "queues",
     "sealed_bodies",
     "sweep",
+    "volume",
 )
 ROWS = 3000
 
-READS_ALL = {"sweep.count_store", "sweep.ping", "sweep.first_garbage", "fences.wake_waiting"}
+READS_ALL = {"sweep.ping", "sweep.first_garbage", "fences.wake_waiting"}
 """These queries read a whole table on purpose, or any one row of it, or no row."""
 
 SQLITE, POSTGRESQL = queries_on("sqlite", FILES), queries_on("postgresql", FILES)
@@ -41,15 +42,15 @@ def searches(texts: dict[str, str]) -> list[str]:
 FILLED = {
     "fences": "'u' || n, 1, n, n, 1, 1, 1, 1, NULL",
     "segments": "n",
-    "messages": "n, n % 9, n, n % 3, 9e12 + n, 9e12 + n, 0, 'c' || n, 0, 'c', NULL, NULL, NULL, NULL, :body",
+    "messages": "n, n % 9, n, n % 3, 9e12 + n, 9e12 + n, 0, 'c' || n, 0, 'c', NULL, NULL, NULL, NULL, :body, NULL",
     "claims": "n % 9, 'c' || n, 60, 60, 0, 9e12 + n",
-    "set_aside": "n % 9, n, 9e12, 0, 1, 'c', NULL, NULL, NULL, NULL, :body",
-    "received": "'u' || n % 9, 'm' || n, 9e12 + n",
-    "outbox": "'u' || n % 9, n, 9e12 + n, :body, NULL",
-    "dropped": "'u' || n, 's' || n % 9, 9e12 + n, 9e12 + n",
+    "set_aside": "n % 9, n, 9e12, 0, 1, 'c', NULL, NULL, NULL, NULL, :body, NULL",
+    "received": "'u' || (n % 9), 'm' || n, 9e12 + n",
+    "outbox": "'u' || (n % 9), n, 9e12 + n, :body, NULL",
+    "dropped": "'u' || n, 's' || (n % 9), 9e12 + n, 9e12 + n",
     "deliveries": (
-        "n, 'u' || n % 9, 's' || n % 9, n, :body, 60, 0, 'c', 9e12 + n, 'Notification', NULL, n % 3, 0, '[]',"
-        " CASE WHEN n % 3 > 0 THEN 9e12 END"
+        "n, 'u' || (n % 9), 's' || (n % 9), n, :body, 60, 0, 'c', 9e12 + n, 'Notification', NULL, n % 3, 0, '[]',"
+        " CASE WHEN n % 3 > 0 THEN 9e12 END, NULL, NULL"
     ),
 }
 """Rows whose numbers and texts come in groups of different sizes, as a function of n."""
@@ -88,8 +89,13 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 # -- SQLite -----------------------------------------------------------------------------------------------------------
 
-BOUNDED = {"SCAN met", "SCAN expired", "SCAN queue", "SCAN subscriber", "SCAN first_ones", "SCAN CONSTANT ROW"}
-"""Scans of the bounded number of rows that another step found, and steps from one backlog to the next."""
+_FOUND = ("CONSTANT ROW", "met", "expired", "first", "first_ones", "found", "waiting", "dead", "page", "counted")
+_IN_STEPS = ("queue", "subscriber", "waiting_of", "settled_of")
+BOUNDED = {f"SCAN {name}" for name in (*_FOUND, *_IN_STEPS)} | {
+    "SCAN deliveries USING COVERING INDEX ix_deliveries_waiting"
+}
+"""Scans of the bounded number of rows that another step found, steps from one backlog to the next, and the count of the
+waiting deliveries, which has a limit."""
 
 SORTS_ON_SQLITE = {"messages.get_messages", "delivery_log.list_waiting"}
 """Sorts of messages requested by number, and of a subscription's waiting deliveries, whose index is by time."""
@@ -125,6 +131,7 @@ DELIVERY = "sqlite_autoindex_deliveries_1 (uid=? AND subscription=? AND number=?
         ("messages.pop", f"COVERING INDEX {ORDER}"),
         ("queues.oldest_message", ORDER),
         ("queues.newest_message", ORDER),
+        ("queues.get_usage", "ix_messages_expires (segment=? AND expires>?)"),
         ("claims.claim_first", f"COVERING INDEX {ORDER}"),
         ("claims.claim_first_not_exhausted", ORDER),
         ("claims.messages_of_claim", HELD),
@@ -209,6 +216,16 @@ def test_counting_deliveries_reads_no_rows_on_sqlite(sqlite: Database) -> None:
     assert all("COVERING INDEX" in step for step in found)
 
 
+def test_the_count_of_all_messages_is_bounded_for_each_queue_on_sqlite(sqlite: Database) -> None:
+    """Each search of messages is that of one queue and has a limit."""
+    plan = plan_on_sqlite(sqlite, SQLITE["volume.count_messages"])
+    found = [step for step in plan if step.startswith("SEARCH") and "INDEX" in step]
+    assert found[0] == "SEARCH fences USING INDEX sqlite_autoindex_fences_2 (segment>?)"
+    assert all(step.startswith("SEARCH m ") and "(segment=?" in step for step in found[1:])
+    # Two limits more: of the rows that are found within another limit.
+    assert SQLITE["volume.count_messages"].count("LIMIT") == len(found) + 2
+
+
 def test_the_check_detects_a_scan_on_sqlite(sqlite: Database) -> None:
     plan = plan_on_sqlite(sqlite, "SELECT * FROM messages WHERE client_id = :c")
     assert any(step.startswith("SCAN") for step in plan)
@@ -244,6 +261,7 @@ INDEXES = {
     "messages.post_and_note": {"pk_fences"},
     "outbox.posts_of_queues": {"pk_outbox", "pk_dropped"},
     "outbox.queues_with_posts": {"pk_outbox", "pk_dropped"},
+    "queues.get_usage": {"pk_fences", "ix_messages_expires"},
     "queues.positions": {"pk_fences", "ix_messages_order", "ix_messages_due"},
     "sweep.dropped_to_sweep": {"ix_dropped_sweep_at"},
     "sweep.look_again": {"pk_dropped"},
@@ -251,6 +269,14 @@ INDEXES = {
     "sweep.remove_deliveries_of_queue": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
     "sweep.remove_deliveries_of_subscription": {"uq_deliveries_uid_subscription_number", "pk_deliveries"},
     "sweep.remove_posts_of_queue": {"pk_outbox"},
+    "volume.count_deliveries": {"ix_deliveries_waiting", "ix_deliveries_settled", "ix_deliveries_unsent"},
+    "volume.count_messages": {
+        "uq_fences_segment",
+        "pk_tallies",
+        "ix_messages_due",
+        "ix_messages_expires",
+        "ix_messages_order",
+    },
 } | {
     name: {"ix_messages_due", "ix_messages_order", "pk_fences", "pk_messages"}
     for name in ("claims.claim", "claims.claim_waiting", "messages.pop", "messages.pop_waiting")

@@ -112,12 +112,12 @@ def test_the_service_does_not_change_the_schema_of_a_database_that_it_does_not_o
 
 
 @pytest.mark.parametrize("embedded", [True, False])
-def test_a_schema_of_a_later_release_is_refused(
+def test_a_schema_of_a_later_release_that_excludes_this_one_is_refused(
     database: Database, open_database: Callable[..., Database], embedded: bool
 ) -> None:
     with database.change_schema() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StartupError, match="9999"):
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999from9998'"))
+    with pytest.raises(StartupError, match="9999from9998"):
         open_database(embedded=embedded).prepare()
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.conformance.drivers import DRIVERS
 from tests.conformance.queue_client import QueueClient
 from zaqar.storage.base import MessageStore
+from zaqar.storage.sqlalchemy.queries import MOST_COUNTED
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
 
 psycopg = pytest.importorskip("psycopg")
@@ -99,6 +100,7 @@ def operations_of(orders: QueueClient) -> dict[str, Callable[[], object]]:
         "page of all": lambda: orders.listing(limit=10, claimed=True, delayed=True),
         "pop": lambda: orders.pop(1),
         "stats": lambda: orders.stats(),
+        "usage": lambda: orders.store.queues.usage(queue=orders.queue, now=orders.now, most=50),
         "positions": lambda: orders.store.queues.positions(uids=[orders.queue.uid], now=orders.now),
     }
 
@@ -124,3 +126,21 @@ def test_an_operation_touches_as_many_pages_at_any_size(
         touched.append({name: pages_of(watcher, store, operation) for name, operation in operations.items()})
     few, many = touched
     assert {name: (few[name], many[name]) for name in few if many[name] > few[name] + MORE} == {}
+
+
+@pytest.mark.parametrize("state", ["ready", "claimed", "delayed", "due", "expired"])
+def test_the_volume_touches_as_many_pages_at_any_size(
+    address: str, store: SqlMessageStore, watcher: Any, state: str
+) -> None:
+    """Its cost depends on the number of queues, which is one here, and on the bounds of ``sql/volume.sql``."""
+    orders = QueueClient(store)
+    orders.post("later", ttl=36_000, delay=9000)
+    touched = []
+    for size in (2 * MOST_COUNTED, MANY):
+        fill(orders, "delayed" if state == "due" else state, size)
+        if state == "due":
+            orders.clock.advance(900)
+        vacuum(address)
+        touched.append(pages_of(watcher, store, orders.volume))
+    few, many = touched
+    assert many <= few + MORE

@@ -187,3 +187,18 @@ def test_a_claim_id_that_postgresql_cannot_store_is_an_absent_claim(orders: Queu
     orders.release("\0")
     orders.release("\ud800")
     assert len(orders.claim()[1]) == 1
+
+
+def test_the_connections_of_the_process_are_counted(address: str, orders: QueueClient) -> None:
+    store = SqlMessageStore.from_settings({"uri": address, "connections": 3})
+    database = store._database
+    store.ping()
+    assert store.connections() == {"used": 0, "idle": 1, "max": 3}
+    with database.read(), database.write:
+        assert store.connections() == {"used": 2, "idle": 0, "max": 3}
+    assert store.connections() == {"used": 0, "idle": 2, "max": 3}
+    with pytest.raises(StoreUnavailable), database.write as connection:
+        connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert store.connections() == {"used": 0, "idle": 1, "max": 3}
+    store.close()
+    assert store.connections() == {"used": 0, "idle": 0, "max": 3}

@@ -43,7 +43,7 @@ def test_a_read_in_the_steady_state_writes_nothing(database: Database, orders: Q
         orders.stats()
         orders.volume()
     assert commits_of(seen) == 0
-    assert len(work_of(seen)) == 2 + 2 + 2 + 4 + 1
+    assert len(work_of(seen)) == 2 + 2 + 2 + 4 + 2
 
 
 def test_positions_are_one_statement_that_takes_as_many_steps_at_any_size(

@@ -11,6 +11,7 @@ from tests.conformance.queue_client import QueueClient
 from tests.conformance.sqlalchemy.tracing import commits_of, traced
 from zaqar.storage.base import TOMBSTONE_LIFETIME
 from zaqar.storage.sqlalchemy import sweep
+from zaqar.storage.sqlalchemy.client.conflicts import TransactionConflict
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.core import StoreCore
 from zaqar.storage.sqlalchemy.store import SqlMessageStore
@@ -121,3 +122,23 @@ def test_a_segment_that_is_purged_during_the_sweep_is_left_alone(
     assert orders.stats().free == 1
     with database.read() as connection:
         assert connection.execute("SELECT ready, claimed, delayed FROM fences").fetchall() == [(1, 0, 0)]
+
+
+def test_a_conflict_in_a_sweep_loses_no_count(store: SqlMessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server rolls back one step because of another transaction. The steps before it are done and stay counted."""
+    orders = QueueClient(store)
+    orders.post(*["x"] * 10, ttl=60)
+    orders.post("alive", ttl=600)
+    orders.claim(1, ttl=60, grace=60)
+    orders.clock.advance(120)
+    steps = store._sweep
+    sweep_claims, conflicts = steps._sweep_claims, [TransactionConflict()]
+
+    def conflict_first(now: float, limit: int) -> int:
+        if conflicts:
+            raise conflicts.pop()
+        return sweep_claims(now, limit)
+
+    monkeypatch.setattr(steps, "_sweep_claims", conflict_first)
+    assert store.sweep(now=orders.now, limit=100) == (11, 10)
+    assert not conflicts

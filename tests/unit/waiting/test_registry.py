@@ -362,6 +362,8 @@ def test_a_drain_answers_all_waiters_and_refuses_new_ones(clients: Clients) -> N
     with pytest.raises(TooManyWaiting) as refused:
         clients.join()
     assert not refused.value.of_project
+    waiters.append(clients.join(Kind.READER))
+    assert waiters[-1].is_over
     for waiter in waiters:
         waiter.leave()
     assert clients.registry.waiting == 0

@@ -40,6 +40,9 @@ BODY_SECONDS = 30.0
 SEND_SECONDS = 30.0
 """Longest time that one write to a client may block."""
 
+MOST_IDLE_SECONDS = 5.0
+"""Longest time that idle connections stay open when a worker ends. It has to be shorter than ``graceful_timeout``."""
+
 OTHER_CONNECTIONS = 1000
 """Connections that a worker may have besides those of clients that wait for messages or follow a stream."""
 
@@ -82,6 +85,7 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting: set[Any] = set()
+        self._close_idle_at: float | None = None
         # The arbiter makes a worker before it forks, so this runs in the parent of the worker's process.
         let_sigterm_end_new_children()
 
@@ -95,12 +99,24 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
             # silent.
             os._exit(0)
         super().handle_exit(sig, frame)
+        self._announce_end()
         # Drain in another greenlet: the signal may have interrupted a greenlet that holds a lock which the drain needs.
         gevent.spawn(self._drain)
 
     def run(self) -> None:
         self.worker_connections = _allow_connections(self.cfg.worker_connections or _count_connections())
         super().run()
+
+    def _announce_end(self) -> None:
+        """From now on close each connection with its next answer, and a connection that stays idle after a delay.
+
+        Only an answer can end a connection safely: a request may be on its way over one that looks idle here. A proxy
+        that closes its idle connections before the delay is over never sends a request that gets lost.
+        """
+        if self._close_idle_at is None:
+            parts = _find_parts()
+            delay = 0.0 if parts is None else min(parts.conf.drain_delay, MOST_IDLE_SECONDS)
+            self._close_idle_at = time.monotonic() + delay
 
     def _drain(self) -> None:
         """Answer all requests that wait for messages now, and let no further request wait."""
@@ -120,6 +136,8 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         if getattr(body.reader, "length", None) != 0:
             body.reader = BoundedReader(body.reader, BODY_SECONDS)
         self._waiting.discard(sock)
+        if self._close_idle_at is not None:
+            req.force_close()
         sock.settimeout(SEND_SECONDS)
         try:
             super().handle_request(listener_name, req, sock, addr)
@@ -131,9 +149,14 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
 
     def notify(self) -> None:
         super().notify()
-        if not self.alive:
-            # A worker also ends without a signal, by gunicorn's setting max_requests. So drain here as well.
-            self._drain()
+        if self.alive:
+            if _is_server_draining():
+                self._announce_end()
+            return
+        # A worker also ends without a signal, by gunicorn's setting max_requests. So begin here as well.
+        self._announce_end()
+        self._drain()
+        if self._closes_idle_connections():
             for client in list(self._waiting):
                 _stop_reading(client)
 
@@ -155,13 +178,18 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
 
     def _wait_for_next(self, sock: Any) -> None:
         self._waiting.add(sock)
-        if self.alive:
-            sock.settimeout(None)
-            # gevent switches to other greenlets only if this one has to wait. Without this a client whose next request
-            # has already arrived would keep the worker for itself.
-            gevent.sleep(0)
-        else:
-            _stop_reading(sock)
+        if not self.alive:
+            self._announce_end()
+            if self._closes_idle_connections():
+                _stop_reading(sock)
+                return
+        sock.settimeout(None)
+        # gevent switches to other greenlets only if this one has to wait. Without this a client whose next request has
+        # already arrived would keep the worker for itself.
+        gevent.sleep(0)
+
+    def _closes_idle_connections(self) -> bool:
+        return self._close_idle_at is not None and time.monotonic() >= self._close_idle_at
 
 
 @contextlib.contextmanager
@@ -184,6 +212,15 @@ def _find_parts() -> Parts | None:
     """The parts of the application that this worker has loaded; None if it is another application."""
     loaded = sys.modules.get("zaqar.wsgi")
     return None if loaded is None else loaded.parts
+
+
+def _is_server_draining() -> bool:
+    """Whether zaqar-server, if it has started this worker, has got SIGTERM and goes on serving for a while."""
+    # Imported here for the same reason as the application.
+    from zaqar.conf import drain_file
+
+    parts = _find_parts()
+    return parts is not None and drain_file(parts.conf).exists()
 
 
 def _count_connections() -> int:

@@ -27,6 +27,7 @@ from zaqar import conf as configuration
 from zaqar import private_files
 from zaqar.cmd import failures
 from zaqar.cmd.listening import Address, address_of, configured_websocket_address, listen, parse_address
+from zaqar.cmd.server.drain import stop_accepting
 from zaqar.cmd.server.preflight import survey_stores
 from zaqar.cmd.server.supervisor import Part, Supervisor
 from zaqar.errors import StartupError
@@ -46,6 +47,7 @@ Without arguments and without a configuration file it listens on 127.0.0.1:8888 
 _EPILOG = """\
 signals:
   TERM, INT (Ctrl-C)   finish the running requests, then end; under 10 seconds
+                       after [DEFAULT] drain_delay (0), which a second signal ends
   HUP                  read configuration and policy again, without an interruption
 
 examples:
@@ -100,6 +102,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="serve the WebSocket API here (default: 127.0.0.1:9000)",
     )
     websocket.add_argument("--no-websocket", action="store_true", help="serve no WebSocket API")
+    parser.add_argument(
+        "--no-notifier", action="store_true", help="start no notifier; run zaqar-notifier on this or another host"
+    )
     parser.add_argument(
         "--workers",
         type=_parse_workers,
@@ -178,11 +183,12 @@ def _serve(options: argparse.Namespace) -> int:
         parts = [] if http is None else [_api(options.server, workers, http, address_of(http))]
         parts += [] if websocket is None else [_websocket(websocket)]
         supervisor = Supervisor(
-            [*parts, *_background_parts(conf)],
+            [*parts, *_background_parts(conf, has_notifier=not options.no_notifier)],
             env=os.environ,
             check=_python("zaqar.cmd.server.preflight"),
             drain_file=configuration.drain_file(conf),
             drain_delay=conf.drain_delay,
+            stop_accepting=lambda: stop_accepting([each for each in (http, websocket) if each is not None]),
         )
         served = Endpoints(*(None if each is None else address_of(each) for each in (http, websocket)))
         how = f"{options.server}, {workers} worker{'s' if workers > 1 else ''}"
@@ -274,10 +280,10 @@ def _websocket(listener: socket.socket) -> Part:
     return Part("WebSocket server", command, pass_fds=(listener.fileno(),), reload=signal.SIGHUP)
 
 
-def _background_parts(conf: cfg.ConfigOpts) -> list[Part]:
+def _background_parts(conf: cfg.ConfigOpts, *, has_notifier: bool) -> list[Part]:
     """The parts that serve no clients: the sweeper and the notifier."""
     sweeper = Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
-    if _is_in_memory(conf):
+    if not has_notifier or _is_in_memory(conf):
         # A notifier cannot see a database in the memory of the API's process.
         return [sweeper]
     return [sweeper, Part("notifier", _python("zaqar.cmd.notifier"))]

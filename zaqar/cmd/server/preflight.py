@@ -69,11 +69,12 @@ def survey_stores(snapshot: Path | None = None) -> Mapping[str, Any]:
 def _survey(snapshot: Path | None) -> dict[str, Any]:
     # Imported here, because these modules load the drivers, and only the child process should have them.
     from zaqar import app, conf
+    from zaqar.logs import setup as logs
     from zaqar.policies import files
 
     try:
         loaded = conf.load()
-        conf.set_up_log(loaded)
+        logs.set_up(loaded, "server")
         parts = app.build(loaded)
         if parts.tokens is not None:
             parts.tokens.start()

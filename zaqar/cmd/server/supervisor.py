@@ -50,9 +50,11 @@ class Supervisor:
         check: Sequence[str] = (),
         drain_file: Path | None = None,
         drain_delay: float = 0.0,
+        stop_accepting: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """After SIGTERM the parts serve on for ``drain_delay`` seconds. ``drain_file`` exists meanwhile, so that probes
-        of readiness fail. A second signal ends the delay.
+        of readiness fail and the workers close connections. A second signal ends the delay. ``stop_accepting`` is
+        called after the delay, while the parts still run.
 
         ``check`` is a command that is run before a reload.
 
@@ -68,6 +70,7 @@ class Supervisor:
         self._replaced: set[asyncio.subprocess.Process] = set()
         self._drain_file = drain_file
         self._drain_delay = drain_delay
+        self._stop_accepting = stop_accepting
         self._is_told_to_end = asyncio.Event()
         self._is_hurried = asyncio.Event()
         self._stop = asyncio.Event()
@@ -114,6 +117,8 @@ class Supervisor:
             say(f"Probes of readiness do not see that the server is about to end: {exc}.")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_hurried.wait(), self._drain_delay)
+        if self._stop_accepting is not None:
+            await self._stop_accepting()
 
     def _handle_sighup(self) -> None:
         self._is_reload_wanted = True
@@ -122,7 +127,7 @@ class Supervisor:
 
     async def _reload_as_asked(self) -> None:
         # A SIGHUP during a check may announce a file that was written after the check had read it. So check again.
-        while self._is_reload_wanted and not self._stop.is_set():
+        while self._is_reload_wanted and not self._is_told_to_end.is_set():
             self._is_reload_wanted = False
             await self._check_and_reload()
 
@@ -142,7 +147,7 @@ class Supervisor:
                 reason = reason or f"the check has ended with {describe_status(checking.returncode)}"
                 say(f"SIGHUP changes nothing, the configuration and policy in use stay: {reason}")
                 return
-        if not self._stop.is_set():
+        if not self._is_told_to_end.is_set():
             self.reload()
 
     def reload(self) -> None:

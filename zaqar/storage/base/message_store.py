@@ -81,7 +81,7 @@ class MessageStore(ABC):
     def connections(self) -> Mapping[str, int]:
         """The connections of this process to the store: how many are ``used`` and ``idle``, and the limit ``max``.
 
-        Empty if the driver has no pool of connections. Asks no server.
+        Without ``max`` if there is no limit. Empty if the driver has no pool of connections. Asks no server.
         """
         return {}
 

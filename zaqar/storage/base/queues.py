@@ -54,6 +54,7 @@ class QueueStore(ABC):
     def stats(self, *, queue: Queue, now: float) -> Stats:
         """Count the free and the claimed messages, and find the oldest and the newest one, all at one moment."""
 
+    @abstractmethod
     def usage(self, *, queue: Queue, now: float, most: int) -> QueueUsage:
         """Count the messages of the queue that have not expired, claimed and delayed ones too, and their bytes.
 
@@ -61,7 +62,6 @@ class QueueStore(ABC):
         driver whose counters make a scan unnecessary may count all, and may count messages that have expired but are
         not removed yet. No generation is compared. A queue that the store does not have is empty.
         """
-        raise NotImplementedError
 
     @abstractmethod
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:

@@ -31,13 +31,13 @@ class SubscriptionStore(ABC):
     def list_after(self, *, queue_uid: str, after: str, limit: int, now: float) -> list[Subscription]:
         """At most ``limit`` subscriptions of the queue with an id greater than ``after``, ordered by id."""
 
+    @abstractmethod
     def count(self, *, queue_uid: str, now: float, most: int) -> int:
         """How many subscriptions the queue has. The count stops at ``most``, so its cost is bounded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def count_of_project(self, *, project: str, now: float, most: int) -> int:
         """How many subscriptions the queues and topics of the project have. The count stops at ``most``."""
-        raise NotImplementedError
 
     @abstractmethod
     def replace(self, *, subscription: Subscription, now: float) -> bool:

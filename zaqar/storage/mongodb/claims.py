@@ -52,8 +52,7 @@ class MongoClaims(ClaimStore):
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
     ) -> ClaimResult:
-        taken = self._first_free.claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
-        return ClaimResult(taken)
+        return self._first_free.claim(queue=queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters)
 
     def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:
         def read(attempt: Attempt) -> tuple[Claim, list[Message]]:

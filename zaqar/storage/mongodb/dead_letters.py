@@ -161,6 +161,6 @@ def append(transaction: Transaction, queue: Queue, messages: Sequence[Message], 
     numbered = [replace(message, sequence=first + n) for n, message in enumerate(messages)]
     documents = [document_of(fence["segment"], message) for message in numbered]
     for message in numbered if queue.notify else ():
-        draft = Draft(message.body, message.ttl)
-        documents += posted_documents(queue.uid, message.sequence, [draft], message.client_id, now)
+        draft = Draft(message.body, message.ttl, trace=message.trace)
+        documents += posted_documents(queue.uid, message.sequence, [draft], message.client_id, now, request_id="")
     transaction.insert(documents)

@@ -21,6 +21,8 @@ DELIVERY_INDEXES: Final = (
     Index("waiting", ("subscription", "due", "queue", "number"), "due"),
     # The log of a subscription, by state.
     Index("log", ("queue", "subscription", "state", "number"), "state"),
+    # The oldest that is waiting.
+    Index("age", ("created",), "due"),
     # What a sweep removes.
     Index("keep", ("keep_until",), "keep_until"),
 )
@@ -42,6 +44,8 @@ def delivery_document(delivery: Delivery) -> Document:
         "created": delivery.created,
         "client": delivery.client_id,
         "kind": delivery.kind,
+        "trace": delivery.trace,
+        "request": delivery.request_id or None,
         "owner": delivery.owner,
         **_outcome(delivery),
     }
@@ -87,4 +91,6 @@ def delivery_of(document: Document) -> Delivery:
         tries=document["tries"],
         attempts=tuple(Attempt(*attempt) for attempt in document["attempts"]),
         keep_until=document.get("keep_until"),
+        trace=document.get("trace"),
+        request_id=document.get("request", ""),
     )

@@ -68,6 +68,8 @@ class Field:
     CHECKSUM: Final = "h"
     ORIGIN: Final = "o"
     """Of a dead letter: name of the queue, message id and claim count."""
+    TRACE: Final = "p"
+    """The trace context; absent if the message has none."""
     BODY: Final = "b"
     DELETED: Final = "z"
     """The segment once more, if the message was deleted."""
@@ -182,6 +184,7 @@ def message_of(queue_uid: str, document: Document, now: float) -> Message:
         document.get(Field.CHECKSUM),
         None if origin is None else Origin(*origin),
         due=end if state == DELAYED else None,
+        trace=document.get(Field.TRACE),
     )
 
 
@@ -207,6 +210,8 @@ def document_of(segment: ObjectId, message: Message) -> Document:
         document[Field.CHECKSUM] = message.checksum
     if message.origin is not None:
         document[Field.ORIGIN] = [message.origin.queue, message.origin.message_id, message.origin.claim_count]
+    if message.trace is not None:
+        document[Field.TRACE] = message.trace
     return document
 
 

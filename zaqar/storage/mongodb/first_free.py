@@ -36,7 +36,7 @@ from functools import partial
 from bson import ObjectId
 
 from zaqar.errors import SealedMessages
-from zaqar.model import Claim, DeadLetters, Message, Queue, is_sealed
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Queue, is_sealed
 from zaqar.storage.mongodb.client.connection import Document
 from zaqar.storage.mongodb.client.group_commit import Request
 from zaqar.storage.mongodb.client.statements import ids_of, put, statement
@@ -64,6 +64,8 @@ class Take(Request):
     now: float
     found: list[Document] = field(default_factory=list)
     met_sealed: bool = False
+    dead_lettered: int = 0
+    """How many exhausted messages were moved for this claim, in transactions that were committed."""
 
     def statements(self, segment: ObjectId, now: float) -> list[Document]:
         """Take what was found. They match ``matches`` documents if all of it is still free."""
@@ -115,8 +117,10 @@ class FirstFree:
 
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None
-    ) -> list[Message]:
-        return self._take(queue, Take(size=limit, claim=claim, limit=limit, now=now), dead_letters)
+    ) -> ClaimResult:
+        take = Take(size=limit, claim=claim, limit=limit, now=now)
+        messages = self._take(queue, take, dead_letters)
+        return ClaimResult(messages, take.dead_lettered)
 
     def pop(self, *, queue: Queue, limit: int, now: float) -> list[Message]:
         """Raises SealedMessages if it must take nothing."""
@@ -213,6 +217,8 @@ class FirstFree:
                 changes += take.statements(segment, now)
                 expect += take.matches
             transaction.update(changes, expect=expect)
+        # A transaction that was not committed has moved nothing, and its attempt does not come here.
+        take.dead_lettered += len(exhausted)
         self._core.note_deleted(look.known, len(exhausted))
         if are_more:
             attempt.start_over()

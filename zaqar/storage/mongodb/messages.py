@@ -60,6 +60,7 @@ class Post(Request):
     drafts: Sequence[Draft]
     client_id: str
     now: float
+    request_id: str
 
 
 class MongoMessages(QueuedMessageStore):
@@ -71,7 +72,7 @@ class MongoMessages(QueuedMessageStore):
 
     def post(self, *, queue: Queue, drafts: Sequence[Draft], client_id: str, now: float, request_id: str = "") -> range:
         size = sum(len(draft.body) + _MESSAGE_OVERHEAD for draft in drafts)
-        request = Post(size=size, drafts=drafts, client_id=client_id, now=now)
+        request = Post(size=size, drafts=drafts, client_id=client_id, now=now, request_id=request_id)
         group = self._core.group_commit(("post", queue.uid, queue.generation), MAX_GROUP_BYTES)
         numbers: range = group.submit(request, lambda posts: self._post_together(queue, posts))
         return numbers
@@ -272,9 +273,20 @@ def _documents_of(segment: ObjectId, first: int, posts: Sequence[Post], uid_to_n
     for post in posts:
         now = post.now
         if uid_to_notify is not None:
-            documents += posted_documents(uid_to_notify, first, post.drafts, post.client_id, now)
+            documents += posted_documents(
+                uid_to_notify, first, post.drafts, post.client_id, now, request_id=post.request_id
+            )
         for sequence, draft in enumerate(post.drafts, first):
-            message = Message("", sequence, draft.body, now, now + draft.ttl, post.client_id, checksum=draft.checksum)
+            message = Message(
+                "",
+                sequence,
+                draft.body,
+                now,
+                now + draft.ttl,
+                post.client_id,
+                checksum=draft.checksum,
+                trace=draft.trace,
+            )
             document = document_of(segment, message)
             if draft.delay > 0:
                 document |= {Field.STATE: DELAYED, Field.DUE: now + draft.delay}

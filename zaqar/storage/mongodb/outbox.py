@@ -113,8 +113,10 @@ class MongoOutbox(OutboxStore):
         return self._core.retry(expand)
 
 
-def posted_documents(queue_uid: str, first: int, drafts: Sequence[Draft], client_id: str, now: float) -> list[Document]:
-    """A post as it is stored: one document, or several if it is very large."""
+def posted_documents(
+    queue_uid: str, first: int, drafts: Sequence[Draft], client_id: str, now: float, *, request_id: str
+) -> list[Document]:
+    """A post as it is stored: one document, or several if it is very large. ``request_id`` is empty if it has none."""
     documents: list[Document] = []
     for part in _split_by_size(drafts):
         documents.append(
@@ -123,7 +125,7 @@ def posted_documents(queue_uid: str, first: int, drafts: Sequence[Draft], client
                 "queue": queue_uid,
                 "first": first,
                 "due": 0.0,
-                "body": pack_posted(part, client_id, now, ""),
+                "body": pack_posted(part, client_id, now, request_id),
             }
         )
         first += len(part)

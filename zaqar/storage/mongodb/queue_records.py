@@ -20,7 +20,7 @@ from pymongo.errors import DuplicateKeyError
 
 from zaqar.model import Queue, QueueName
 from zaqar.storage.base import QueueRecordStore
-from zaqar.storage.mongodb.client.connection import Document, Index, ReplicaSet
+from zaqar.storage.mongodb.client.connection import Document, Index, ReplicaSet, count_up_to
 
 RECORDS: Final = "management_store"
 """The main collection of the management store."""
@@ -89,7 +89,7 @@ class MongoQueueRecords(QueueRecordStore):
     def count(self, *, project: str, kind: str, most: int | None = None) -> int:
         with self._records() as records:
             # The condition on the name lets the server count in the index.
-            return records.count_documents({"project": project, "kind": kind, "name": {"$gte": ""}})
+            return count_up_to(records, {"project": project, "kind": kind, "name": {"$gte": ""}}, most)
 
     def replace(self, *, queue: Queue, replaces: int | None = None) -> bool:
         before = {"_id": _id(queue.uid), "generation": queue.generation - 1 if replaces is None else replaces}

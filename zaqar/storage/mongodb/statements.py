@@ -28,7 +28,7 @@ from zaqar.storage.mongodb.documents import (
 
 _OF_LIVING_MESSAGES = (
     *(Field.STATE, Field.DUE, Field.EXPIRES, Field.CLAIM, Field.CREATED, Field.CLIENT),
-    *(Field.CLAIM_COUNT, Field.CHECKSUM, Field.ORIGIN, Field.BODY),
+    *(Field.CLAIM_COUNT, Field.CHECKSUM, Field.ORIGIN, Field.TRACE, Field.BODY),
 )
 _DELETE: Final = {"$unset": dict.fromkeys(_OF_LIVING_MESSAGES, "")}
 

@@ -23,6 +23,7 @@ from zaqar.storage.mongodb.queues import MongoQueues
 from zaqar.storage.mongodb.sealed_bodies import MongoSealedBodies
 from zaqar.storage.mongodb.sweep import Sweep
 from zaqar.storage.mongodb.tombstones import TOMBSTONE_INDEXES, TOMBSTONES
+from zaqar.storage.mongodb.volume import read_volume
 from zaqar.storage.mongodb.wakeups import WaitedQueues
 
 COLLECTIONS = {MESSAGES: INDEXES, DELIVERIES: DELIVERY_INDEXES, TOMBSTONES: TOMBSTONE_INDEXES}
@@ -58,14 +59,27 @@ class MongoMessageStore(MessageStore):
         return cls(ReplicaSet.open(settings, dict.fromkeys(COLLECTIONS, ())))
 
     def volume(self, *, now: float) -> Volume:
-        stats = self._sweep.volume(now=now)
-        return Volume(stats.free, stats.claimed)
+        """As in the contract. Some numbers may be wrong for a while:
+
+        - If more than ``MAX_CORRECTED`` messages of a queue are due, or have expired, and no operation and no sweep has
+          met them yet, the others count as before: as delayed or claimed, or as messages.
+        - ``oldest`` is that of the message with the lowest number in each queue. If its queue has live messages, an
+          expired one counts until it is removed. A dead letter that keeps its time may be older than the first one.
+        - At most ``MAX_COUNTED`` dead deliveries are counted. If there are more waiting ones than that, their number is
+          that of all deliveries, less the dead and the done ones. So dead and done ones that were not counted are among
+          them. The server knows the number of all without counting, but not exactly after a crash.
+        - The deliveries of a dropped queue or subscription count until a sweep has removed them.
+        """
+        return read_volume(self.core, now)
 
     def sweep(self, *, now: float, limit: int) -> Swept:
-        return Swept(self._sweep.run(now=now, limit=limit))
+        return self._sweep.run(now=now, limit=limit)
 
     def wakeups(self) -> Wakeups | None:
         return self._waited.open_stream()
+
+    def connections(self) -> Mapping[str, int]:
+        return self.core.replica_set.connections()
 
     def durability(self) -> Mapping[str, str]:
         return self.core.replica_set.durability()

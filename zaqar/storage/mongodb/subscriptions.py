@@ -21,7 +21,7 @@ from pymongo.errors import DuplicateKeyError
 from zaqar.errors import Conflict
 from zaqar.model import Secret, Subscription
 from zaqar.storage.base import SubscriptionStore
-from zaqar.storage.mongodb.client.connection import Document, Index, ReplicaSet
+from zaqar.storage.mongodb.client.connection import Document, Index, ReplicaSet, count_up_to
 from zaqar.storage.mongodb.client.statements import under
 from zaqar.storage.mongodb.client.transactions import Attempt, retry_on_conflict
 
@@ -29,6 +29,9 @@ SUBSCRIPTIONS: Final = "subscriptions"
 SUBSCRIPTION_INDEXES: Final = (
     Index("subscriber", ("queue", "subscriber"), "subscriber", unique=True),
     Index("expires", ("expires",), "expires"),
+    # To count those that have not expired, in the index alone.
+    Index("queue", ("queue", "expires"), "queue"),
+    Index("project", ("project", "expires"), "project"),
 )
 
 PAUSES: Final = "pauses"
@@ -73,6 +76,14 @@ class MongoSubscriptions(SubscriptionStore):
         with self._subscriptions() as subscriptions:
             found = list(subscriptions.find(page, sort={"_id": 1}, limit=limit))
         return [_subscription_of(document) for document in found]
+
+    def count(self, *, queue_uid: str, now: float, most: int) -> int:
+        with self._subscriptions() as subscriptions:
+            return count_up_to(subscriptions, {"queue": queue_uid, "expires": {"$gt": now}}, most)
+
+    def count_of_project(self, *, project: str, now: float, most: int) -> int:
+        with self._subscriptions() as subscriptions:
+            return count_up_to(subscriptions, {"project": project, "expires": {"$gt": now}}, most)
 
     def replace(self, *, subscription: Subscription, now: float) -> bool:
         document = _document_of(subscription)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sweep, which removes what no operation meets, and the sums over all queues.
+"""The sweep, which removes what no operation meets.
 
 Several processes may sweep at the same time: each step works on a bounded batch, and what one of them has removed is
 not found by the others. A crash in a step leaves documents that the next sweep finds.
@@ -7,7 +7,7 @@ not found by the others. A crash in a step leaves documents that the next sweep 
 
 from __future__ import annotations
 
-from zaqar.model import Stats
+from zaqar.model import Swept
 from zaqar.storage.mongodb.client.connection import Document
 from zaqar.storage.mongodb.client.statements import ids_of
 from zaqar.storage.mongodb.core import Core
@@ -15,8 +15,6 @@ from zaqar.storage.mongodb.delivery_documents import DELIVERIES
 from zaqar.storage.mongodb.documents import (
     ALL_FENCES,
     ALL_GARBAGE,
-    CLAIMED,
-    DELAYED,
     MESSAGES,
     Field,
     uid_of_fence,
@@ -39,9 +37,12 @@ class Sweep:
         self._last_fence = ALL_FENCES["$gte"]
         """The id of the fence after which the search for expired messages goes on."""
 
-    def run(self, *, now: float, limit: int) -> int:
-        """See ``MessageStore.sweep``."""
-        removed = 0
+    def run(self, *, now: float, limit: int) -> Swept:
+        """See ``MessageStore.sweep``.
+
+        Expired messages that an operation has removed are not counted: posts remove some now and then, and a step that
+        promotes due messages removes those that have expired.
+        """
         kinds = (
             self._expired_messages,
             self._garbage,
@@ -50,13 +51,14 @@ class Sweep:
             self._dropped,
             self._old_deliveries,
         )
+        removed = dict.fromkeys(kinds, 0)
         for sweep_some in kinds:
             # Each kind has a share, so that no kind waits for ever behind another one that always has more.
-            left = max(limit - removed, -(-limit // len(kinds)))
+            left = max(limit - sum(removed.values()), -(-limit // len(kinds)))
             while left > 0 and (more := sweep_some(now, min(BATCH, left))):
-                removed += more
+                removed[sweep_some] += more
                 left -= more
-        return removed
+        return Swept(sum(removed.values()), removed[self._expired_messages])
 
     def _expired_messages(self, now: float, limit: int) -> int:
         """Expired messages of the next queues that have some. It is 0 only if no queue has any."""
@@ -149,14 +151,6 @@ class Sweep:
             attempt.write(lambda connection: connection[collection].majority.delete_many(these))
         return len(found)
 
-    # -- sums --------------------------------------------------------------------------------------------------------
-
-    def volume(self, *, now: float) -> Stats:
-        """See ``MessageStore.volume``."""
-        for total in self._core.attempt().read_snapshot(_volume(now), expect=2):
-            return Stats(total["free"], total["claimed"])
-        return Stats()
-
 
 def _fences_with_expired(after: str, now: float) -> list[Document]:
     """Fences after this id whose queues have an expired message."""
@@ -170,58 +164,3 @@ def _fences_with_expired(after: str, now: float) -> list[Document]:
         {"$limit": _MAX_QUEUES},
         {"$project": {"segment": 1}},
     ]
-
-
-def _volume(now: float) -> list[Document]:
-    """Stored counts of all queues, corrected by what time has done since they were written.
-
-    ``EXPIRES`` of a claimed message is never before its ``DUE``. So an expired message is one of these: READY, and it
-    is subtracted from the free ones; CLAIMED, which is counted as due and subtracted again; or DELAYED for longer than
-    it lives, which was never counted as free or due, so it is added back.
-    """
-
-    def join_messages(name: str, timer: str, **sums: Document) -> Document:
-        """Join sums over the messages of a fence whose timer is over."""
-        pipeline = [{"$match": {timer: {"$lte": now}}}, {"$group": {"_id": None, "all": {"$sum": 1}, **sums}}]
-        joined = {"localField": "segment", "foreignField": Field.SEGMENT, "pipeline": pipeline}
-        return {"$lookup": {"from": MESSAGES, **joined, "as": name}}
-
-    was_claimed = {"$eq": [f"${Field.STATE}", CLAIMED]}
-    is_delayed = {"$and": [{"$eq": [f"${Field.STATE}", DELAYED]}, {"$gt": [f"${Field.DUE}", now]}]}
-    free = [
-        "$ready",
-        {"$sum": "$counts.ready"},
-        {"$sum": "$due.all"},
-        _minus("$expired.all"),
-        {"$sum": "$expired.still_delayed"},
-    ]
-    claimed = [{"$sum": "$counts.claimed"}, _minus("$due.claimed")]
-    return [
-        {"$match": {"_id": ALL_FENCES, "segment": {"$exists": True}}},
-        _join_counts(),
-        join_messages("due", Field.DUE, claimed=_count_if(was_claimed)),
-        join_messages("expired", Field.EXPIRES, still_delayed=_count_if(is_delayed)),
-        {"$group": {"_id": None, "free": {"$sum": {"$add": free}}, "claimed": {"$sum": {"$add": claimed}}}},
-    ]
-
-
-def _join_counts() -> Document:
-    """Join the counts of the segment of a fence; compare ``documents.within``."""
-    segment = {"$toString": "$segment"}
-    ids = {"$and": [{"$gte": ["$_id", "$$begin"]}, {"$lt": ["$_id", "$$end"]}]}
-    return {
-        "$lookup": {
-            "from": MESSAGES,
-            "let": {"begin": {"$concat": ["counts/", segment, "/"]}, "end": {"$concat": ["counts/", segment, "0"]}},
-            "pipeline": [{"$match": {"$expr": ids}}],
-            "as": "counts",
-        }
-    }
-
-
-def _minus(field: str) -> Document:
-    return {"$multiply": [{"$sum": field}, -1]}
-
-
-def _count_if(condition: Document) -> Document:
-    return {"$sum": {"$cond": [condition, 1, 0]}}

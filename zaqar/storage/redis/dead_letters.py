@@ -27,6 +27,10 @@ class RedisDeadLetters(DeadLetterStore):
         return list(dead_letters_of(queue.uid, reply, now))
 
     def receive(self, *, queue: Queue, messages: Sequence[Message], now: float) -> None:
+        self.append(queue=queue, messages=messages, now=now)
+
+    def append(self, *, queue: Queue, messages: Sequence[Message], now: float) -> int:
+        """Do what ``receive`` does, and return how many of the messages had not come before."""
         arguments: list[bytes | str | float] = [now + TOMBSTONE_LIFETIME]
         outbox_keys: tuple[bytes, ...] = ()
         if queue.notify:
@@ -37,7 +41,7 @@ class RedisDeadLetters(DeadLetterStore):
                 raise ValueError("a dead letter without an origin")
             arguments += (letter.origin.message_id, record_of_dead_letter(letter, letter.origin), letter.expires)
             arguments.append(pack_dead_letter(letter, now) if queue.notify else b"")
-        self._core.run_fenced(_RECEIVE, queue, now, *arguments, more_keys=outbox_keys)
+        return int(self._core.run_fenced(_RECEIVE, queue, now, *arguments, more_keys=outbox_keys))
 
     def forget(self, *, queue: Queue, sequences: Collection[int], now: float) -> None:
         self._core.run_fenced(_FORGET, queue, now, *sequences)

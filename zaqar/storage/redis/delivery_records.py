@@ -21,10 +21,20 @@ _STATES = {code: state for state, code in STATE_CODES.items()}
 _STATE = struct.Struct(">cddIH")
 """Code of the state, due, kept until (0 for None), tries, length of the owner. The owner and the attempts follow."""
 
-_Record = tuple[bytes, int, float, str, str]
+
+class _Record(msgspec.Struct, array_like=True):
+    body: bytes
+    ttl: int
+    created: float
+    client_id: str
+    kind: str
+    trace: str | None = None
+    request_id: str = ""
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_record = msgspec.msgpack.Decoder(_Record).decode
+_decode_fields = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 _decode_attempts = msgspec.msgpack.Decoder(tuple[Attempt, ...]).decode
 _decode_position = msgspec.msgpack.Decoder(PostPosition).decode
 
@@ -48,17 +58,20 @@ def delivery_id(subscription_id: str, number: int) -> bytes:
 
 
 def record_of(delivery: Delivery) -> bytes:
-    return _encode((delivery.body, delivery.ttl, delivery.created, delivery.client_id, delivery.kind))
+    # A delivery without a trace and a request leaves the two fields out.
+    fields = (delivery.body, delivery.ttl, delivery.created, delivery.client_id, delivery.kind)
+    if delivery.trace is None and not delivery.request_id:
+        return _encode(fields)
+    return _encode((*fields, delivery.trace, delivery.request_id))
 
 
 def body_of_delivery(record: bytes) -> bytes:
-    body, *_ = _decode_record(record)
-    return bytes(body)
+    return _decode_record(record).body
 
 
 def with_delivery_body(record: bytes, body: bytes) -> bytes:
     """The record of a delivery with another body."""
-    return _encode((body, *_decode_record(record)[1:]))
+    return _encode((body, *_decode_fields(record)[1:]))
 
 
 def state_of(delivery: Delivery, *, owner: str | None) -> bytes:
@@ -79,22 +92,24 @@ def deliveries_of(uid: str, reply: Sequence[Any]) -> Iterator[Delivery]:
     rows = iter(reply)
     for name, record, state in zip(rows, rows, rows, strict=True):
         subscription_id, _, number = name.rpartition(b":")
-        body, ttl, created, client_id, kind = _decode_record(record)
+        fields = _decode_record(record)
         code, due, keep, tries, length = _STATE.unpack_from(state)
         attempts_at = _STATE.size + length
         yield Delivery(
             uid,
             subscription_id.decode(),
             int(number, 16),
-            body,
-            ttl,
-            created,
-            client_id,
+            fields.body,
+            fields.ttl,
+            fields.created,
+            fields.client_id,
             due,
-            kind,
+            fields.kind,
             state[_STATE.size : attempts_at].decode() or None,
             _STATES[code],
             tries,
             _decode_attempts(state[attempts_at:]),
             keep or None,
+            fields.trace,
+            fields.request_id,
         )

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from zaqar.model import Claim, Draft, Message, Origin
 
 _RECORD = struct.Struct("<ddIII")
-"""created, expires as posted, lengths of client id, checksum and origin. These three and the body follow."""
+"""created, expires as posted, lengths of client id, checksum and origin. These three and the body follow.
+
+If a message has a trace, the part of the checksum is: checksum, TRACE_MARK, trace. So a message without one takes no
+byte for it, and the scripts, which only pass over the part or copy it, need not know of traces."""
+
+TRACE_MARK: Final = b"\0"
+"""What no checksum has: it is the name of an algorithm and hexadecimal digits."""
 
 _STATE = struct.Struct("<ddI")
 """expires, end of the claim (or of the delay, if there is no claim id), claim count. The claim id follows."""
@@ -28,6 +34,8 @@ _ORIGIN_NAME = 4 + 36
 
 def record_of(draft: Draft, client_id: bytes, now: float) -> bytes:
     checksum = b"" if draft.checksum is None else draft.checksum.encode()
+    if draft.trace is not None:
+        checksum += TRACE_MARK + draft.trace.encode()
     head = _RECORD.pack(now, now + draft.ttl, len(client_id), len(checksum), 0)
     return b"".join((head, client_id, checksum, draft.body))
 
@@ -35,6 +43,8 @@ def record_of(draft: Draft, client_id: bytes, now: float) -> bytes:
 def record_of_dead_letter(letter: Message, origin: Origin) -> bytes:
     client_id = letter.client_id.encode()
     checksum = b"" if letter.checksum is None else letter.checksum.encode()
+    if letter.trace is not None:
+        checksum += TRACE_MARK + letter.trace.encode()
     origin_bytes = _COUNT.pack(origin.claim_count) + origin.message_id.encode() + origin.queue.encode()
     head = _RECORD.pack(letter.created, letter.expires, len(client_id), len(checksum), len(origin_bytes))
     return b"".join((head, client_id, checksum, origin_bytes, letter.body))
@@ -54,6 +64,9 @@ def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now:
     checksum_at = _RECORD.size + client
     origin_at = checksum_at + checksum
     body_at = origin_at + origin
+    checksum_text = trace = None
+    if checksum:
+        checksum_text, trace = _split_checksum(record[checksum_at:origin_at])
     return Message(
         uid,
         int(number),
@@ -63,9 +76,11 @@ def message_of(uid: str, number: bytes, record: bytes, state: bytes | None, now:
         record[_RECORD.size : checksum_at].decode(),
         claim_id,
         count,
-        record[checksum_at:origin_at].decode() if checksum else None,
+        checksum_text,
         _origin_of(record[origin_at:body_at]) if origin else None,
-        due=due,
+        None,
+        due,
+        trace,
     )
 
 
@@ -96,7 +111,14 @@ def dead_letters_of(uid: str, reply: Sequence[Any], now: float) -> Iterator[Mess
             count,
             message.checksum,
             message.origin,
+            trace=message.trace,
         )
+
+
+def _split_checksum(packed: bytes) -> tuple[str | None, str | None]:
+    """Checksum and trace."""
+    checksum, mark, trace = packed.partition(TRACE_MARK)
+    return checksum.decode() or None, trace.decode() if mark else None
 
 
 def _origin_of(packed: bytes) -> Origin:

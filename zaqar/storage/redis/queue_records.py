@@ -65,7 +65,8 @@ class RedisQueueRecords(QueueRecordStore):
 
     def count(self, *, project: str, kind: str, most: int | None = None) -> int:
         tag = _tag(project, kind)
-        return int(self._command(tag, b"ZCARD", _keys(tag)[0]))
+        count = int(self._command(tag, b"ZCARD", _keys(tag)[0]))
+        return count if most is None else min(count, most)
 
     def replace(self, *, queue: Queue, replaces: int | None = None) -> bool:
         self._record_pool(queue)

@@ -8,9 +8,10 @@ holds, scripts that make messages available publish the uid of the queue. Withou
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from zaqar.errors import QueueDropped
-from zaqar.model import Queue, QueuePosition, Stats
+from zaqar.model import Queue, QueuePosition, QueueUsage, Stats
 from zaqar.storage.base import TOMBSTONE_LIFETIME, QueueStore
 from zaqar.storage.redis.client.connection import Argument
 from zaqar.storage.redis.client.scripts import load
@@ -20,6 +21,7 @@ from zaqar.storage.redis.message_records import messages_of
 _OPEN = load("queues/open", idempotent=True)
 _DROP = load("queues/drop", idempotent=True)
 _PURGE = load("queues/purge", idempotent=True)
+_USAGE = load("queues/usage", idempotent=True, durable=False)
 _STATS = load("queues/stats", idempotent=True, durable=False)
 # A note that is lost in a fail-over is written again within seconds, so it does not wait for replicas.
 _POSITION = load("queues/position", idempotent=True, durable=False)
@@ -32,7 +34,7 @@ _RENEWED_BELOW_SECONDS = 3.0
 
 
 class RedisQueues(QueueStore):
-    """Fences, statistics and positions."""
+    """Fences, statistics, usage and positions."""
 
     def __init__(self, core: RedisCore) -> None:
         self._core = core
@@ -55,6 +57,20 @@ class RedisQueues(QueueStore):
     def stats(self, *, queue: Queue, now: float) -> Stats:
         free, claimed, *rows = self._core.run_fenced(_STATS, queue, now)
         return Stats(free, claimed, *messages_of(queue.uid, rows, now, start=0))
+
+    def usage(self, *, queue: Queue, now: float, most: int) -> QueueUsage:
+        """Count messages of the queue and the bytes of their bodies, for ``QueueStore.usage``.
+
+        Each script counts a bounded number of them. A message that is claimed or released between two scripts may
+        count twice or not at all.
+        """
+        messages = count_bytes = 0
+        position: list[Any] = [1, 0]
+        while position and messages < most:
+            counted, size, *position = self._core.run_unfenced(_USAGE, queue.uid, now, *position, most - messages)
+            messages += counted
+            count_bytes += size
+        return QueueUsage(messages, count_bytes)
 
     def positions(self, *, uids: Collection[str], now: float) -> dict[str, QueuePosition]:
         runs: list[tuple[int, tuple[Argument, ...]]] = []

@@ -54,11 +54,10 @@ class RedisMessageStore(MessageStore):
         return cls(client)
 
     def volume(self, *, now: float) -> Volume:
-        stats = self._sweep.volume(now)
-        return Volume(stats.free, stats.claimed)
+        return self._sweep.volume(now)
 
     def sweep(self, *, now: float, limit: int) -> Swept:
-        return Swept(self._sweep.sweep(now, limit))
+        return self._sweep.sweep(now, limit)
 
     def wakeups(self) -> Wakeups | None:
         client = self._core.client
@@ -74,6 +73,14 @@ class RedisMessageStore(MessageStore):
                     exc,
                 )
             return None
+
+    def connections(self) -> Mapping[str, int]:
+        """The connections of the pool; in a Cluster those to all nodes, with the limit for all masters that are known.
+
+        The connection that waits for wake-ups is in no pool, and does not count.
+        """
+        used, idle, most = self._core.client.connections()
+        return {"used": used, "idle": idle, "max": most}
 
     def durability(self) -> Mapping[str, str]:
         return durability.report(self._core.client)

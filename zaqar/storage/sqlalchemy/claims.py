@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from zaqar.errors import NotFound
-from zaqar.model import Claim, DeadLetters, Message, Queue
+from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Queue
 from zaqar.storage.base import ClaimStore
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Connection
@@ -79,29 +79,47 @@ class SqlClaims(ClaimStore):
 
     def _claim_beside_exhausted(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, rules: DeadLetters, dead_letter_queue: Queue
-    ) -> list[Message]:
+    ) -> ClaimResult:
         """Claim for a queue with a dead letter queue in this store: exhausted messages are moved there on the way."""
+        moved = 0
         while True:
-            with self._core.database.write as connection:
-                # The order of locks on PostgreSQL: the two fences by their uids, then messages as they are read. An
-                # operation of one statement locks messages without the fence. If it deadlocks with this transaction,
-                # the server rolls one of the two back, and that one runs again.
-                self._exhausted.lock_in_order(connection, queue, dead_letter_queue)
-                fence = self._core.promote_due(connection, queue, now)
-                if fence is None:
-                    continue
-                ids, found = self._exhausted.sort_out(connection, fence, limit, now, rules.max_claim_count)
-                if found:
-                    self._exhausted.move_to_dead_letter_queue(connection, queue, found, now, rules, dead_letter_queue)
-                    if len(found) == BATCH and len(ids) < limit:
-                        # There may be more of them before the next claimable message. Leaving the block commits this
-                        # batch, so that others get their turn. A crash after it leaves nothing to be undone.
-                        continue
-                lease = {**lease_of(claim, now), "ids": json_array(ids)}
-                rows = connection.execute(self._sql.claim_by_id, lease).fetchall()
-                taken = messages_of(queue.uid, rows)
-                self._keep(connection, queue, fence, claim, taken, now)
-                return taken
+            taken, more = self._move_and_claim(
+                queue=queue, claim=claim, limit=limit, now=now, rules=rules, dead_letter_queue=dead_letter_queue
+            )
+            moved += more
+            if taken is not None:
+                return ClaimResult(taken, moved)
+
+    @retry_on_conflict
+    def _move_and_claim(
+        self, *, queue: Queue, claim: Claim, limit: int, now: float, rules: DeadLetters, dead_letter_queue: Queue
+    ) -> tuple[list[Message] | None, int]:
+        """One transaction: move a batch of exhausted messages, and claim if no more of them come first.
+
+        Returns the claimed messages and the number of messages that it moved. None instead of messages means that it
+        only promoted due messages or moved exhausted ones. The caller then calls it again, so that others get their
+        turn in between. A crash after it leaves nothing to be undone. A conflict repeats this transaction alone, so the
+        batches before count once.
+        """
+        with self._core.database.write as connection:
+            # The order of locks on PostgreSQL: the two fences by their uids, then messages as they are read. An
+            # operation of one statement locks messages without the fence. If it deadlocks with this transaction, the
+            # server rolls one of the two back, and that one runs again.
+            self._exhausted.lock_in_order(connection, queue, dead_letter_queue)
+            fence = self._core.promote_due(connection, queue, now)
+            if fence is None:
+                return None, 0
+            ids, found = self._exhausted.sort_out(connection, fence, limit, now, rules.max_claim_count)
+            if found:
+                self._exhausted.move_to_dead_letter_queue(connection, queue, found, now, rules, dead_letter_queue)
+                if len(found) == BATCH and len(ids) < limit:
+                    # There may be more of them before the next claimable message.
+                    return None, BATCH
+            lease = {**lease_of(claim, now), "ids": json_array(ids)}
+            rows = connection.execute(self._sql.claim_by_id, lease).fetchall()
+            taken = messages_of(queue.uid, rows)
+            self._keep(connection, queue, fence, claim, taken, now)
+            return taken, len(found)
 
     def _keep(
         self, connection: Connection, queue: Queue, fence: Fence, claim: Claim, taken: list[Message], now: float

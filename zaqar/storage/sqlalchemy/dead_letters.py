@@ -103,4 +103,5 @@ def _row_of(segment: int, sequence: int, letter: Message) -> dict[str, Any]:
         "letter": origin.message_id,
         "from_claim_count": origin.claim_count,
         "body": letter.body,
+        "trace": letter.trace,
     }

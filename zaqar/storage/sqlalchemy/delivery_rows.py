@@ -30,11 +30,14 @@ def row_of(delivery: Delivery) -> dict[str, Any]:
         "new_tries": delivery.tries,
         "new_attempts": json.dumps(delivery.attempts),
         "new_keep_until": delivery.keep_until,
+        "new_trace": delivery.trace,
+        "new_request_id": delivery.request_id or None,
     }
 
 
 def delivery_of(row: tuple[Any, ...]) -> Delivery:
-    uid, subscription, number, body, ttl, created, client_id, due, kind, owner, state, tries, attempts, keep = row
+    *message, due, kind, owner, state, tries, attempts, keep, trace, request_id = row
+    uid, subscription, number, body, ttl, created, client_id = message
     made = tuple(Attempt(*attempt) for attempt in json.loads(attempts))
-    settled = (DELIVERY_STATES[state], tries, made, keep)
+    settled = (DELIVERY_STATES[state], tries, made, keep, trace, request_id or "")
     return Delivery(uid, subscription, number, body, ttl, created, client_id, due, kind, owner, *settled)

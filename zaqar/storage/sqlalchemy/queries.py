@@ -46,6 +46,12 @@ MOST_EXPIRED: Final = 200
 """Expired messages that statistics and positions count or pass over at each call. If there are more, some are removed
 first."""
 
+MOST_COUNTED: Final = 2000
+"""Messages of a queue that have expired, or whose claim or delay has ended, and that the volume of a store counts."""
+
+MOST_DELIVERIES: Final = 100_000
+"""Waiting deliveries, and dead ones, that the volume of a store counts."""
+
 WAKEUP_CHANNEL: Final = "zaqar_wakeups"
 """The channel of LISTEN and NOTIFY. It is one for all queues because at each commit that notifies, the server looks at
 every channel name of every listener."""
@@ -59,6 +65,8 @@ CONSTANTS: Final[Mapping[str, str]] = {
     "SEALED": f"'{SEALED:02x}'",
     "MOST_EXPIRED": str(MOST_EXPIRED),
     "MORE_THAN_MOST_EXPIRED": str(MOST_EXPIRED + 1),
+    "MOST_COUNTED": str(MOST_COUNTED),
+    "MOST_DELIVERIES": str(MOST_DELIVERIES),
     "MOST_PASSED": str(MOST_PASSED),
     "LAST_PASSED": str(MOST_PASSED - 1),
     "TALLY_ROWS": "8",

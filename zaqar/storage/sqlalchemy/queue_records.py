@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from zaqar.model import Queue, QueueName
 from zaqar.storage.base import QueueRecordStore
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.queries import Queries
+
+_ALL: Final = 2**62
+"""A number of queues that no project has."""
 
 
 class QueueRecordQueries(Queries, file="queue_records"):
@@ -62,8 +65,9 @@ class SqlQueueRecords(QueueRecordStore):
             return [name for (name,) in connection.execute(self._queries.list_names, page).fetchall()]
 
     def count(self, *, project: str, kind: str, most: int | None = None) -> int:
-        with self._database.read() as connection:
-            (count,) = connection.execute(self._queries.count, {"project": project, "kind": kind}).fetchone()
+        these = {"project": project, "kind": kind, "most": _ALL if most is None else most}
+        with self._database.read_once() as connection:
+            (count,) = connection.execute(self._queries.count, these).fetchone()
         return int(count)
 
     def replace(self, *, queue: Queue, replaces: int | None = None) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from zaqar.errors import QueueDropped, StoreUnavailable
-from zaqar.model import Queue, QueuePosition
+from zaqar.model import Queue, QueuePosition, QueueUsage
 from zaqar.storage.base import TOMBSTONE_LIFETIME, QueueStore
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Connection
@@ -28,6 +28,7 @@ class QueueQueries(Queries):
     add_segment: str
     delete_fence: str
     discard_segment: str
+    get_usage: str
     insert_fence: str
     positions: str
     raise_generation: str
@@ -104,6 +105,11 @@ class SqlQueues(QueueStore):
             several = {"uids": json_array(uids), "now": now}
             rows = connection.execute(self._sql.positions, several).fetchall()
         return {uid: QueuePosition(last, bool(free), next_due) for uid, last, free, next_due in rows}
+
+    def usage(self, *, queue: Queue, now: float, most: int) -> QueueUsage:
+        with self._core.database.read_once() as connection:
+            one = {"uid": queue.uid, "now": now, "most": most}
+            return QueueUsage(*connection.execute(self._sql.get_usage, one).fetchone())
 
     def _remove_many_expired(self, queue: Queue, segment: int, now: float) -> None:
         """Before a count: remove expired messages, as many as one caller can wait for. Others go on."""

@@ -94,6 +94,7 @@ sa.Index("ix_fences_forget_at", fences.c.forget_at, sqlite_where=_remembered, po
 # ``due`` is when a claim or a delay ends. A row is free if it is READY or if ``due <= now``, and gone from
 # ``expires <= now`` on, whatever its state. So each timer acts at its moment. Making due rows READY and deleting
 # expired ones only keeps the indexes short.
+# ``trace`` is null in most rows. Then it takes one byte on SQLite, and on PostgreSQL a bit for which a row has room.
 messages = sa.Table(
     "messages",
     metadata,
@@ -112,6 +113,7 @@ messages = sa.Table(
     sa.Column("origin_id", sa.Text),
     sa.Column("origin_claim_count", sa.Integer),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("trace", sa.Text),
 )
 # Order within a state. A message is also found by its number through this one, with ``state IN (0, 1, 2)``: a unique
 # index of (segment, sequence) would be one more b-tree, which costs a page in the log of each commit. ``expires`` lets
@@ -158,6 +160,7 @@ set_aside = sa.Table(
     sa.Column("origin_id", sa.Text),
     sa.Column("origin_claim_count", sa.Integer),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("trace", sa.Text),
 )
 
 # Dead letters of another store that a queue has received. By queue, not by segment: a purge does not make them new.
@@ -194,6 +197,9 @@ subscriptions = sa.Table(
 )
 # To find expired subscriptions of any queue.
 sa.Index("ix_subscriptions_expires", subscriptions.c.expires)
+# To count the subscriptions of a queue, or of a project, without reading those that have expired.
+sa.Index("ix_subscriptions_queue_uid_expires", subscriptions.c.queue_uid, subscriptions.c.expires)
+sa.Index("ix_subscriptions_project_expires", subscriptions.c.project, subscriptions.c.expires)
 
 # Until when an action, named by the key, must not be repeated.
 pauses = sa.Table(
@@ -295,6 +301,9 @@ deliveries = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("attempts", sa.Text, nullable=False),
     sa.Column("keep_until", sa.Double),
+    sa.Column("trace", sa.Text),
+    # Null if the id of the request is unknown.
+    sa.Column("request_id", sa.Text),
     # Each delivery is stored once, however often its post is expanded. Also for the log of one subscription.
     sa.UniqueConstraint("uid", "subscription", "number"),
 )

@@ -20,6 +20,7 @@ from zaqar.storage.sqlalchemy.sqlite.claims import SqliteClaims
 from zaqar.storage.sqlalchemy.sqlite.messages import SqliteMessages
 from zaqar.storage.sqlalchemy.sqlite.queues import SqliteQueues
 from zaqar.storage.sqlalchemy.sweep import Sweep
+from zaqar.storage.sqlalchemy.volume import read_volume
 
 if TYPE_CHECKING:
     from zaqar.storage.sqlalchemy.postgresql.database import PostgresqlDatabase
@@ -70,14 +71,17 @@ class SqlMessageStore(MessageStore):
         return cls(Database.open_as_it_is(settings))
 
     def volume(self, *, now: float) -> Volume:
-        stats = self._sweep.volume(now)
-        return Volume(stats.free, stats.claimed)
+        return read_volume(self._database, now)
 
     def sweep(self, *, now: float, limit: int) -> Swept:
-        return Swept(self._sweep.sweep(now, limit))
+        return self._sweep.sweep(now, limit)
 
     def wakeups(self) -> Wakeups | None:
         return self._core.wakeups()
+
+    def connections(self) -> Mapping[str, int]:
+        """SQLite has no limit, so there is no ``max``: as many connections as transactions ran at the same time."""
+        return self._database.connections()
 
     def durability(self) -> Mapping[str, str]:
         return self._database.durability()

@@ -27,6 +27,8 @@ class SubscriptionQueries(Queries, file="subscriptions"):
     exists: str
     find: str
     list_after: str
+    count_of_queue: str
+    count_of_project: str
     list_expired: str
     replace: str
     delete: str
@@ -75,6 +77,17 @@ class SqlSubscriptions(SubscriptionStore):
         with self._database.read() as connection:
             rows = connection.execute(self._queries.list_after, page).fetchall()
         return [_subscription_of(row) for row in rows]
+
+    def count(self, *, queue_uid: str, now: float, most: int) -> int:
+        return self._count(self._queries.count_of_queue, {"queue_uid": queue_uid, "now": now, "most": most})
+
+    def count_of_project(self, *, project: str, now: float, most: int) -> int:
+        return self._count(self._queries.count_of_project, {"project": project, "now": now, "most": most})
+
+    def _count(self, statement: str, these: Mapping[str, Any]) -> int:
+        with self._database.read_once() as connection:
+            (count,) = connection.execute(statement, these).fetchone()
+        return int(count)
 
     @retry_on_conflict
     def replace(self, *, subscription: Subscription, now: float) -> bool:

@@ -7,7 +7,9 @@ interrupted leaves the rest to the next sweep.
 
 from __future__ import annotations
 
-from zaqar.model import Stats
+from collections.abc import Callable
+
+from zaqar.model import Swept
 from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import BATCH, StoreCore, json_array
@@ -17,7 +19,6 @@ QUEUES_AT_ONCE = 50
 
 
 class SweepQueries(Queries, file="sweep"):
-    count_store: str
     dropped_to_sweep: str
     ended_claims: str
     first_garbage: str
@@ -50,14 +51,7 @@ class Sweep:
         with self._core.database.read() as connection:
             connection.execute(self._sql.ping).fetchone()
 
-    def volume(self, now: float) -> Stats:
-        with self._core.database.read() as connection:
-            free, claimed = connection.execute(self._sql.count_store, {"now": now}).fetchone()
-        return Stats(free, claimed)
-
-    @retry_on_conflict
-    def sweep(self, now: float, limit: int) -> int:
-        removed = 0
+    def sweep(self, now: float, limit: int) -> Swept:
         kinds = (
             self._sweep_messages,
             self._sweep_garbage,
@@ -67,13 +61,23 @@ class Sweep:
             self._sweep_deliveries,
             self._sweep_dropped,
         )
-        for sweep_some in kinds:
+        removed: list[int] = []
+        for kind in kinds:
             # Each kind has a share, so that none waits for ever behind another of which there is always more.
-            left = max(limit - removed, -(-limit // len(kinds)))
-            while left > 0 and (more := sweep_some(now, min(BATCH, left))):
-                removed += more
-                left -= more
+            share = max(limit - sum(removed), -(-limit // len(kinds)))
+            removed.append(self._sweep_kind(kind, now, share))
+        return Swept(sum(removed), expired=removed[0])
+
+    def _sweep_kind(self, kind: Callable[[float, int], int], now: float, limit: int) -> int:
+        removed = 0
+        while removed < limit and (more := self._sweep_batch(kind, now, min(BATCH, limit - removed))):
+            removed += more
         return removed
+
+    @retry_on_conflict
+    def _sweep_batch(self, kind: Callable[[float, int], int], now: float, limit: int) -> int:
+        """A conflict repeats one batch alone, so that the batches before count once."""
+        return kind(now, limit)
 
     def _sweep_messages(self, now: float, limit: int) -> int:
         """Expired messages of the next queues that have some. 0 only after a look at all queues."""

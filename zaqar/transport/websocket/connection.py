@@ -162,23 +162,28 @@ class Connection:
             request, reply = answered
             seconds = perf_counter() - began
             if reply.pending is None:
-                self._count(request, reply, seconds)
+                self._observe(request, reply, seconds)
                 await self._send(reply)
                 return
         # Wait without holding the turn, so that notifications and streams are sent meanwhile.
         with self._wait.hold():
             reply = await self._wait_for(request, reply.pending)
-            self._count(request, reply, seconds)
+            self._observe(request, reply, seconds)
             async with self._turn:
                 await self._send(reply)
 
-    def _count(self, request: Request, reply: Reply, seconds: float) -> None:
-        recorder = self._server.recorder
+    def _observe(self, request: Request, reply: Reply, seconds: float) -> None:
+        recorder, access_log = self._server.recorder, self._server.access_log
+        # A client may send any name of an action, but the labels of metrics have to be few.
+        action = str(request.action) if request.operation is not None else OTHER
         if recorder is not None:
-            # A client may send any name of an action, but the labels of metrics have to be few.
-            action = str(request.action) if request.operation is not None else OTHER
             recorder.add(WEBSOCKET_REQUESTS, (action, str(reply.status)))
             recorder.observe(WEBSOCKET_DURATION, (action,), seconds)
+        if access_log is not None:
+            queue = None if request.address is None else request.address.name
+            access_log.note(
+                "WS", action, reply.status, seconds, request_id=request.id, project=request.project, queue=queue
+            )
 
     async def _send(self, reply: Reply) -> None:
         # The reply counts against the limit of memory until it is sent, which may have to wait for the client.

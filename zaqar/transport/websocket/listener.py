@@ -8,6 +8,7 @@ is dropped. Until then it costs a few hundred bytes.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
@@ -136,9 +137,10 @@ class Listener:
 
 def _reason_of(error: OSError) -> str:
     """The system's text of an error of listening. asyncio's own text would repeat the address."""
-    if error.errno is None or isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror):
         return error.strerror or str(error)
-    return os.strerror(error.errno)
+    # asyncio of Python 3.13 raises an error without a number if no address of the host can be bound.
+    return os.strerror(error.errno or errno.EADDRNOTAVAIL)
 
 
 class _Link(asyncio.Protocol):

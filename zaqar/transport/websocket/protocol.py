@@ -152,6 +152,7 @@ class BoundedConnection(ServerConnection, asyncio.BufferedProtocol):
             self.transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """The buffer into which asyncio reads, as in ``asyncio.BufferedProtocol``."""
         return _buffer
 
     def buffer_updated(self, nbytes: int) -> None:

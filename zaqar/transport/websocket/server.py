@@ -16,6 +16,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from zaqar.app import Parts
+from zaqar.logs.access import AccessLog
 from zaqar.metrics.families import WEBSOCKET_CONNECTIONS
 from zaqar.metrics.recorder import Recorder
 from zaqar.transport import probes
@@ -130,6 +131,7 @@ class WebSocketServer:
             clock=parts.clock,
             hub=parts.hub,
             recorder=parts.recorder,
+            access_log=AccessLog.from_conf(parts.conf),
             stream_reads=self._stream_reads,
             decode=self._decode,
             store_of=self._store_of,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zaqar.clock import Clock
+from zaqar.logs.access import AccessLog
 from zaqar.metrics.recorder import Recorder
 from zaqar.transport.websocket.admission import Admission
 from zaqar.transport.websocket.connections import Connections
@@ -42,5 +43,6 @@ class ServerContext:
     is_subscribed: Callable[[str], bool]
     closed: Callable[[str], None]
     recorder: Recorder | None
+    access_log: AccessLog | None
     authenticates: bool
     revalidation_seconds: float

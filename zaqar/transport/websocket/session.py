@@ -17,6 +17,7 @@ from zaqar.access.identity import Identity
 from zaqar.app import Parts
 from zaqar.context import Context
 from zaqar.errors import ClientError, Forbidden, SignatureRefused, StoreUnavailable
+from zaqar.logs import context as log_context
 from zaqar.transport.websocket import replies
 from zaqar.transport.websocket.action import Action, Answer, Call
 from zaqar.transport.websocket.authentication import Authentication, TokenEnded, TokenNotForAction
@@ -131,6 +132,7 @@ class Session:
         """
         if request.reply is not None:
             return request.reply
+        log_context.request_id.set(request.id)
         try:
             return self._authenticate(request) if request.token is not None else self._carry_out(request, version)
         except Exception as exc:  # noqa: BLE001, _reply_to_error() logs it

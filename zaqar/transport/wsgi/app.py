@@ -11,6 +11,7 @@ from zaqar import context
 from zaqar.access.http_server import HttpServer, find_http_server
 from zaqar.app import Parts
 from zaqar.errors import SignatureRefused
+from zaqar.logs.access import AccessLog
 from zaqar.model import QUEUE, TOPIC
 from zaqar.schemas.fields import JsonSchema
 from zaqar.service.share import Shares
@@ -31,7 +32,7 @@ from zaqar.transport.wsgi.messages import MessageResource, MessagesResource
 from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.probes import ProbeResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, ShareResource, StatsResource
-from zaqar.transport.wsgi.request_metrics import RequestMetrics
+from zaqar.transport.wsgi.request_observer import RequestObserver
 from zaqar.transport.wsgi.requests import RequestChecks
 from zaqar.transport.wsgi.service import (
     AsyncApiResource,
@@ -138,7 +139,9 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
     signed = SignedRequests(parts.signed_urls, clock=parts.clock)
     believes_proxy = parts.conf.oslo_middleware.enable_proxy_headers_parsing
     checks = RequestChecks(parts.limits, signed=signed, believes_proxy=believes_proxy, extra_specs=parts.extra_specs)
-    middleware: list[Any] = [] if parts.recorder is None else [RequestMetrics(parts.recorder)]
+    access_log = AccessLog.from_conf(parts.conf)
+    is_observed = parts.recorder is not None or access_log is not None
+    middleware: list[Any] = [RequestObserver(parts.recorder, access_log)] if is_observed else []
     middleware.append(checks)
     if parts.tokens is not None:
         parts.tokens.start()

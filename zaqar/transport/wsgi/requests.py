@@ -14,6 +14,7 @@ from zaqar.clock import system_clock
 from zaqar.context import Context, new_request_id
 from zaqar.errors import Forbidden, InvalidInput, NotAcceptable, NotFound, SignatureRefused
 from zaqar.limits import Limits
+from zaqar.logs import context as log_context
 from zaqar.model import QUEUE, TOPIC, QueueName
 from zaqar.schemas.fields import check_name, parse_boolean
 from zaqar.tracing import context as tracing
@@ -66,6 +67,7 @@ class RequestChecks:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         request_id = new_request_id()
         req.context.request_id = request_id
+        log_context.request_id.set(request_id)
         resp.set_header("X-OpenStack-Request-ID", request_id)
         req.context.prefix, req.context.grant = "", None
         env = req.env

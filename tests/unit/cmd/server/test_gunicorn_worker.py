@@ -8,6 +8,7 @@ import os
 import socket as plain
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,6 +93,7 @@ class Bare(BoundedWorker):
         self.alive = True
         self.nr, self.max_requests = 0, 10
         self._waiting = set()
+        self._close_idle_at = None
         self.log = Log()
         self.tmp = self
         self.ppid = -1
@@ -110,6 +112,14 @@ class Log:
     def __getattr__(self, name: str) -> Any:
         assert name in ("debug", "access"), name
         return lambda *_: None
+
+
+class Ending:
+    """The parts of an application whose worker ends."""
+
+    def __init__(self, *, drain_delay: float, state_dir: Path | None = None) -> None:
+        self.conf = SimpleNamespace(drain_delay=drain_delay, state_dir=state_dir)
+        self.hub = SimpleNamespace(registry=SimpleNamespace(is_draining=True))
 
 
 def serve(bare: Bare, ours: Any) -> Any:
@@ -171,6 +181,64 @@ def test_a_worker_that_ends_closes_idle_connections(pair: tuple[Any, Any]) -> No
     # It has logged no error.
     assert serving.successful()
     assert bare._waiting == set()
+
+
+def test_a_worker_that_ends_closes_a_connection_with_its_next_answer_for_a_while(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request may be on its way when the worker begins to end, so only an answer closes its connection."""
+    monkeypatch.setattr(gunicorn_worker, "_find_parts", lambda: Ending(drain_delay=60.0))
+    ours, theirs = pair
+    bare = Bare()
+    serving = serve(bare, ours)
+    theirs.sendall(GET)
+    assert b"Connection: keep-alive" in theirs.recv(1000)
+    bare.booted = True
+    bare.handle_exit(15, None)
+    bare.ppid, bare.tmp = os.getppid(), SimpleNamespace(notify=lambda: None)
+    bare.notify()
+    theirs.sendall(GET)
+    assert b"Connection: close" in read_all(theirs)
+    serving.join(30)
+    assert serving.successful()
+
+
+def test_a_worker_that_ends_closes_connections_that_stay_idle(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gunicorn_worker, "_find_parts", lambda: Ending(drain_delay=0.05))
+    ours, theirs = pair
+    bare = Bare()
+    bare.cfg.set("keepalive", 60)
+    serve(bare, ours)
+    theirs.sendall(GET)
+    assert theirs.recv(1000).startswith(b"HTTP/1.1 200")
+    bare.booted = True
+    bare.handle_exit(15, None)
+    bare.ppid, bare.tmp = os.getppid(), SimpleNamespace(notify=lambda: None)
+    while bare._waiting:
+        bare.notify()
+        gevent.sleep(0.01)
+    assert read_all(theirs) == b""
+
+
+def test_answers_close_their_connections_while_the_server_drains(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """zaqar-server tells its workers by a file, and goes on serving. They accept new connections meanwhile."""
+    monkeypatch.setattr(gunicorn_worker, "_find_parts", lambda: Ending(drain_delay=60.0, state_dir=tmp_path))
+    ours, theirs = pair
+    bare = Bare()
+    bare.ppid, bare.tmp = os.getppid(), SimpleNamespace(notify=lambda: None)
+    serve(bare, ours)
+    bare.notify()
+    theirs.sendall(GET)
+    assert b"Connection: keep-alive" in theirs.recv(1000)
+    (tmp_path / "draining").touch()
+    bare.notify()
+    assert bare.alive
+    theirs.sendall(GET)
+    assert b"Connection: close" in read_all(theirs)
 
 
 def test_a_worker_that_ends_finishes_the_running_request(
@@ -237,6 +305,7 @@ def test_a_worker_that_ends_drains_once_and_whatever_ends_it(monkeypatch: pytest
         def __init__(self) -> None:
             self.hub = self
             self.registry = self
+            self.conf = SimpleNamespace(drain_delay=0.0, state_dir="/nonexistent")
             self.is_draining = False
             self.drains = 0
 

@@ -231,7 +231,7 @@ def test_granian_that_is_not_installed_stops_the_start(monkeypatch: pytest.Monke
 
 
 def test_a_sweeper_and_a_notifier_run_beside_the_api(conf: cfg.ConfigOpts) -> None:
-    parts = main._background_parts(conf)
+    parts = main._background_parts(conf, has_notifier=True)
     assert [part.name for part in parts] == ["sweeper", "notifier"]
     assert "zaqar.cmd.notifier" in parts[1].command
     # It cannot reload its configuration: SIGTERM ends it in order, and it is started again.
@@ -240,8 +240,13 @@ def test_a_sweeper_and_a_notifier_run_beside_the_api(conf: cfg.ConfigOpts) -> No
 
 def test_a_database_in_memory_has_no_notifier(conf: cfg.ConfigOpts) -> None:
     set_uri(conf, "sqlite://")
-    assert [part.name for part in main._background_parts(conf)] == ["sweeper"]
+    assert [part.name for part in main._background_parts(conf, has_notifier=True)] == ["sweeper"]
     assert "Notifications are off" in banner(conf)
+
+
+def test_a_notifier_of_another_host_needs_none_here(conf: cfg.ConfigOpts) -> None:
+    assert main._parse(["--no-notifier"]).no_notifier
+    assert [part.name for part in main._background_parts(conf, has_notifier=False)] == ["sweeper"]
 
 
 # -- the banner --------------------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from bson import ObjectId
 
-from zaqar.model import Message, Origin
+from zaqar.model import Delivery, Message, Origin
 from zaqar.storage.mongodb import management, store
-from zaqar.storage.mongodb.delivery_documents import DELIVERY_INDEXES
+from zaqar.storage.mongodb.delivery_documents import DELIVERY_INDEXES, delivery_document, delivery_of
 from zaqar.storage.mongodb.documents import (
     CLAIMED,
     INDEXES,
@@ -27,12 +27,20 @@ from zaqar.storage.mongodb.tombstones import TOMBSTONE_INDEXES
 SEGMENT = ObjectId()
 PAGE = (Path(__file__).parents[4] / "docs" / "contributor" / "mongodb.rst").read_text()
 FIELDS = {name: letter for name, letter in vars(Field).items() if name.isupper()}
-MESSAGE = Message("", 7, b"{}", 1.5, 61.5, "client", None, 3, "MD5:x", Origin("orders", "id", 2))
+MESSAGE = Message("", 7, b"{}", 1.5, 61.5, "client", None, 3, "MD5:x", Origin("orders", "id", 2), trace="00-a-b-01")
 
 
 def test_a_message_comes_back_as_it_was() -> None:
-    for message in (MESSAGE, replace(MESSAGE, checksum=None, origin=None)):
+    for message in (MESSAGE, replace(MESSAGE, checksum=None, origin=None, trace=None)):
         assert message_of("", document_of(SEGMENT, message), now=0) == message
+
+
+def test_a_message_and_a_delivery_without_a_trace_take_no_byte_for_it() -> None:
+    assert Field.TRACE not in document_of(SEGMENT, replace(MESSAGE, trace=None))
+    delivery = Delivery("uid", "subscription", 1, b"1", 60, 1.5, "client", 1.5)
+    assert delivery_document(delivery).keys().isdisjoint({"trace", "request"})
+    traced = replace(delivery, trace="00-a-b-01", request_id="req-1")
+    assert delivery_of(delivery_document(traced)) == traced
 
 
 def test_a_message_shows_a_claim_only_while_it_is_live() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,8 @@ def back(delivery: Delivery) -> Delivery:
     keep=st.none() | st.floats(1, 1e11),
     tries=st.integers(0, 2**32 - 1),
     number=st.integers(0, 2**48 - 1),
+    trace=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=600),
+    request_id=st.sampled_from(["", "req-1"]),
 )
 def test_a_delivery(
     body: bytes,
@@ -46,10 +49,21 @@ def test_a_delivery(
     keep: float | None,
     tries: int,
     number: int,
+    trace: str | None,
+    request_id: str,
 ) -> None:
     fields = {"body": body, "client_id": client, "owner": owner, "state": state, "due": due, "keep_until": keep}
-    delivery = replace(DELIVERY, **fields, tries=tries, number=number)
+    delivery = replace(DELIVERY, **fields, tries=tries, number=number, trace=trace, request_id=request_id)
     assert back(delivery) == delivery
+    record = delivery_records.with_delivery_body(delivery_records.record_of(delivery), b"sealed")
+    assert record == delivery_records.record_of(replace(delivery, body=b"sealed"))
+    assert delivery_records.body_of_delivery(record) == b"sealed"
+
+
+def test_a_delivery_without_a_trace_and_a_request_has_no_byte_for_them() -> None:
+    """The record is that of a version that knew neither, so each version reads the records of the other."""
+    fields = msgspec.msgpack.decode(delivery_records.record_of(DELIVERY))
+    assert fields == [DELIVERY.body, DELIVERY.ttl, DELIVERY.created, DELIVERY.client_id, DELIVERY.kind]
 
 
 @pytest.mark.parametrize("answer", ["", "n\u00e4me \U0001f600", "x" * 256])

@@ -20,20 +20,30 @@ NOW = 1_763_929_383.7654321
     body=st.binary(max_size=50),
     ttl=st.integers(1, 10**9),
     client=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
-    checksum=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
+    checksum=st.none()
+    | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40),
+    trace=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=600),
     now=st.floats(0, 1e11),
 )
-def test_a_draft(body: bytes, ttl: int, client: str, checksum: str | None, now: float) -> None:
-    record = message_records.record_of(Draft(body, ttl, checksum=checksum), client.encode(), now)
-    expected = Message(UID, 7, body, now, now + ttl, client, checksum=checksum)
+def test_a_draft(body: bytes, ttl: int, client: str, checksum: str | None, trace: str | None, now: float) -> None:
+    record = message_records.record_of(Draft(body, ttl, checksum=checksum, trace=trace), client.encode(), now)
+    expected = Message(UID, 7, body, now, now + ttl, client, checksum=checksum, trace=trace)
     assert message_records.message_of(UID, b"7", record, None, now) == expected
+    assert record[message_records.body_at(record) :] == body
 
 
+def test_a_message_without_a_trace_has_no_byte_for_it() -> None:
+    bare, traced = (message_records.record_of(Draft(b"x", 60, trace=trace), b"c", NOW) for trace in (None, "t" * 55))
+    assert len(bare) == 28 + len(b"c") + len(b"x")
+    assert len(traced) == len(bare) + 1 + 55
+
+
+@pytest.mark.parametrize("trace", [None, "00-trace-01 state=1"])
 @pytest.mark.parametrize("checksum", [None, "MD5:x"])
 @pytest.mark.parametrize("name", ["orders", "", "n\u00e4me \U0001f600"])
-def test_a_letter(checksum: str | None, name: str) -> None:
+def test_a_letter(checksum: str | None, name: str, trace: str | None) -> None:
     origin = Origin(name, UID + "00000000000a", 4_000_000_000)
-    letter = Message(UID, 3, b"\x00body", NOW, NOW + 60, "client", None, 2, checksum, origin)
+    letter = Message(UID, 3, b"\x00body", NOW, NOW + 60, "client", None, 2, checksum, origin, trace=trace)
     record = message_records.record_of_dead_letter(letter, origin)
     assert message_records.message_of(UID, b"3", record, None, NOW) == replace(letter, claim_count=0)
 

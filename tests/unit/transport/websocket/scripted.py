@@ -41,6 +41,7 @@ KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n"
 class Request:
     """A frame of JSON: an object with any of these members."""
 
+    id: str = "req-1"
     action: str | None = None
     operation: object | None = None
     project: str | None = "p"

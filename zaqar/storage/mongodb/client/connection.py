@@ -266,6 +266,23 @@ class ReplicaSet:
         """The error for an operation that failed because of ``exc``; None if each attempt met a conflict."""
         return self._outage.failed("others were faster at each attempt" if exc is None else _reason(exc))
 
+    def connections(self) -> Mapping[str, int]:
+        """See ``MessageStore.connections``: those to all members together, and the limit for each, 0 if there is none.
+
+        Empty while this process has no client, as after a fork.
+        """
+        connection = self._connection
+        if connection is None:
+            return {}
+        client = connection.client
+        # PERF: these parts are private. The public way, a listener of events, costs each command some microseconds.
+        pools = [server.pool for server in list(client._topology._servers.values())]
+        return {
+            "used": sum(pool.active_sockets for pool in pools),
+            "idle": sum(len(pool.conns) for pool in pools),
+            "max": int(client.options.pool_options.max_pool_size or 0),
+        }
+
     def ping(self) -> None:
         with self.translate_errors(), pymongo.timeout(PING_TIMEOUT if self._is_prepared else FIRST_PING_TIMEOUT):
             self.connection.client.admin.command("ping")
@@ -312,6 +329,14 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def count_up_to(collection: Collection[Document], which: Document, most: int | None) -> int:
+    """Count the documents that match. The count stops at ``most``; None is no limit."""
+    if most is None:
+        return collection.count_documents(which)
+    # The server refuses a limit of 0.
+    return collection.count_documents(which, limit=most) if most > 0 else 0
 
 
 # -- the client -------------------------------------------------------------------------------------------------------

@@ -247,6 +247,13 @@ class ClusterRouter:
                     break
         raise redis.ConnectionError("no node of the Cluster answers") from last
 
+    def connections(self) -> tuple[int, int, int]:
+        """How many connections are in use, how many are idle, and how many there may be: of all nodes together."""
+        counts = [pool.count() for pool in list(self._pools.values())]
+        masters = {node for _, _, node in self._masters}
+        most = self._connections * max(1, len(masters))
+        return sum(used for used, _ in counts), sum(idle for _, idle in counts), most
+
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()

@@ -34,6 +34,7 @@ class Router(Protocol):
     def exchange_with_each_master(self, data: bytes, replies: int) -> list[list[Any]]: ...
     def open_extra_connection(self) -> Connection: ...
     def leads_to_master(self, connection: Connection) -> bool: ...
+    def connections(self) -> tuple[int, int, int]: ...
     def close(self) -> None: ...
     def forget(self) -> None: ...
 
@@ -110,7 +111,7 @@ class RedisClient:
         return answer
 
     def command_in_each_slot(self, slots: Sequence[int], requests: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """Run one plain command that only reads in each of many slots: one pipeline to each server."""
+        """Run one plain, idempotent command in each of many slots: one pipeline to each server."""
         try:
             answers = self._router.exchange_many([*zip(slots, map(pack, requests), strict=True)])
         except CLIENT_ERRORS as exc:
@@ -190,6 +191,10 @@ class RedisClient:
                 raise self._outage.failed(answer) from answer
         if self._outage.since is not None:
             self._outage.succeeded()
+
+    def connections(self) -> tuple[int, int, int]:
+        """How many pooled connections are in use, how many are idle, and how many there may be. Asks no server."""
+        return self._router.connections()
 
     def close(self) -> None:
         self._router.close()

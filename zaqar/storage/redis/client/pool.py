@@ -148,6 +148,11 @@ class ConnectionPool:
         finally:
             self._release_slot()
 
+    def count(self) -> tuple[int, int]:
+        """How many connections are in use or being opened, and how many are idle."""
+        idle = len(self._idle)
+        return max(0, self._slots - idle), idle
+
     def shrink(self, now: float) -> None:
         """Close connections that were idle for IDLE_SECONDS at ``now``, by ``time.monotonic``."""
         self._shrink_at = now + IDLE_SECONDS / 4

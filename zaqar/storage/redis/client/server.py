@@ -71,6 +71,7 @@ class ServerRouter:
     def __init__(self, address: RedisAddress, connector: Connector, *, connections: int) -> None:
         self._address = address
         self._connector = connector
+        self._connections = connections
         self._pool = ConnectionPool(connections)
         self._sentinels = list(address.hosts) if address.master is not None else []
         self._master: tuple[str, int] | None = None
@@ -166,6 +167,10 @@ class ServerRouter:
     def leads_to_master(self, connection: Connection) -> bool:
         """Whether commands go to the server of this connection; with Sentinels: to the master that they named last."""
         return not self._sentinels or connection.peer() == self._master
+
+    def connections(self) -> tuple[int, int, int]:
+        """How many connections are in use, how many are idle, and how many there may be."""
+        return (*self._pool.count(), self._connections)
 
     def close(self) -> None:
         self._pool.close()

@@ -144,7 +144,10 @@ class Database(ABC):
 
     @abstractmethod
     def change_schema(self) -> AbstractContextManager[sa.Connection]:
-        """A transaction for schema changes, with a connection of SQLAlchemy. Only one process at a time is in it."""
+        """A transaction for schema changes, with a connection of SQLAlchemy. Only one process at a time is in it.
+
+        Raises TransactionConflict if it gets in the way of operations of running processes; see ``migration.change``.
+        """
 
     def check_room(self, drafts: Sequence[HasBody]) -> None:
         """Raise StoreUnavailable if these would use disk space that deletes and claims need.
@@ -156,6 +159,10 @@ class Database(ABC):
     @abstractmethod
     def durability(self) -> Mapping[str, str]:
         """What an acknowledged write survives, with a ``warning`` if it may be lost."""
+
+    @abstractmethod
+    def connections(self) -> Mapping[str, int]:
+        """The connections of this process: ``used``, ``idle``, and ``max`` if their number is limited."""
 
     @abstractmethod
     def close(self) -> None: ...

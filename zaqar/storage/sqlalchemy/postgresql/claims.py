@@ -8,7 +8,6 @@ from typing import Final
 from zaqar.errors import NotFound
 from zaqar.model import Claim, ClaimResult, DeadLetters, Message, Queue
 from zaqar.storage.sqlalchemy.claims import ClaimQueries, SqlClaims, lease_of
-from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.exhausted_messages import ExhaustedMessages
 from zaqar.storage.sqlalchemy.message_rows import messages_of
 from zaqar.storage.sqlalchemy.postgresql.core import FENCE_COLUMNS, PostgresqlCore, key_of_claim
@@ -30,7 +29,6 @@ class PostgresqlClaims(SqlClaims):
     def __init__(self, core: PostgresqlCore, exhausted: ExhaustedMessages) -> None:
         super().__init__(core, exhausted, PostgresqlClaimQueries.of("postgresql"))
 
-    @retry_on_conflict
     def claim(
         self, *, queue: Queue, claim: Claim, limit: int, now: float, dead_letters: DeadLetters | None = None
     ) -> ClaimResult:
@@ -52,7 +50,7 @@ class PostgresqlClaims(SqlClaims):
         taken, found_exhausted = self._core.take_first_free(sql.claim, sql.claim_waiting, queue, values, now)
         if found_exhausted and dead_letters is not None and dead_letter_queue is not None:
             # The statement leased nothing. Claim again in a transaction that locks both fences and moves messages.
-            taken = self._claim_beside_exhausted(
+            result = self._claim_beside_exhausted(
                 queue=queue,
                 claim=claim,
                 limit=limit,
@@ -61,6 +59,7 @@ class PostgresqlClaims(SqlClaims):
                 dead_letter_queue=dead_letter_queue,
             )
             self._core.wake_waiting(dead_letter_queue)
+            return result
         return ClaimResult(taken)
 
     def get(self, *, queue: Queue, claim_id: str, now: float) -> tuple[Claim, list[Message]]:

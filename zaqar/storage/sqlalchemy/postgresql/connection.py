@@ -39,7 +39,7 @@ PLANS_LAST = 10.0
 # Every statement is served by an index, so the planner need not choose by statistics, which lag behind a queue that
 # fills and empties within minutes; and a plan that was made once serves every queue. The server ends a statement that
 # outlasts the patience of its client, and a transaction whose client was stopped: its locks block other clients.
-_SETTINGS = {
+SETTINGS = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
@@ -50,6 +50,9 @@ _SETTINGS = {
     "statement_timeout": "4s",
     "idle_in_transaction_session_timeout": "10s",
 }
+
+_DEFAULTS = ("on", "auto", "0")
+"""The values that these settings have on a server of which nobody has changed them."""
 
 
 class _Integer(Int8BinaryDumper):
@@ -132,12 +135,17 @@ class ConnectionParameters:
     conninfo: str
     plain_conninfo: str
     """The same without the settings of this module, for schema changes, which may take long."""
+    transaction_pooling: bool = False
+    """Whether each transaction may come to another session of the server, because a pooler is in between.
+
+    Then statements are not prepared, and the role has to have the settings: a pooler refuses those of a client.
+    """
 
     def __repr__(self) -> str:
         return f"ConnectionParameters({self.name})"
 
     @classmethod
-    def of(cls, uri: str) -> Self:
+    def of(cls, uri: str, *, transaction_pooling: bool = False) -> Self:
         """Read them from a URI. Raises StartupError if it is malformed."""
         # SQLAlchemy reads the query as a form, in which "+" is a space. For libpq it is a plus sign.
         place, mark, query = uri.partition("?")
@@ -158,28 +166,40 @@ class ConnectionParameters:
         if not all(host.startswith("/") or is_host(host) for host in given.get("host", "").split(",")):
             raise StartupError("The URI of the database is malformed: its host cannot be a name or an address.")
         defaults = {"application_name": "zaqar", "tcp_user_timeout": "4000", "keepalives_idle": "10"}
-        settings = " ".join(f"-c {option}={value}" for option, value in _SETTINGS.items())
+        settings = " ".join(f"-c {option}={value}" for option, value in SETTINGS.items())
         asked_for = given.pop("options", "")
         try:
             made = conninfo.make_conninfo(**{**defaults, **given}, options=f"{settings} {asked_for}".strip())
             plain = conninfo.make_conninfo(**{**defaults, **given}, options=asked_for)
         except psycopg.Error as exc:
             raise StartupError(f"{name} cannot be opened: {' '.join(str(exc).split())}.") from exc
-        return cls(name, made, plain)
+        return cls(name, plain if transaction_pooling else made, plain, transaction_pooling)
 
     def connect(self) -> PostgresqlConnection:
         """Open a connection within ``CONNECT_SECONDS``. Raises psycopg's errors."""
         connection = PostgresqlConnection.connect(self.conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS)
-        # The second use of a text prepares it: each text of the stores runs many times.
-        connection.prepare_threshold = 1
-        connection.planned = monotonic()
+        if self.transaction_pooling:
+            connection.prepare_threshold = None
+            connection.planned = math.inf
+        else:
+            # The second use of a text prepares it: each text of the stores runs many times.
+            connection.prepare_threshold = 1
+            connection.planned = monotonic()
         for type_, dumper in ((int, _Integer), (float, FloatBinaryDumper), (bytes, BytesBinaryDumper)):
             connection.adapters.register_dumper(type_, dumper)
         return connection
 
     def connect_plainly(self) -> psycopg.Connection[Any]:
         """Open a connection without deadline and settings, for schema changes. Raises psycopg's errors."""
-        return psycopg.connect(self.plain_conninfo, connect_timeout=CONNECT_SECONDS)
+        # Nothing is prepared: through a pooler, the names of prepared statements would clash with those of others.
+        return psycopg.connect(self.plain_conninfo, connect_timeout=CONNECT_SECONDS, prepare_threshold=None)
+
+
+def find_missing_settings(connection: PostgresqlConnection) -> list[str]:
+    """The names of SETTINGS that a connection does not have, because something between it and the server drops them."""
+    row = connection.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in SETTINGS)).fetchone()
+    assert row is not None
+    return [name for name, value in zip(SETTINGS, row, strict=True) if value in _DEFAULTS]
 
 
 # -- fork -------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any, Final
 from zaqar.errors import StaleQueue, StoreUnavailable
 from zaqar.model import Message, Queue
 from zaqar.storage.base import Wakeups
+from zaqar.storage.sqlalchemy.client.conflicts import retry_on_conflict
 from zaqar.storage.sqlalchemy.client.database import Connection
 from zaqar.storage.sqlalchemy.core import FAR, Fence, FenceQueries, StoreCore
 from zaqar.storage.sqlalchemy.message_rows import messages_of
@@ -64,6 +65,7 @@ class PostgresqlCore(StoreCore):
                 return fence, [row[FENCE_COLUMNS:] for row in rows if row[FENCE_COLUMNS] is not None]
             self.promote_all_due(queue, now)
 
+    @retry_on_conflict
     def take_first_free(
         self, statement: str, waiting: str, queue: Queue, values: Mapping[str, Any], now: float
     ) -> tuple[list[Message], bool]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,24 +13,41 @@ from typing import Any, Final, Self
 
 import psycopg
 import sqlalchemy as sa
+from psycopg import errors
 from sqlalchemy.pool import NullPool
 
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.base import Outage
+from zaqar.storage.sqlalchemy.client.conflicts import TransactionConflict
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.postgresql import connection as postgresql_connection
-from zaqar.storage.sqlalchemy.postgresql.connection import CONNECT_SECONDS, ConnectionParameters
+from zaqar.storage.sqlalchemy.postgresql.connection import (
+    CONNECT_SECONDS,
+    SETTINGS,
+    TRANSACTION_SECONDS,
+    ConnectionParameters,
+    PostgresqlConnection,
+    find_missing_settings,
+)
 from zaqar.storage.sqlalchemy.postgresql.pool import ConnectionPool
 from zaqar.storage.sqlalchemy.postgresql.transactions import AUTOCOMMIT, READ_ONLY, READ_WRITE, PostgresqlTransaction
 from zaqar.storage.sqlalchemy.postgresql.wakeups import PostgresqlWakeups
+
+_log = logging.getLogger(__name__)
 
 OLDEST_POSTGRESQL = 140000
 
 UPGRADE_LOCK: Final = 7_230_187_412_360_001
 """The number of an advisory lock, chosen at random: processes that change the schema hold it, one after the other."""
 
-_IS_TEMPORARY = re.compile("starting up|shutting down|recovery|too many|connection slots")
-"""Found in the refusal of a server that will accept the same connection later."""
+LOCK_MILLISECONDS: Final = 500
+"""How long a schema change waits for the lock of a table. ``migration.change`` tries again."""
+
+_IS_TEMPORARY = re.compile(
+    "starting up|shutting down|recovery|too many|connection slots"
+    "|server down|server login|cannot connect to server|no more connections"
+)
+"""Found in the refusal of a server, or of PgBouncer in the second line, that will accept the same connection later."""
 
 _BACK_OFF_SECONDS = 0.5
 """A server that did not answer is not asked for so long, so that requests do not queue up behind the attempts."""
@@ -61,8 +79,23 @@ class PostgresqlDatabase(Database):
         self._preparing = threading.Lock()
 
     @classmethod
-    def connect(cls, uri: str, *, embedded: bool, connections: int = 20, listen: bool = False, **_: Any) -> Self:
-        return cls(ConnectionParameters.of(uri), embedded=embedded, connections=connections, listen=listen)
+    def connect(
+        cls,
+        uri: str,
+        *,
+        embedded: bool,
+        connections: int = 20,
+        listen: bool = False,
+        transaction_pooling: bool = False,
+        **_: Any,
+    ) -> Self:
+        parameters = ConnectionParameters.of(uri, transaction_pooling=transaction_pooling)
+        if listen and transaction_pooling:
+            raise StartupError(
+                f"{parameters.name} cannot be opened: listen must be false with transaction_pooling, because LISTEN "
+                "needs a session of its own."
+            )
+        return cls(parameters, embedded=embedded, connections=connections, listen=listen)
 
     # -- preparation -------------------------------------------------------------------------------------------------
 
@@ -112,9 +145,25 @@ class PostgresqlDatabase(Database):
                 raise StartupError(f"{self.name} cannot be opened: {_in_one_line(exc)}.") from exc
             raise self.outage.failed(exc) from exc
         version = connection.info.server_version
-        connection.close()
+        connection.deadline = monotonic() + TRANSACTION_SECONDS
+        try:
+            self._warn_of_missing_settings(connection)
+        except psycopg.Error as exc:
+            raise self.outage.failed(exc) from exc
+        finally:
+            connection.close()
         if version < OLDEST_POSTGRESQL:
             raise StartupError(f"{self.name} cannot be opened: PostgreSQL 14 or later is needed.")
+
+    def _warn_of_missing_settings(self, connection: PostgresqlConnection) -> None:
+        if missing := find_missing_settings(connection):
+            role = '"' + connection.info.user.replace('"', '""') + '"'
+            statements = " ".join(f"ALTER ROLE {role} SET {name} = '{SETTINGS[name]}';" for name in missing)
+            _log.warning(
+                "%s: its sessions lack settings without which queries may be slow and block others. Run: %s",
+                self.name,
+                statements,
+            )
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
@@ -137,10 +186,17 @@ class PostgresqlDatabase(Database):
         engine = sa.create_engine("postgresql+psycopg://", poolclass=NullPool, creator=self._parameters.connect_plainly)
         try:
             with engine.begin() as connection:
+                # Behind a pooler the role has the limits of SETTINGS. A change of a large table may take longer.
+                connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
                 # Released at the end of the transaction, also if this process is killed.
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
+                # Operations queue up behind a change that waits for the lock of a table, and may hold the lock of the
+                # next one. So the change gives up before they do, and before deadlock_timeout (1 s) ends one of them.
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}"))
                 yield connection
         except (psycopg.Error, sa.exc.DBAPIError) as exc:
+            if isinstance(getattr(exc, "orig", exc), (errors.LockNotAvailable, errors.DeadlockDetected)):
+                raise TransactionConflict from exc
             raise self.outage.failed(exc) from exc
         finally:
             engine.dispose()
@@ -151,6 +207,9 @@ class PostgresqlDatabase(Database):
             return PostgresqlWakeups.listen(self._parameters, self.outage)
         except psycopg.Error as exc:
             raise self.outage.failed(exc) from exc
+
+    def connections(self) -> Mapping[str, int]:
+        return self.pool.counts()
 
     def close(self) -> None:
         self.pool.close()

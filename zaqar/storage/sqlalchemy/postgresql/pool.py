@@ -40,6 +40,8 @@ class ConnectionPool:
 
         ``append`` and ``pop`` are atomic, so that no lock is needed.
         """
+        self._opened: set[PostgresqlConnection] = set()
+        """All connections, also those in use. ``add`` and ``discard`` are atomic too."""
         self._shrink_at = 0.0
         self._free = threading.BoundedSemaphore(size)
         postgresql_connection.register_for_fork(self)
@@ -53,7 +55,7 @@ class ConnectionPool:
         if not self._free.acquire(timeout=ACQUIRE_SECONDS):
             raise self._outage.failed("no connection is free")
         try:
-            connection = self._pop_idle() or self._parameters.connect()
+            connection = self._pop_idle() or self._open()
         except BaseException:
             self._free.release()
             raise
@@ -65,6 +67,20 @@ class ConnectionPool:
             raise
         return connection
 
+    def _open(self) -> PostgresqlConnection:
+        connection = self._parameters.connect()
+        self._opened.add(connection)
+        return connection
+
+    def _close(self, connection: PostgresqlConnection) -> None:
+        self._opened.discard(connection)
+        connection.close()
+
+    def counts(self) -> dict[str, int]:
+        """The connections in use, the idle ones, and how many there can be. Other threads may change them meanwhile."""
+        idle = len(self._idle)
+        return {"used": max(0, len(self._opened) - idle), "idle": idle, "max": self._size}
+
     def _pop_idle(self) -> PostgresqlConnection | None:
         while self._idle:
             try:
@@ -75,7 +91,7 @@ class ConnectionPool:
             # silently passes, and fails at its deadline.
             if connection.is_quiet():
                 return connection
-            connection.close()
+            self._close(connection)
         return None
 
     def release(self, connection: PostgresqlConnection) -> None:
@@ -92,19 +108,19 @@ class ConnectionPool:
             # A thread that removed it from the list owns it: either this one, or one in ``_pop_idle``.
             with suppress(ValueError):
                 self._idle.remove(connection)
-                connection.close()
+                self._close(connection)
 
     def discard(self, connection: PostgresqlConnection) -> None:
         """Close an acquired connection. The server rolls back the transaction on it."""
         try:
-            connection.close()
+            self._close(connection)
         finally:
             self._free.release()
 
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
-            self._idle.pop().close()
+            self._close(self._idle.pop())
 
     def renew_in_child(self) -> None:
         """Begin anew in a forked child: parent and child must not talk over one socket.
@@ -113,4 +129,5 @@ class ConnectionPool:
         """
         postgresql_connection.leave_to_parent(self._idle)
         self._idle = []
+        self._opened = set()
         self._free = threading.BoundedSemaphore(self._size)

@@ -4,7 +4,7 @@
 -- name: list_set_aside
 -- The columns of a message, without a claim and a delay.
 SELECT sequence, body, created, expires, client_id, NULL, claim_count, checksum,
-    origin_queue, origin_id, origin_claim_count, NULL
+    origin_queue, origin_id, origin_claim_count, NULL, trace
 FROM set_aside
 WHERE segment = :segment
 ORDER BY sequence
@@ -13,10 +13,10 @@ LIMIT :limit
 -- name: insert_received
 INSERT INTO messages (
     segment, sequence, state, expires, created, claim_count, client_id, checksum,
-    origin_queue, origin_id, origin_claim_count, body
+    origin_queue, origin_id, origin_claim_count, body, trace
 ) VALUES (
     :segment, :sequence, :READY, :expires, :created, 0, :client_id, :checksum,
-    :from_queue, :letter, :from_claim_count, :body
+    :from_queue, :letter, :from_claim_count, :body, :trace
 )
 
 -- name: remember_received

@@ -10,7 +10,7 @@ VALUES (:NEW_DELIVERY)
 ON CONFLICT (uid, subscription, number) DO UPDATE
 SET body = :new_body, ttl = :new_ttl, created = :new_created, client_id = :new_client_id, due = :new_due,
     kind = :new_kind, owner = :new_owner, state = :new_state, tries = :new_tries, attempts = :new_attempts,
-    keep_until = :new_keep_until
+    keep_until = :new_keep_until, trace = :new_trace, request_id = :new_request_id
 
 -- piece: LEASED_BY_OWNER
 uid = :uid AND subscription = :subscription AND number = :number AND owner = :owner AND state = :WAITING

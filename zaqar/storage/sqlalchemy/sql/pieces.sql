@@ -5,11 +5,13 @@
 sequence, body, created, expires, client_id,
 CASE WHEN state = :CLAIMED AND due > :now THEN claim_id END AS live_claim_id,
 claim_count, checksum, origin_queue, origin_id, origin_claim_count,
-CASE WHEN state = :DELAYED AND due > :now THEN due END AS delayed_until
+CASE WHEN state = :DELAYED AND due > :now THEN due END AS delayed_until,
+trace
 
 -- piece: DELIVERY_COLUMNS
 -- A delivery in the order of the fields of model.Delivery.
-uid, subscription, number, body, ttl, created, client_id, due, kind, owner, state, tries, attempts, keep_until
+uid, subscription, number, body, ttl, created, client_id, due, kind, owner, state, tries, attempts, keep_until,
+trace, request_id
 
 -- piece: FENCE
 -- The fence of a queue if the caller's copy of the queue is not stale, and whether a claim or a delay has ended (due).
@@ -63,4 +65,4 @@ WHERE uid = :uid AND generation = :generation AND forget_at IS NULL
 
 -- piece: NEW_DELIVERY
 :new_uid, :new_subscription, :new_number, :new_body, :new_ttl, :new_created, :new_client_id, :new_due, :new_kind,
-:new_owner, :new_state, :new_tries, :new_attempts, :new_keep_until
+:new_owner, :new_state, :new_tries, :new_attempts, :new_keep_until, :new_trace, :new_request_id

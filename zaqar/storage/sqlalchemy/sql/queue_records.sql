@@ -26,7 +26,8 @@ ORDER BY name
 LIMIT :limit
 
 -- name: count
-SELECT count(*) FROM queues WHERE project = :project AND kind = :kind
+-- Up to :most, or all if it is a number that no project reaches.
+SELECT count(*) FROM (SELECT 1 FROM queues WHERE project = :project AND kind = :kind LIMIT :most) AS found
 
 -- name: replace
 -- Only if no other caller changed the record since the caller read it. Project, kind and name never change.

@@ -25,6 +25,18 @@ INSERT INTO segments DEFAULT VALUES RETURNING id
 -- No fence names the segment any more. The rows in it are removed in batches.
 INSERT INTO garbage (segment) VALUES (:segment)
 
+-- name: get_usage
+-- The number of messages that have not expired and the bytes of their bodies, up to :most messages. No generation is
+-- compared. The index by the end of life leads past the expired ones. The length is taken next to the row, where neither
+-- database reads a large body as a whole to know it.
+SELECT count(*), coalesce(CAST(sum(found.size) AS BIGINT), 0)
+FROM (
+    SELECT length(m.body) AS size FROM messages AS m
+    WHERE m.segment = (SELECT segment FROM fences WHERE uid = :uid AND forget_at IS NULL) AND m.expires > :now
+    ORDER BY m.expires
+    LIMIT :most
+) AS found
+
 -- The position of a queue. Each part is the first row in an order that an index has. Expired messages are passed over,
 -- up to MOST_EXPIRED of them; if there are more, they count as a free message. The claim that follows finds none, and
 -- removes some of them or lets searches begin after them.

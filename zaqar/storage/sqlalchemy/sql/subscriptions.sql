@@ -31,6 +31,17 @@ WHERE queue_uid = :queue_uid AND id > :after AND expires > :now
 ORDER BY id
 LIMIT :limit
 
+-- name: count_of_queue
+-- Up to :most. The index of (queue_uid, expires) leads past expired subscriptions.
+SELECT count(*) FROM (
+    SELECT 1 FROM subscriptions WHERE queue_uid = :queue_uid AND expires > :now LIMIT :most
+) AS found
+
+-- name: count_of_project
+SELECT count(*) FROM (
+    SELECT 1 FROM subscriptions WHERE project = :project AND expires > :now LIMIT :most
+) AS found
+
 -- name: list_expired
 -- Of all queues.
 SELECT :SUBSCRIPTION_COLUMNS FROM subscriptions WHERE expires <= :now ORDER BY expires LIMIT :limit

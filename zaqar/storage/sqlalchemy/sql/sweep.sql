@@ -1,11 +1,6 @@
 -- Dead rows. A statement finds some, another one removes them in a short transaction, and repeats the condition if they
 -- may have changed in between.
 
--- name: count_store
--- Free and claimed messages of all queues.
-SELECT coalesce(CAST(sum(each_fence.free) AS BIGINT), 0), coalesce(CAST(sum(each_fence.claimed) AS BIGINT), 0)
-FROM (SELECT :FULL_COUNTS FROM fences WHERE forget_at IS NULL) AS each_fence
-
 -- name: ping
 SELECT 1 FROM fences LIMIT 1
 

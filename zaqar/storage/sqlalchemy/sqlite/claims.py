@@ -29,7 +29,7 @@ class SqliteClaims(SqlClaims):
         statement = self._sql.claim_first
         if dead_letters is not None:
             if dead_letters.queue is not None:
-                taken = self._claim_beside_exhausted(
+                return self._claim_beside_exhausted(
                     queue=queue,
                     claim=claim,
                     limit=limit,
@@ -37,7 +37,6 @@ class SqliteClaims(SqlClaims):
                     rules=dead_letters,
                     dead_letter_queue=dead_letters.queue,
                 )
-                return ClaimResult(taken)
             statement, lease["max_claim_count"] = self._sql.claim_first_not_exhausted, dead_letters.max_claim_count
         while True:
             with self._core.database.write as connection:

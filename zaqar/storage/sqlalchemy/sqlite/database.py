@@ -81,6 +81,8 @@ class SqliteDatabase(Database):
         There are as many as transactions ran at the same time; ``_shrink`` closes those that are no longer needed.
         ``append`` and ``pop`` are atomic, so that no lock is needed.
         """
+        self._opened: set[SqliteConnection] = set()
+        """All connections, also those that transactions use. ``add`` and ``discard`` are atomic too."""
         self._least_idle = 0
         """The smallest number of idle connections since the last ``_shrink``: so many were never needed."""
         self._shrink_at = 0.0
@@ -202,6 +204,10 @@ class SqliteDatabase(Database):
         with self.read() as connection:
             return _SYNCHRONOUS[connection.execute("PRAGMA synchronous").fetchone()[0]]
 
+    def connections(self) -> Mapping[str, int]:
+        idle = len(self.idle)
+        return {"used": max(0, len(self._opened) - idle), "idle": idle}
+
     def acquire(self, deadline: float | None = None) -> SqliteConnection:
         """A connection to the file that is at the path now. The caller appends it to ``idle``, or discards it.
 
@@ -224,8 +230,8 @@ class SqliteDatabase(Database):
                 break
             if connection.file == file:
                 return connection
-            connection.checkout.close()
-        connection = SqliteConnection(self.engine.raw_connection(), file)
+            connection.close()
+        connection = SqliteConnection(self.engine.raw_connection(), file, self._opened)
         try:
             for statement in self._settings:
                 run_until(connection.driver, statement, deadline or monotonic() + self.turn.patience)
@@ -246,7 +252,7 @@ class SqliteDatabase(Database):
     def _close_first(self, count: int) -> None:
         for _ in range(count):
             with suppress(IndexError, *self.errors):  # other threads took them, or it fails to close and is unused
-                self.idle.pop(0).checkout.close()
+                self.idle.pop(0).close()
 
     def close(self) -> None:
         self.close_idle()
@@ -256,7 +262,7 @@ class SqliteDatabase(Database):
     def close_idle(self) -> None:
         while self.idle:
             with suppress(*self.errors):  # it fails to close and is unused
-                self.idle.pop().checkout.close()
+                self.idle.pop().close()
 
     # -- fork --------------------------------------------------------------------------------------------------------
 
@@ -273,6 +279,8 @@ class SqliteDatabase(Database):
             self.turn.threads.release()
 
     def after_fork_in_child(self) -> None:
+        # The threads that used the others do not exist here.
+        self._opened.clear()
         self.turn.renew_in_child()
 
 

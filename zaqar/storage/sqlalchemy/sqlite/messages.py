@@ -19,6 +19,7 @@ from zaqar.storage.sqlalchemy.states import DELAYED, READY
 class SqliteMessageQueries(MessageQueries, file="messages", dialects=["sqlite"]):
     examine_many: str
     insert_message: str
+    insert_traced_message: str
 
 
 class SqliteMessages(SqlMessages):
@@ -31,6 +32,7 @@ class SqliteMessages(SqlMessages):
         self._core.database.check_room(drafts)
         rows: list[dict[str, Any]] = []
         delayed = 0
+        insert = self._sql.insert_message
         # Built before the transaction, in which all other writers wait.
         for draft in drafts:
             is_delayed = draft.delay > 0
@@ -45,14 +47,19 @@ class SqliteMessages(SqlMessages):
                 "body": draft.body,
             }
             rows.append(row)
+            if draft.trace is not None:
+                insert = self._sql.insert_traced_message
         count = len(rows)
+        if insert is not self._sql.insert_message:
+            for row, draft in zip(rows, drafts, strict=True):
+                row["trace"] = draft.trace
         with self._core.database.write as connection:
             segment, first = self._core.append(connection, queue, ready=count - delayed, delayed=delayed)
             end = first + count
             for sequence, row in enumerate(rows, first):
                 row["segment"] = segment
                 row["sequence"] = sequence
-            connection.executemany(self._sql.insert_message, rows)
+            connection.executemany(insert, rows)
             if queue.notify:
                 # In the same transaction: a crash leaves the messages and the note, or neither.
                 note = {

@@ -74,19 +74,32 @@ def is_busy(error: BaseException) -> bool:
 
 
 class SqliteConnection:
-    """A connection of ``sqlite3`` with its place in SQLAlchemy's pool and the file that it is open on."""
+    """A connection of ``sqlite3`` with its place in SQLAlchemy's pool and the file that it is open on.
 
-    __slots__ = ("checkout", "driver", "file")
+    It is in the set ``opened`` until it is closed.
+    """
 
-    def __init__(self, checkout: PoolProxiedConnection, file: tuple[int, int] | None) -> None:
-        self.checkout = checkout
+    __slots__ = ("_checkout", "_opened", "driver", "file")
+
+    def __init__(
+        self, checkout: PoolProxiedConnection, file: tuple[int, int] | None, opened: set[SqliteConnection]
+    ) -> None:
+        self._checkout = checkout
+        self._opened = opened
         self.file = file
         """Device and inode of the database file; None in memory."""
         self.driver = cast("Connection", checkout.driver_connection)
+        opened.add(self)
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._opened.discard(self)
+        self._checkout.close()
 
     def discard(self, error: BaseException) -> None:
         """Close it. SQLite rolls back the transaction on it."""
-        self.checkout.invalidate(error)
+        self._opened.discard(self)
+        self._checkout.invalidate(error)
 
 
 class ReadTransaction:

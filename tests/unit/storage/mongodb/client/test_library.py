@@ -36,6 +36,15 @@ def test_the_await_time_of_a_cursor_is_read_for_each_batch() -> None:
     assert "self._max_await_time_ms" in inspect.getsource(CommandCursor._refresh)
 
 
+def test_a_pool_of_connections_tells_how_many_are_used_and_idle() -> None:
+    """For ``ReplicaSet.connections``, which asks no server."""
+    client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient("mongodb://127.0.0.1:1/?maxPoolSize=7")
+    with client:
+        (server,) = client._topology._servers.values()
+        assert (server.pool.active_sockets, len(server.pool.conns)) == (0, 0)
+        assert client.options.pool_options.max_pool_size == 7
+
+
 def test_a_listener_of_commands_can_be_removed() -> None:
     """For the tests, which count commands."""
     assert isinstance(monitoring._LISTENERS.command_listeners, list)

@@ -3,8 +3,9 @@
 -- its own one, because another queue is in another slot.
 -- ARGV: generation, now, limit, claim id, end of the claim, end plus grace, the claim packed. If exhausted messages matter: number of
 -- claims after which a message is exhausted, and what becomes of it, see move_to_dead_letter_queue.
--- Reply: nil, then number, record and state of each; HAS_EXHAUSTED if the caller has to move messages first, then nothing was leased;
--- STALE_DEAD_LETTER_QUEUE if the generation of that queue is another, then nothing was changed but what was due.
+-- Reply: how many messages were moved, then number, record and state of each leased one. MORE_IS_DUE and how many were moved, if more
+-- have to be moved first; HAS_EXHAUSTED, if the caller has to move them; then nothing was leased. STALE_DEAD_LETTER_QUEUE if the
+-- generation of that queue is another, then nothing was changed but what was due.
 -- The messages leave `ready` in the same script in which they get the claim id, so a second caller gets the messages after these. A
 -- second run would lease others, so it is never sent again after a lost answer; the lost claim ends by itself.
 -- include: queue_keys
@@ -17,16 +18,17 @@ local limit, claim_id, ends, until_grace = tonumber(ARGV[3]), ARGV[4], tonumber(
 -- include: promote_first
 
 local usable
+local moved = 0
 if ARGV[8] then
   -- include: move_to_dead_letter_queue
 else
   usable = call('ZRANGE', PREFIX .. 'ready', 0, limit - 1)
 end
 if #usable == 0 then
-  return { false }
+  return { moved }
 end
 
-local reply = add_rows({ false }, usable)
+local reply = add_rows({ moved }, usable)
 local leased, claimed = {}, {}
 for at = 2, 3 * #usable + 1, 3 do
   local number, state, expires, count, _ = reply[at], reply[at + 2], nil, 0, nil

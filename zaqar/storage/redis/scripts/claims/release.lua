@@ -10,6 +10,7 @@ if not packed then
   return 0
 end
 local removed = 0
+-- include: note_expired
 -- include: free_messages
 if end_claim(ARGV[3], packed) > 0 then
   -- include: wake_clients

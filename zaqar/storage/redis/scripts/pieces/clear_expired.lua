@@ -5,6 +5,7 @@ local function clear_expired(most)
     call('ZREMRANGEBYRANK', PREFIX .. 'expired', 0, #gone - 1)
     call('HDEL', PREFIX .. 'messages', unpack(gone))
     call('HDEL', PREFIX .. 'states', unpack(gone))
+    note_expired(#gone)
   end
   return #gone
 end

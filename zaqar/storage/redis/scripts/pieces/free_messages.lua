@@ -28,6 +28,7 @@ local function make_ready(numbers, states)
   call_in_chunks('HDEL', PREFIX .. 'messages', gone)
   call_in_chunks('HDEL', PREFIX .. 'states', gone)
   removed = removed + #gone
+  note_expired(#gone)
   schedule(first)
 end
 

@@ -1,5 +1,6 @@
 -- Formats for struct.pack; zaqar/storage/redis/message_records.py has the same ones.
 -- A record is written once: created, expires as posted, lengths of client id, checksum and origin, then these three, then the body.
+-- The part of the checksum has the trace as well, if there is one: checksum, a zero byte, trace.
 -- A state changes: expires, end of the claim (or of the delay, if there is no claim id), claim count, claim id ('' for none).
 -- A message that was never claimed and never delayed has no state.
 -- A claim is: started, ttl, grace, then the numbers of the messages that it took, with commas.

@@ -1,4 +1,4 @@
--- Select the messages of a claim after the exhausted ones before and between them were moved.
+-- Select the messages of a claim after the exhausted ones before and between them were moved, and set `moved` to their number.
 -- ARGV[9] is missing (pass over them), 'tell' (reply HAS_EXHAUSTED if there are some), or the generation of the dead letter queue;
 -- then ARGV[10] is the name of this queue, and ARGV[11] when they expire there ('' if they keep their own time).
 -- Messages that are set aside come before those that are not, so they are handed over first.
@@ -36,6 +36,7 @@ elseif ARGV[9] and #exhausted > 0 then
     soonest = min(soonest, expires)
   end
   remove_ready(exhausted)
+  moved = #exhausted
   append_messages(sub(target_fence, 1, -6), tonumber(target[2]), records, expiries)
   -- Schedule the expiry in the dead letter queue, which may be this one, and wake the clients that wait for it.
   do
@@ -48,6 +49,6 @@ elseif ARGV[9] and #exhausted > 0 then
     due_from, agenda_from = min(due_from, soonest), min(agenda_from, soonest)
   end
   if #exhausted == BATCH and #usable < limit then
-    return MORE_IS_DUE
+    return { MORE_IS_DUE, moved }
   end
 end

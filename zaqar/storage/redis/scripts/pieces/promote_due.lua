@@ -1,4 +1,5 @@
 local removed = 0 -- dead records that this script has removed: messages and claims
+-- include: note_expired
 
 -- Bring everything that is due at `now` to where a reader looks for it: free the messages of claims that are over, make delayed
 -- messages READY, remove expired ones. At most about `most` messages and claims.
@@ -68,6 +69,7 @@ local function promote_due(most)
     call('HDEL', PREFIX .. 'messages', unpack(dead))
     call('HDEL', PREFIX .. 'states', unpack(dead))
     removed = removed + #dead
+    note_expired(#dead)
     left = left - #dead
     dead = due_in(EXPIRY)
   end

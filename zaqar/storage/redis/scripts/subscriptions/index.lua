@@ -1,4 +1,8 @@
--- Add an entry to the index of all subscriptions.
--- KEYS: the index. ARGV: when the subscription expires, the entry. Reply: 1 if it is new. Idempotent.
+-- Add an entry to indexes of subscriptions.
+-- KEYS: the indexes. ARGV: when the subscription expires, the entry. Reply: in how many it is new. Idempotent.
 -- It is a script and no plain command, so that it waits for replicas like the subscription, see common/add_members.
-return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+local new = 0
+for _, key in ipairs(KEYS) do
+  new = new + redis.call('ZADD', key, ARGV[1], ARGV[2])
+end
+return new

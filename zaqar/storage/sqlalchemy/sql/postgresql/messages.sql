@@ -29,17 +29,19 @@ WHERE uid = :uid AND generation = :generation AND forget_at IS NULL
 RETURNING segment, next_sequence
 
 -- piece: STORE_DRAFTS
-INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body)
+-- :each_trace is null, which stands for an array of nulls, if no draft has a trace.
+INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body, trace)
 SELECT
     fence.segment, fence.next_sequence - :count + draft.place - 1, draft.state, draft.due, draft.expires,
-    CAST(:now AS double precision), 0, CAST(:client_id AS text), draft.checksum, draft.body
+    CAST(:now AS double precision), 0, CAST(:client_id AS text), draft.checksum, draft.body, draft.trace
 FROM fence JOIN unnest(
     CAST(:each_state AS smallint[]),
     CAST(:each_due AS double precision[]),
     CAST(:each_expires AS double precision[]),
     CAST(:each_checksum AS text[]),
-    CAST(:each_body AS bytea[])
-) WITH ORDINALITY AS draft(state, due, expires, checksum, body, place) ON true
+    CAST(:each_body AS bytea[]),
+    CAST(:each_trace AS text[])
+) WITH ORDINALITY AS draft(state, due, expires, checksum, body, trace, place) ON true
 
 -- name: list_ready
 -- A page of free messages. The first columns are the fence, so that no row means a stale queue.

@@ -1,10 +1,10 @@
 -- name: set_aside
 INSERT INTO set_aside (
     segment, sequence, expires, created, claim_count, client_id, checksum,
-    origin_queue, origin_id, origin_claim_count, body
+    origin_queue, origin_id, origin_claim_count, body, trace
 )
 SELECT segment, sequence, expires, created, claim_count, client_id, checksum,
-    origin_queue, origin_id, origin_claim_count, body
+    origin_queue, origin_id, origin_claim_count, body, trace
 FROM messages
 WHERE id IN (SELECT value FROM json_each(:ids))
 

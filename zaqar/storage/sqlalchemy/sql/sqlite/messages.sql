@@ -6,6 +6,11 @@
 INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body)
 VALUES (:segment, :sequence, :state, :due, :expires, :now, 0, :client_id, :checksum, :body)
 
+-- name: insert_traced_message
+-- For a post in which a message has a trace. A parameter costs time even if its value is null.
+INSERT INTO messages (segment, sequence, state, due, expires, created, claim_count, client_id, checksum, body, trace)
+VALUES (:segment, :sequence, :state, :due, :expires, :now, 0, :client_id, :checksum, :body, :trace)
+
 -- name: list_ready
 -- A page of free messages, in the order of the index. IS NOT is true of every client if there is none to leave out.
 SELECT :MESSAGE_COLUMNS FROM messages

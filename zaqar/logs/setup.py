@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sets up the log of a process. Each command calls :func:`set_up`, and calls it again when it reloads."""
+
+from __future__ import annotations
+
+import logging
+
+from oslo_config import cfg
+from oslo_log import log
+
+from zaqar.conf import misspelt_options, warn_once
+from zaqar.conf.opts import list_own_opts
+from zaqar.errors import StartupError
+from zaqar.logs import context
+from zaqar.logs.formatters import JsonFormatter, RedactingFormatter, Redactor
+from zaqar.logs.repeats import RepeatFilter
+
+
+def set_up(conf: cfg.ConfigOpts, part: str) -> None:
+    """Set up the log by the options of oslo.log and ``[logging]``. ``part`` is the kind of the process, such as "api".
+
+    Raises StartupError if a file that they name cannot be used.
+    """
+    try:
+        log.setup(conf, "zaqar")
+    except log.LogConfigError as exc:
+        reason = " ".join(str(exc.err_msg).split())
+        raise StartupError(f"[DEFAULT] log_config_append: {exc.log_config} cannot be used: {reason}") from exc
+    except OSError as exc:
+        place = f"{exc.filename} cannot be written to: " if exc.filename else ""
+        raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
+    _adjust(conf, part)
+    for warning in misspelt_options(conf):
+        warn_once(warning)
+
+
+def _adjust(conf: cfg.ConfigOpts, part: str) -> None:
+    """Put our formatters and filters on every handler: those of oslo.log, and those of a file for logging."""
+    redactor, repeats, request = Redactor(_secrets_of(conf)), RepeatFilter(), _RequestFilter()
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        inner = JsonFormatter(part) if conf.logging.format == "json" else handler.formatter
+        handler.setFormatter(RedactingFormatter(inner, redactor))
+        handler.addFilter(request)
+        handler.addFilter(repeats)
+
+
+def _secrets_of(conf: cfg.ConfigOpts) -> list[str]:
+    """The values of all options that are marked as secret, each item of a list by itself."""
+    found: list[str] = []
+    for group, opts in list_own_opts():
+        for opt in opts:
+            if opt.secret:
+                value = (conf if group == "DEFAULT" else conf[group])[opt.dest]
+                found += [str(each) for each in (value if isinstance(value, list) else [value]) if each]
+    # A URI is marked as secret for its password. Without one it is no secret, and with one the password is removed.
+    return [secret for secret in found if "://" not in secret]
+
+
+class _RequestFilter(logging.Filter):
+    """Gives each record the id of the request. oslo.log then uses ``logging_context_format_string``."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not getattr(record, "request_id", None) and (request_id := context.request_id.get()):
+            record.request_id = request_id
+        return True
