@@ -120,8 +120,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="do not serve: check the configuration, ask the stores, and print each wrong, risky or deprecated setting "
-        "in one sentence; the exit status is 1 if the service would not start or serve, otherwise 0",
+        help="only check the configuration and ask the stores; exit status 1 if there is an error, 0 with warnings only",
     )
     parser.add_argument("--version", action="version", version=f"zaqar-server {version('zaqar')}")
     return parser.parse_args(argv)
