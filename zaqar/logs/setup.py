@@ -15,7 +15,6 @@ from zaqar.logs import context
 from zaqar.logs.formatters import JsonFormatter, RedactingFormatter, Redactor
 from zaqar.logs.repeats import RepeatFilter
 
-
 _set_levels: set[str] = set()
 """The loggers whose levels the present set-up has set."""
 

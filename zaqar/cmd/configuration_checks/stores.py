@@ -35,9 +35,9 @@ def find_relaxed_sqlite(examined: Examined) -> Iterator[Complaint]:
     """SQLite that loses acknowledged messages: in memory, or not synchronous."""
     for which in _STORES:
         group = f"drivers:{which}:sqlalchemy"
-        if examined.conf.drivers[which] != "sqlalchemy" or not (uri := _uri_of(examined.conf, which)).startswith(
-            "sqlite"
-        ):
+        if examined.conf.drivers[which] != "sqlalchemy" or not (
+            uri := _uri_of(examined.conf, which)
+        ).lower().startswith("sqlite"):
             continue
         if _path_of(uri) is None:
             yield Complaint(f"[{group}] uri", "a database in memory ends with its process, and all messages with it.")
@@ -151,7 +151,7 @@ def _silent(conf: cfg.ConfigOpts, asked: _Asked, reason: str = f"within {ANSWER_
 
 def _ask_one(conf: cfg.ConfigOpts, asked: _Asked) -> _Answer:
     try:
-        if asked.pool is None and not _is_there(conf, asked.which):
+        if not _is_there(conf, asked):
             return _Answer([], ())
         store = _open(conf, asked)
         try:
@@ -167,18 +167,19 @@ def _ask_one(conf: cfg.ConfigOpts, asked: _Asked) -> _Answer:
         return _silent(conf, asked, " ".join(str(exc.__cause__ or exc).split()).rstrip("."))
 
 
-def _is_there(conf: cfg.ConfigOpts, which: str) -> bool:
-    """Whether there is a store to ask. The service makes the SQLite file in the state directory at its start.
+def _is_there(conf: cfg.ConfigOpts, asked: _Asked) -> bool:
+    """Whether there is a store to ask. The service itself makes the SQLite file in the state directory, or of a pool.
 
     Raises StartupError for another SQLite file that is missing: the service does not make it.
     """
-    if conf.drivers[which] != "sqlalchemy":
+    which, pool = asked
+    if pool is None and conf.drivers[which] != "sqlalchemy":
         return True
-    uri = _uri_of(conf, which)
+    uri = _uri_of(conf, which) if pool is None else pool.uri
     path = _path_of(uri)
     if path is None or path.exists():
-        return not uri.startswith("sqlite") or path is not None
-    if Examined(conf).is_set(f"drivers:{which}:sqlalchemy", "uri"):
+        return not uri.lower().startswith("sqlite") or path is not None
+    if pool is None and Examined(conf).is_set(f"drivers:{which}:sqlalchemy", "uri"):
         raise StartupError(f"there is no SQLite database {path}: run zaqar-sql-db-manage upgrade.")
     return False
 

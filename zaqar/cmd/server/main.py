@@ -120,7 +120,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only check the configuration and ask the stores; exit status 1 if there is an error, 0 with warnings only",
+        help="only check the configuration and ask the stores; status 1 if there is an error, 0 with warnings only",
     )
     parser.add_argument("--version", action="version", version=f"zaqar-server {version('zaqar')}")
     return parser.parse_args(argv)
