@@ -27,6 +27,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Run the command with a configuration file. Returns its status and its lines."""
     monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("ZAQAR_CONFIG_FILE", str(tmp_path / "zaqar.conf"))
+    (tmp_path / "zaqar.conf").touch()
     monkeypatch.setattr(capacity, "most_files", lambda: 1_000_000)
 
     def run(text: str, *arguments: str) -> tuple[int, list[str]]:

@@ -35,9 +35,8 @@ def find_relaxed_sqlite(examined: Examined) -> Iterator[Complaint]:
     """SQLite that loses acknowledged messages: in memory, or not synchronous."""
     for which in _STORES:
         group = f"drivers:{which}:sqlalchemy"
-        if examined.conf.drivers[which] != "sqlalchemy" or not (
-            uri := _uri_of(examined.conf, which)
-        ).lower().startswith("sqlite"):
+        uri = _uri_of(examined.conf, which)
+        if examined.conf.drivers[which] != "sqlalchemy" or not _is_sqlite(uri):
             continue
         if _path_of(uri) is None:
             yield Complaint(f"[{group}] uri", "a database in memory ends with its process, and all messages with it.")
@@ -71,9 +70,12 @@ def _uri_of(conf: cfg.ConfigOpts, which: str) -> str:
 
 def _path_of(uri: str) -> Path | None:
     """The file of an SQLite database; None for one in memory, and for another database."""
-    scheme, _, path = uri.partition("://")
-    path = path.removeprefix("/")
-    return Path(path) if scheme.lower().startswith("sqlite") and path not in ("", ":memory:") else None
+    path = uri.partition("://")[2].removeprefix("/")
+    return Path(path) if _is_sqlite(uri) and path not in ("", ":memory:") else None
+
+
+def _is_sqlite(uri: str) -> bool:
+    return uri.lower().startswith("sqlite")
 
 
 def _read_mounts(path: Path) -> list[tuple[str, str]]:
@@ -178,7 +180,7 @@ def _is_there(conf: cfg.ConfigOpts, asked: _Asked) -> bool:
     uri = _uri_of(conf, which) if pool is None else pool.uri
     path = _path_of(uri)
     if path is None or path.exists():
-        return not uri.lower().startswith("sqlite") or path is not None
+        return not _is_sqlite(uri) or path is not None
     if pool is None and Examined(conf).is_set(f"drivers:{which}:sqlalchemy", "uri"):
         raise StartupError(f"there is no SQLite database {path}: run zaqar-sql-db-manage upgrade.")
     return False
