@@ -160,3 +160,17 @@ def test_pools_are_asked_for(check: Check, tmp_path: Path) -> None:
     assert (status, lines) == (0, [expected, "Errors: 0. Warnings: 1."])
     # The service makes the file of a pool at its first use, the check does not.
     assert not (tmp_path / "fresh.db").exists()
+
+
+def test_the_output_in_the_documentation_is_that_of_the_command(check: Check, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "configuration.rst").read_text()
+    shown = text.partition("$ zaqar-server --check --config-file /etc/zaqar/zaqar.conf\n")[2].partition("\n\n")[0]
+    _, lines = check(
+        "[DEFAULT]\nauth_strategey = keystone\n[profiler]\nprofiler_enabled = True\nhmac_keys = own\n"
+        "[drivers:transport:wsgi]\nbind = 0.0.0.0\n[notification]\nrequire_confirmation = True\n"
+        "webhook_allowed_networks = 169.254.0.0/16\npublic_url = https://mq.example\nsmtp_command = true\n"
+    )
+    path = str(tmp_path / "zaqar.conf")
+    assert [line.replace(path, "/etc/zaqar/zaqar.conf") for line in lines] == [
+        line.strip() for line in shown.splitlines()
+    ]
