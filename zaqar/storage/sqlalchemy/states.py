@@ -11,7 +11,7 @@ from typing import Final
 
 from zaqar.model import DEAD, DONE, WAITING
 
-HEAD: Final = "0009"
+HEAD: Final = "0012"
 """The revision of the tables in ``schema``. A test compares both with the migrations."""
 
 READY, CLAIMED, DELAYED = 0, 1, 2
