@@ -73,6 +73,16 @@ CASES = [
         "[drivers:message_store:redis] uri: the whole group has no effect",
     ),
     (files.find_without_effect, "[DEFAULT]\npooling = True\n[drivers:message_store:redis]\nconnections = 3\n", None),
+    (
+        stores.find_ignored_write_concerns,
+        "[drivers]\nmessage_store = mongodb\n[drivers:message_store:mongodb]\nuri = mongodb://x/?w=1&replicaSet=r\n",
+        "[drivers:message_store:mongodb] uri: w has no effect",
+    ),
+    (
+        stores.find_ignored_write_concerns,
+        "[drivers]\nmessage_store = mongodb\n[drivers:message_store:mongodb]\nuri = mongodb://x/?replicaSet=r\n",
+        None,
+    ),
     (access.find_open_server, "[drivers:transport:wsgi]\nbind = 0.0.0.0\n", "[DEFAULT] auth_strategy: callers are not"),
     (access.find_open_server, "[drivers:transport:websocket]\nbind = ::\n", "[DEFAULT] auth_strategy: callers are not"),
     (access.find_open_server, "[drivers:transport:wsgi]\nbind = ::1\n", None),
@@ -357,3 +367,12 @@ def test_the_text_of_a_warning_is_one_sentence_of_the_store_at_a_time(examine: C
     option = "[drivers:message_store:redis] uri"
     assert found[:2] == [f"{option}: appendonly is off.", f"{option}: maxmemory-policy is allkeys-lru."]
     assert "one member" in found[2]
+
+
+def test_a_state_directory_that_cannot_be_made_is_an_error(
+    examine: Callable[[str], Examined], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(files.find_unusable_state_dir(examine(""))) == []
+    monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path / "zaqar.conf" / "state"))
+    (complaint,) = files.find_unusable_state_dir(examine(""))
+    assert (complaint.option, complaint.is_error) == ("[DEFAULT] state_dir", True)

@@ -12,9 +12,6 @@ from zaqar.cmd.server.supervisor import DRAIN_SECONDS
 from zaqar.limits import Limits
 from zaqar.transport.websocket.settings import GROUP, Settings
 
-OTHER_CONNECTIONS = 1000
-"""Connections of a worker besides those that wait; ``zaqar.cmd.server.gunicorn_worker`` has the same number."""
-
 SHORTEST_PATIENCE = 30.0
 """Seconds that Kubernetes gives a container to end, unless terminationGracePeriodSeconds says otherwise."""
 
@@ -25,7 +22,7 @@ def find_few_files(examined: Examined) -> Iterator[Complaint]:
     needed = {
         "[transport] max_waiting_clients, max_streams": limits.max_waiting_clients
         + limits.max_streams
-        + OTHER_CONNECTIONS
+        + open_files.OTHER_CONNECTIONS
         + open_files.OTHER_FILES,
         f"[{GROUP}] max_connections": Settings.from_conf(examined.conf).open_files,
     }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from oslo_config import cfg
 from oslo_policy import opts as policy_opts
 
+from zaqar import conf as configuration
 from zaqar.cmd.configuration_checks.complaints import Complaint, Examined, Setting
 from zaqar.conf.opts import list_opts
 
@@ -243,3 +245,15 @@ def _find_other_drivers(examined: Examined) -> Iterator[Complaint]:
                 complained.add(setting.group)
                 reason = f"because [drivers] {which} is {conf.drivers[which]}"
                 yield Complaint(str(setting), f"the whole group has no effect, {reason} ({setting.path}).")
+
+
+def find_unusable_state_dir(examined: Examined) -> Iterator[Complaint]:
+    """A state directory that this user cannot make or write to."""
+    folder = configuration.state_dir(examined.conf)
+    found = next(path for path in (folder, *folder.parents) if path.exists())
+    if not found.is_dir() or not os.access(found, os.R_OK | os.W_OK | os.X_OK):
+        yield Complaint(
+            "[DEFAULT] state_dir",
+            f"{folder} cannot be made or written to by this user, because of {found}.",
+            is_error=True,
+        )

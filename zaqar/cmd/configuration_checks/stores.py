@@ -31,6 +31,10 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 """File systems, as /proc/self/mounts names them, on which the locks and shared memory of SQLite may not work."""
 
 
+_OWN_OPTIONS_OF_MONGODB = frozenset({"w", "j", "journal", "fsync", "readpreference", "readconcernlevel"})
+"""Options of a URI, in lower case, that the driver replaces by its own."""
+
+
 def find_relaxed_sqlite(examined: Examined) -> Iterator[Complaint]:
     """SQLite that loses acknowledged messages: in memory, or not synchronous."""
     for which in _STORES:
@@ -42,6 +46,21 @@ def find_relaxed_sqlite(examined: Examined) -> Iterator[Complaint]:
             yield Complaint(f"[{group}] uri", "a database in memory ends with its process, and all messages with it.")
         elif examined.conf[group].synchronous == "NORMAL":
             yield Complaint(f"[{group}] synchronous", "with NORMAL a power cut may lose acknowledged changes.")
+
+
+def find_ignored_write_concerns(examined: Examined) -> Iterator[Complaint]:
+    """Options in the URI of MongoDB that the driver replaces by its own."""
+    for which in _STORES:
+        group = f"drivers:{which}:mongodb"
+        if examined.conf.drivers[which].partition(".")[0] != "mongodb":
+            continue
+        query = str(examined.conf[group].uri or "").partition("?")[2]
+        names = {part.partition("=")[0] for part in query.replace(";", "&").split("&")}
+        if ignored := sorted(name for name in names if name.lower() in _OWN_OPTIONS_OF_MONGODB):
+            yield Complaint(
+                f"[{group}] uri",
+                f"{', '.join(ignored)} has no effect; a change is acknowledged when a majority has it in its journal.",
+            )
 
 
 def find_network_file_systems(examined: Examined) -> Iterator[Complaint]:
