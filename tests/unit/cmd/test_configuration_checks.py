@@ -21,7 +21,7 @@ from zaqar.cmd.configuration_checks import (
     service,
     stores,
 )
-from zaqar.cmd.configuration_checks.complaints import Complaint, Examined
+from zaqar.cmd.configuration_checks.complaints import Complaint, Examined, Setting
 from zaqar.errors import StartupError
 
 Find = Callable[[Examined], Iterable[Complaint]]
@@ -224,6 +224,18 @@ def test_a_default_configuration_has_no_complaint(examine: Callable[[str], Exami
     assert found == []
     # Nothing was made, in particular no database.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["zaqar.conf"]
+
+
+def test_every_option_of_the_sample_is_known(examine: Callable[[str], Examined]) -> None:
+    path = Path(__file__).parents[3] / "etc" / "zaqar.conf.sample"
+    settings, group = [], ""
+    for line in path.read_text().splitlines():
+        if header := re.fullmatch(r"\[(.+)\]", line):
+            group = header[1]
+        elif option := re.fullmatch(r"#([A-Za-z_][\w-]*) = .*", line):
+            settings.append(Setting(path, group, option[1].replace("-", "_")))
+    assert len(settings) > 200
+    assert list(files.find_unknown(Examined(examine("").conf, settings))) == []
 
 
 def test_a_limit_of_open_files_below_the_connections_is_found(

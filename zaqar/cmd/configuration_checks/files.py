@@ -18,6 +18,7 @@ from zaqar.cmd.configuration_checks.complaints import Complaint, Examined, Setti
 from zaqar.conf.opts import list_opts
 
 _LIBRARY_OF_GROUP = {
+    "DEFAULT": "oslo.log",
     "keystone_authtoken": "keystonemiddleware.auth_token",
     "cache": "oslo.cache",
     "key_manager": "castellan.config",
@@ -26,7 +27,7 @@ _LIBRARY_OF_GROUP = {
     "vault": "castellan.config",
     "oslo_limit": "oslo.limit",
 }
-"""Groups whose options a library registers when the service uses it, with the library's entry point."""
+"""Groups with options that a library registers when the service uses it, with the library's entry point."""
 
 _GROUPS_OF_AUTHENTICATION = ("keystone_authtoken", "trustee", "oslo_limit")
 """Groups that also have the options of the plug-in of keystoneauth1 that ``auth_type`` names."""
@@ -86,8 +87,8 @@ def _known_options(conf: cfg.ConfigOpts, group: str) -> set[str] | None:
     """The names that a file may use in the group. None if they cannot be known, as the group is another package's."""
     known = {name for deprecated_group, name in _replacements() if deprecated_group == group}
     if group == "DEFAULT":
-        return known | {entry for entry in conf if not isinstance(conf[entry], cfg.ConfigOpts.GroupAttr)}
-    if group in conf:
+        known |= {entry for entry in conf if not isinstance(conf[entry], cfg.ConfigOpts.GroupAttr)}
+    elif group in conf:
         known |= set(conf[group])
     known |= {opt.dest for own, opts in list_opts() if own == group for opt in opts}
     if group in _LIBRARY_OF_GROUP:
@@ -120,7 +121,7 @@ def _options_of_library(group: str) -> set[str] | None:
     names: set[str] = set()
     for entry_point in found:
         for its_group, opts in entry_point.load()():
-            if str(its_group) == group:
+            if str(its_group or "DEFAULT") == group:
                 names |= {opt.dest for opt in opts}
                 names |= {old.name.replace("-", "_") for opt in opts for old in opt.deprecated_opts if old.name}
     return names
