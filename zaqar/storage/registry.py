@@ -64,12 +64,20 @@ def open_message_store(conf: cfg.ConfigOpts, *, as_it_is: bool = False) -> Messa
 def _open_configured(conf: cfg.ConfigOpts, which: str, namespace: str, *, as_it_is: bool) -> Any:
     name = conf.drivers[which]
     store = entry_points.load(namespace, name)
-    settings = _settings(conf, f"drivers:{which}:{name}")
+    settings = _settings(conf, group_of(which, name))
     if name == "sqlalchemy":
         settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
     elif settings.get("uri"):
         settings["uri"] = lower_scheme(settings["uri"])
     return store.open_as_it_is(settings) if as_it_is else store.from_settings(settings)
+
+
+def group_of(which: str, driver: str) -> str:
+    """The group with the options of a driver; ``which`` is "message_store" or "management_store".
+
+    ``mongodb.fifo`` is another name of ``mongodb``, and has no group of its own.
+    """
+    return f"drivers:{which}:{driver.removesuffix('.fifo')}"
 
 
 def _settings(conf: cfg.ConfigOpts, group: str) -> dict[str, Any]:

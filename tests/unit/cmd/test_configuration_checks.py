@@ -72,6 +72,11 @@ CASES = [
         "[drivers:message_store:redis]\nuri = redis://x\nconnections = 3\n",
         "[drivers:message_store:redis] uri: the whole group has no effect",
     ),
+    (
+        files.find_without_effect,
+        "[drivers]\nmessage_store = mongodb.fifo\n[drivers:message_store:mongodb]\nuri = mongodb://x\n",
+        None,
+    ),
     (files.find_without_effect, "[DEFAULT]\npooling = True\n[drivers:message_store:redis]\nconnections = 3\n", None),
     (
         stores.find_ignored_write_concerns,

@@ -16,6 +16,7 @@ from oslo_policy import opts as policy_opts
 from zaqar import conf as configuration
 from zaqar.cmd.configuration_checks.complaints import Complaint, Examined, Setting
 from zaqar.conf.opts import list_opts
+from zaqar.storage.registry import group_of
 
 _LIBRARY_OF_GROUP = {
     "DEFAULT": "oslo.log",
@@ -106,7 +107,7 @@ def _known_options(conf: cfg.ConfigOpts, group: str) -> set[str] | None:
 
 def _find_groups_of_plugins(examined: Examined) -> set[str]:
     """The groups that only a driver of another package reads, and those that ``auth_section`` names."""
-    found = {f"drivers:{which}:{examined.conf.drivers[which]}" for which in _STORES}
+    found = {group_of(which, examined.conf.drivers[which]) for which in _STORES}
     for path in {setting.path for setting in examined.settings}:
         sections = _read(path)
         for group in _GROUPS_OF_AUTHENTICATION:
@@ -239,10 +240,12 @@ def _find_other_drivers(examined: Examined) -> Iterator[Complaint]:
     complained = set()
     for setting in examined.settings:
         for which in _STORES:
-            driver = setting.group.removeprefix(f"drivers:{which}:")
             # With pools, a group of a message store has the common options of the pools of that driver.
-            is_used = driver == conf.drivers[which] or (which == "message_store" and conf.pooling)
-            if driver != setting.group and not is_used and setting.group in conf and setting.group not in complained:
+            is_used = setting.group == group_of(which, conf.drivers[which]) or (
+                which == "message_store" and conf.pooling
+            )
+            is_ours = setting.group.startswith(f"drivers:{which}:") and setting.group in conf
+            if is_ours and not is_used and setting.group not in complained:
                 complained.add(setting.group)
                 reason = f"because [drivers] {which} is {conf.drivers[which]}"
                 yield Complaint(str(setting), f"the whole group has no effect, {reason} ({setting.path}).")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.model import Pool
 from zaqar.storage.base import ManagementStore, MessageStore
 from zaqar.storage.pools import fan_out
-from zaqar.storage.registry import DriverRegistry, open_management_store, open_message_store
+from zaqar.storage.registry import DriverRegistry, group_of, open_management_store, open_message_store
 
 ANSWER_SECONDS = 10.0
 """How long all stores together have time to answer. The time-outs of the drivers are shorter."""
@@ -52,7 +53,7 @@ def find_ignored_write_concerns(examined: Examined) -> Iterator[Complaint]:
     """Options in the URI of MongoDB that the driver replaces by its own."""
     for which in _STORES:
         group = f"drivers:{which}:mongodb"
-        if examined.conf.drivers[which].partition(".")[0] != "mongodb":
+        if group_of(which, examined.conf.drivers[which]) != group:
             continue
         query = str(examined.conf[group].uri or "").partition("?")[2]
         names = {part.partition("=")[0] for part in query.replace(";", "&").split("&")}
@@ -130,7 +131,7 @@ class _Asked(NamedTuple):
     def option(self, conf: cfg.ConfigOpts) -> str:
         if self.pool is not None:
             return "[DEFAULT] pooling"
-        return f"[drivers:{self.which}:{conf.drivers[self.which]}] uri"
+        return f"[{group_of(self.which, conf.drivers[self.which])}] uri"
 
 
 class _Answer(NamedTuple):
@@ -183,9 +184,12 @@ def _ask_one(conf: cfg.ConfigOpts, asked: _Asked) -> _Answer:
         finally:
             store.close()
     except StartupError as exc:
-        return _Answer([Complaint.of(exc, asked.option(conf))])
+        complaint = Complaint.of(exc, asked.option(conf))
+        # The service starts without a pool.
+        return _Answer([complaint if asked.pool is None else complaint._replace(is_error=False)])
     except StoreUnavailable as exc:
-        return _silent(conf, asked, " ".join(str(exc.__cause__ or exc).split()).rstrip("."))
+        # pymongo describes the whole replica set.
+        return _silent(conf, asked, textwrap.shorten(str(exc.__cause__ or exc), 160, placeholder=" ...").rstrip("."))
 
 
 def _is_there(conf: cfg.ConfigOpts, asked: _Asked) -> bool:
