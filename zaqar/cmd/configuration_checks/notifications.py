@@ -25,7 +25,7 @@ def find_open_networks(examined: Examined) -> Iterator[Complaint]:
     """Networks of ``webhook_allowed_networks`` with addresses that no webhook should reach."""
     for text in examined.conf.notification.webhook_allowed_networks:
         network = ipaddress.ip_network(text)
-        reached = [what for address, what in _SENSITIVE if ipaddress.ip_address(address) in network]
+        reached = [services for address, services in _SENSITIVE if ipaddress.ip_address(address) in network]
         if reached:
             reason = " and ".join(dict.fromkeys(reached))
             yield Complaint(
