@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx configuration. Build with ``tox -e docs``; every warning is an error there."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+# autodoc imports zaqar.wsgi, which reads the configuration and opens the stores. It must not use those of the user.
+state_dir = TemporaryDirectory()
+os.environ["ZAQAR_STATE_DIR"] = state_dir.name
+os.environ["ZAQAR_CONFIG_FILE"] = os.devnull
 
 project = "Zaqar"
 author = "the Zaqar contributors"
@@ -16,6 +23,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "zaqar_docs",
     "zaqar_lua",
+    "zaqar_metrics",
     "zaqar_modules",
     "zaqar_websocket",
 ]

@@ -18,6 +18,8 @@ from tests import servers
 # In a common state directory, which is also the user's, the processes of a run would wake each other's clients.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="zaqar-tests-state-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+# Many servers run at a time. Each shows its metrics at any free port, which is in a file of its state directory.
+os.environ["OS_METRICS__BIND"] = "127.0.0.1:0"
 
 # A shared machine is slow at times, so Hypothesis has no deadline for an example.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -44,6 +44,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "8 isolation": (
         "conformance/test_isolation.py",
         "acceptance/test_neighbours.py",
+        "acceptance/test_limits.py",
         "acceptance/test_blocking.py",
         "acceptance/test_hostile.py",
         "acceptance/test_websocket_hostile.py",

@@ -18,6 +18,7 @@ from zaqar import conf as configuration
 from zaqar import entry_points
 from zaqar.access import extra_specs
 from zaqar.access.extra_specs import ExtraSpecs
+from zaqar.access.http_server import count_workers
 from zaqar.access.keystone import TokenValidator, check_strategy
 from zaqar.access.signed_urls import SignedUrls
 from zaqar.access.trusts import RequestTrusts, open_trustee
@@ -38,6 +39,9 @@ from zaqar.notification.notifier import Notifier
 from zaqar.notification.senders.base import Sender
 from zaqar.notification.senders.connection import ConnectionSender
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
+from zaqar.quotas.quotas import Quotas
+from zaqar.quotas.settings import QuotaSettings
+from zaqar.quotas.unified_limits import configure_library
 from zaqar.schemas.subscribers import CONNECTION_SCHEME
 from zaqar.service.bodies import Bodies
 from zaqar.service.catalog import CatalogChanges
@@ -48,6 +52,7 @@ from zaqar.service.flavors import Flavors
 from zaqar.service.health import Health
 from zaqar.service.messages import Messages
 from zaqar.service.pools import Pools
+from zaqar.service.project_limits import ProjectLimits
 from zaqar.service.queues import Queues
 from zaqar.service.readiness import Readiness
 from zaqar.service.staged.pipelines import Pipelines
@@ -66,7 +71,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", MessageStore, ManagementStore)
 
-_SERVING = ("api", "websocket")
+API, WEBSOCKET = "api", "websocket"
+_SERVING = (API, WEBSOCKET)
+"""The kinds of processes that serve clients. Only they have access rules and limits for tenants."""
 
 NOTIFIER = "zaqar.notification.notifier"
 """The stage that wakes notifiers. Without it in ``message_pipeline`` no message is notified."""
@@ -81,6 +88,7 @@ class Parts:
     limits: Limits
     recorder: Recorder | None
     """None if nothing is counted."""
+    quotas: Quotas
     keys: MessageKeys
     rules: Authorizer | None
     """The access rules; None in a process that serves no requests."""
@@ -105,6 +113,13 @@ class Parts:
     extra_specs: ExtraSpecs
 
     @property
+    def project_limits(self) -> ProjectLimits:
+        """Shows the limits of a project."""
+        return ProjectLimits(
+            quotas=self.quotas, management=self.management, hub=self.hub, limits=self.limits, clock=self.clock
+        )
+
+    @property
     def authorizer(self) -> Authorizer:
         """The access rules, for a process that serves requests."""
         if self.rules is None:
@@ -117,6 +132,7 @@ class Parts:
 
     def close(self) -> None:
         """Close all stores."""
+        self.quotas.close()
         self.placement.close()
         self.management.close()
         if self.recorder is not None:
@@ -126,7 +142,7 @@ class Parts:
 def build(
     conf: cfg.ConfigOpts,
     *,
-    part: str = "api",
+    part: str = API,
     clock: Clock = system_clock,
     management: ManagementStore | None = None,
     messages: MessageStore | None = None,
@@ -142,14 +158,14 @@ def build(
     recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
+    common["quotas"] = _make_quotas(conf, part, recorder, common)
     queues = pipelines.make_queues(**common, no_encryption=keys.refusal)
     changes, wake = CatalogChanges(management, placement), _make_wakeup_sender(conf).wake
     catalog: dict[str, Any] = {"management": management, "changes": changes, "drivers": drivers}
     hub, health = _make_hub(conf, queues, common, recorder), _make_health(common, tokens)
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
-    subscriptions = pipelines.make_subscriptions(
-        **common, **_settings_of_subscriptions(conf), queues=queues, wake_notifiers=wake
-    )
+    subscribing = {**common, **_settings_of_subscriptions(conf), "queues": queues, "wake_notifiers": wake}
+    subscriptions = pipelines.make_subscriptions(**subscribing)
     return Parts(
         **common,
         conf=conf,
@@ -158,7 +174,7 @@ def build(
         rules=rules,
         tokens=tokens,
         queues=queues,
-        messages=pipelines.make_messages(limits=limits, **reading),
+        messages=pipelines.make_messages(limits=limits, quotas=common["quotas"], **reading),
         claims=pipelines.make_claims(limits=limits, recorder=recorder, **reading),
         hub=hub,
         streams=pipelines.make_streams(**reading),
@@ -172,6 +188,21 @@ def build(
         signed_urls=SignedUrls.from_conf(conf),
         pipelines=pipelines,
         extra_specs=_make_extra_specs(),
+    )
+
+
+def _make_quotas(conf: cfg.ConfigOpts, part: str, recorder: Recorder | None, common: dict[str, Any]) -> Quotas:
+    if part not in _SERVING:
+        return Quotas()
+    settings = QuotaSettings.from_conf(conf, workers=count_workers() if part == API else 1)
+    if settings.from_keystone:
+        configure_library(conf)
+    return Quotas.make(
+        settings,
+        management=common["management"],
+        placement=common["placement"],
+        clock=common["clock"],
+        recorder=recorder,
     )
 
 

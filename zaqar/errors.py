@@ -9,12 +9,14 @@
     |   |-- ClaimOver         400   the claim ended, or it does not hold the message
     |   |-- Unauthorized      401   no token, or one that Keystone does not accept
     |   |-- Forbidden         403   the policy refuses, or another client has claimed the message
+    |   |   `-- QuotaExceeded       the project, or the queue, has as much as it may have
     |   |-- NotFound          404
     |   |   `-- SignatureRefused    a pre-signed request without a valid signature
     |   |-- NotAcceptable     406
     |   |-- Conflict          409
     |   |   `-- AlreadySubscribed
-    |   `-- UnsupportedMedia  415
+    |   |-- UnsupportedMedia  415
+    |   `-- RateExceeded      429   too many requests or messages in a short time; has the time until a retry
     |-- StoreUnavailable      503   a store does not answer in time; has the time until a retry
     |   |-- CannotEncrypt           the queue is encrypted, and this service has no key
     |   |-- KeystoneUnavailable     Keystone does not answer, and the token of the request is not in the cache
@@ -35,6 +37,8 @@
 A transport maps ``status`` and ``title`` of a class to its own form in one place, and shows ``str(error)`` as the
 description.
 """
+
+from collections.abc import Mapping
 
 
 class ZaqarError(Exception):
@@ -90,6 +94,19 @@ class Forbidden(ClientError):
     title = "Forbidden"
 
 
+class QuotaExceeded(Forbidden):
+    """The project, or one of its queues, has as much as it may have. A retry does not help. The text names the limit.
+
+    ``limit`` is the name of the option.
+    """
+
+    title = "Quota exceeded"
+
+    def __init__(self, description: str, *, limit: str) -> None:
+        super().__init__(description)
+        self.limit = limit
+
+
 class NotFound(ClientError):
     """The object of the request does not exist."""
 
@@ -136,6 +153,21 @@ class UnsupportedMedia(ClientError):
     def __init__(self, description: str, *, accept_patch: str) -> None:
         super().__init__(description)
         self.accept_patch = accept_patch
+
+
+class RateExceeded(ClientError):
+    """The caller has sent too many requests or messages in a short time. The text names the limit.
+
+    ``retry_after`` is in seconds. ``headers`` tell a client over HTTP about the limit.
+    """
+
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, description: str, *, retry_after: int, headers: Mapping[str, str]) -> None:
+        super().__init__(description)
+        self.retry_after = retry_after
+        self.headers = headers
 
 
 class StoreUnavailable(ZaqarError):

@@ -32,7 +32,7 @@ GROUPS = {
     "Streams": ("stream_",),
     "Subscriptions and deliveries": ("subscription_", "delivery_"),
     "Pools and flavors": ("pool_", "flavor_"),
-    "The service": ("get_home_doc", "check_node_health", "ping_node"),
+    "The service": ("get_home_doc", "check_node_health", "get_limits", "ping_node"),
 }
 """The sections of the page, with the beginnings of the names of their actions."""
 

@@ -34,6 +34,7 @@ PASTED = {
     "docs/encryption.rst": r"openssl ",
     "docs/live_updates.rst": r"printf ",
     "docs/streams.rst": r"curl ",
+    "docs/troubleshooting.rst": r"curl |H=|ps |date ",
     "docs/tracing.rst": r"curl |[A-Z]+=",
     "docs/websocket_push.rst": r"printf ",
 }

@@ -23,6 +23,7 @@ from tests.api.agreement import (
     assert_same_answers,
     claims,
     field_of,
+    limits,
     messages,
     over_websocket,
     queues,
@@ -48,6 +49,7 @@ TABLES = (
     messages.ROWS,
     claims.ROWS,
     subscriptions.ROWS,
+    limits.ROWS,
 )
 ROWS: dict[str, Row] = {f"{row.action}: {name}": row for table in TABLES for name, row in table.items()}
 assert len(ROWS) == sum(map(len, TABLES))
@@ -298,7 +300,7 @@ def test_every_action_is_compared() -> None:
     assert {
         name
         for name in ACTIONS
-        if name.startswith(("queue_", "topic_", "message_", "claim_", "subscription_", "delivery_"))
+        if name.startswith(("queue_", "topic_", "message_", "claim_", "subscription_", "delivery_", "get_limits"))
     } == compared
 
 

@@ -25,6 +25,7 @@ from tests.api.agreement import (
     assert_same_answers,
     claims,
     field_of,
+    limits,
     messages,
     pools,
     queues,
@@ -40,7 +41,8 @@ from zaqar.transport.websocket.actions import ACTIONS
 from zaqar.transport.websocket.session import Session
 from zaqar.transport.wsgi.app import make_app
 
-ROWS = [row for module in (queues, messages, claims, subscriptions) for row in module.ROWS.values() if row.status < 400]
+TABLES = (queues, messages, claims, subscriptions, limits)
+ROWS = [row for module in TABLES for row in module.ROWS.values() if row.status < 400]
 OF_DEPLOYMENT = [row for row in pools.ROWS.values() if row.status < 400]
 
 

@@ -25,7 +25,9 @@ OWN = str(Path(zaqar.__file__).parent)
 MOST_CALLS = 31
 MOST_NESTED = 6
 MOST_CALLS_OF_A_TOKEN = 8
-MOST_CALLS_OF_METRICS = 11
+MOST_CALLS_OF_METRICS = 4
+MOST_CALLS_OF_RATES = 28
+"""One rate of requests, and two of posts."""
 
 
 class CallPath:
@@ -83,6 +85,7 @@ def test_a_warm_post_makes_few_nested_calls(api: Api) -> None:
     trace = "\n".join(path.calls)
     assert len(path.calls) <= MOST_CALLS, trace
     assert path.deepest <= MOST_NESTED, trace
+    assert not any("Rate" in call or "Checks.check" in call or "Usage" in call for call in path.calls), trace
     # Without the resource in the trace, the count would show nothing.
     assert any("MessagesResource.on_post" in call for call in path.calls)
 
@@ -97,7 +100,20 @@ def test_metrics_add_few_calls_to_a_warm_post(tmp_path: Path) -> None:
     trace = "\n".join(path.calls)
     assert len(path.calls) <= MOST_CALLS + MOST_CALLS_OF_METRICS, trace
     assert path.deepest <= MOST_NESTED + 1, trace
-    assert any("Recorder.observe" in call for call in path.calls)
+    assert any("RequestObserver.process_response" in call for call in path.calls)
+    assert any("_timed.<locals>.call" in call for call in path.calls)
+    api.close()
+
+
+def test_rates_add_few_calls_to_a_warm_post(tmp_path: Path) -> None:
+    driver = DRIVERS["sqlite"]
+    rates = {f"quota__{name}": 1e6 for name in ("request_rate", "post_rate", "queue_post_bytes_rate")}
+    api = Api(driver, driver.prepare(tmp_path), clock=FakeClock(), state_dir=str(tmp_path), metrics__bind="", **rates)
+    path = path_of_a_warm_post(api)
+    trace = "\n".join(path.calls)
+    assert len(path.calls) <= MOST_CALLS + MOST_CALLS_OF_RATES, trace
+    assert path.deepest <= MOST_NESTED, trace
+    assert any("Rates.check_post" in call for call in path.calls)
     api.close()
 
 

@@ -51,11 +51,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.storage": {"zaqar", "zaqar.private_files", "zaqar.storage.base"}
     | {"zaqar.model", "zaqar.errors", "zaqar.uris"},
     "zaqar.waiting": FOUNDATION | {"zaqar.ipc.wakeup_socket", "zaqar.storage.base", "zaqar.storage.pools"},
+    "zaqar.quotas": FOUNDATION
+    | {"zaqar.conf", "zaqar.metrics", "zaqar.schemas.subscribers", "zaqar.storage.base", "zaqar.storage.pools"},
     "zaqar.stages": FOUNDATION | {"zaqar.ipc.wakeup_socket", "zaqar.conf", "zaqar.entry_points"},
     "zaqar.service.staged.pipelines": FOUNDATION | {"zaqar.entry_points", "zaqar.service", "zaqar.stages"},
     "zaqar.service": FOUNDATION
     | {"zaqar.storage.base", "zaqar.storage.pools", "zaqar.stages", "zaqar.schemas", "zaqar.waiting"}
-    | {"zaqar.access.signed_urls", "zaqar.encryption", "zaqar.metrics", "zaqar.tracing"}
+    | {"zaqar.access.signed_urls", "zaqar.encryption", "zaqar.metrics", "zaqar.tracing", "zaqar.quotas"}
     # A subscription is checked when it is made, by the policy that also checks each connect, and gets its secret.
     | {"zaqar.notification.webhook_targets", "zaqar.notification.webhook_signatures"},
     "zaqar.notification.webhook_targets": {"zaqar.daemon_threads", "zaqar.errors"},
@@ -68,7 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zaqar.upgrade": set(),
     "zaqar.transport": FOUNDATION
     | {"zaqar.service", "zaqar.schemas", "zaqar.policies", "zaqar.app", "zaqar.access"}
-    | {"zaqar.ipc", "zaqar.waiting", "zaqar.metrics", "zaqar.tracing", "zaqar.logs"},
+    | {"zaqar.ipc", "zaqar.waiting", "zaqar.metrics", "zaqar.tracing", "zaqar.logs", "zaqar.quotas"},
 }
 
 

@@ -105,6 +105,16 @@ CATALOGUE = {
         message_encryption_old_keys (List, [], secret); message_encryption_key_file (Str);
         message_encryption_key_ids (List, [])
     """,
+    "oslo_limit": """
+        endpoint_id (Str); auth_type (Str); auth_url (Str); username (Str); password (Str, secret);
+        user_domain_name (Str); system_scope (Str); cafile (Str); timeout (Int, 5)
+    """,
+    "quota": """
+        driver (Str, config, choices: config keystone); request_rate (Float, 0.0); post_rate (Float, 0.0);
+        post_bytes_rate (Float, 0.0); queue_post_rate (Float, 0.0); queue_post_bytes_rate (Float, 0.0);
+        burst (Float, 5.0); processes (Int, 0); queues (Int, 10000); subscriptions (Int, 10000);
+        queue_subscriptions (Int, 100); queue_messages (Int, 0); stored_bytes (Int, 0)
+    """,
     "trustee": """
         auth_type (Str); auth_section (Str); auth_url (Str); username (Str); password (Str, secret);
         user_domain_id (Str); user_domain_name (Str); cafile (Str); certfile (Str); keyfile (Str);

@@ -75,6 +75,9 @@ CHECKED = [
     ),
     Check(r"docs/(api|consume|streams|tracing)\.rst", r"curl |[A-Z]+=", PASTED),
     Check(r"docs/encryption\.rst", r"openssl ", PASTED),
+    Check(r"docs/troubleshooting\.rst", r"curl |H=|ps |date ", PASTED),
+    Check(r"docs/troubleshooting\.rst", r"(?:journalctl|systemctl|timedatectl) ", "not run: needs systemd"),
+    Check(r"docs/troubleshooting\.rst", r"ss |prlimit ", "not run: shows what runs on the host of the operator"),
     Check(r"docs/(live_updates|websocket_push)\.rst", r"printf ", PASTED),
     Check(r"docs/contributor/first_patch\.rst", r"grep ", PASTED),
     Check(
@@ -88,12 +91,23 @@ CHECKED = [
         r"python3 -m http\.server",
         "tests/acceptance/test_websocket_browser.py::test_a_page_gets_posted_messages_pushed",
     ),
+    Check(
+        r"docs/limits\.rst",
+        r"openstack (?:registered )?limit create",
+        "tests/api/test_limits_keystone.py::test_the_limits_of_keystone_apply",
+    ),
     Check(r"docs/keystone\.rst", r"openstack |export OS|curl |TOKEN=", KEYSTONE),
     Check(r"docs/upgrade_from_zaqar_23\.rst", r"openstack token issue", KEYSTONE),
     Check(
         r"docs/policy\.rst",
         r"export|python -m zaqar\.cmd\.server\.preflight",
         "tests/acceptance/commands/test_preflight.py::test_a_bad_configuration_or_policy_stops_a_reload",
+    ),
+    Check(r"docs/metrics\.rst", r"curl |promtool ", "tests/acceptance/test_metrics.py"),
+    Check(
+        r"docs/operating_runbook\.rst",
+        r"HEADERS=|curl |journalctl |top ",
+        "not run: each needs the fault that it is about; tests/acceptance/test_metrics.py finds the metrics",
     ),
     # Commands that change this machine, or need a program that no wheel has.
     Check(r"docs/contributor/first_patch\.rst", r"git commit", "not run: there is no change to commit"),

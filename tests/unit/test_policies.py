@@ -41,6 +41,7 @@ ANYBODY = [
     "claims:update",
     "flavors:get_all",
     "flavors:get",
+    "limits:get",
     "ping:get",
     "messages:get_all",
     "messages:create",

@@ -92,6 +92,7 @@ def test_schemes(example: Authorizer) -> None:
 
 READER = {
     "ping:get",
+    "limits:get",
     *(f"{kind}:{action}" for kind in ("queues", "topics") for action in ("get_all", "get", "stats")),
     "messages:get_all",
     "messages:get",

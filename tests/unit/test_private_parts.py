@@ -116,6 +116,7 @@ def test_oslo_config_shows_the_defaults_of_a_type_with() -> None:
     ("method", "parameters"),
     [
         ("handle_exit", ["sig", "frame"]),
+        ("handle_abort", ["sig", "frame"]),
         ("handle", ["listener", "client", "addr"]),
         ("handle_request", ["listener_name", "req", "sock", "addr"]),
         ("handle_error", ["req", "client", "addr", "exc"]),

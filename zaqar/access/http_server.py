@@ -10,11 +10,15 @@ from __future__ import annotations
 import enum
 import inspect
 import multiprocessing
+import os
 import select
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+WORKERS_VARIABLE = "ZAQAR_WORKERS"
+"""``zaqar-server`` sets it to the number of API workers that it starts."""
 
 
 class HttpServer(enum.Enum):
@@ -57,6 +61,18 @@ def count_threads() -> int | None:
         case HttpServer.OTHER:
             worker = _find_gunicorn_worker()
             return 1 if worker is None else int(worker.cfg.threads)
+
+
+def count_workers() -> int:
+    """Return the number of workers of the server of this process; 1 for an unknown server."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None:
+        return int(uwsgi.numproc)
+    given = os.environ.get(WORKERS_VARIABLE, "")
+    if given.isdigit() and int(given):
+        return int(given)
+    worker = _find_gunicorn_worker()
+    return 1 if worker is None else max(1, int(worker.cfg.workers))
 
 
 def is_loaded_before_fork() -> bool:

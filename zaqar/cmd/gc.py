@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from zaqar import app
 from zaqar import conf as configuration
 from zaqar.clock import Clock, system_clock
 from zaqar.cmd import failures
+from zaqar.cmd.exporting import exporting
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.logs import setup as logs
@@ -174,7 +176,8 @@ def _sweep(arguments: Sequence[str], *, every: float | None) -> int:
     logs.set_up(conf, "sweeper")
     parts = app.build(conf, part="sweeper")
     try:
-        _run(parts, every=every)
+        with nullcontext() if every is None else exporting(lambda: parts):
+            _run(parts, every=every)
     finally:
         parts.close()
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that commands listen on, and their listening sockets. ``zaqar-server`` and ``zaqar-websocket`` use it."""
+"""Addresses that commands listen on, and their listening sockets. All commands that listen use it."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def configured_websocket_address(conf: cfg.ConfigOpts) -> Address:
     """The address in the configuration that the WebSocket server listens on."""
     group = conf["drivers:transport:websocket"]
     return Address(str(group.bind), group.port)
+
+
+def configured_metrics_address(conf: cfg.ConfigOpts) -> Address | None:
+    """The address of ``[metrics] bind``; None if metrics are off. Raises StartupError if it is not an address."""
+    text: str = conf.metrics.bind
+    try:
+        return parse_address(text) if text else None
+    except argparse.ArgumentTypeError as exc:
+        raise StartupError(f"[metrics] bind: {exc}.") from exc
 
 
 def address_of(listener: socket.socket) -> Address:

@@ -17,6 +17,7 @@ from oslo_config import cfg
 from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import failures
+from zaqar.cmd.exporting import exporting
 from zaqar.cmd.signals import end_at_once
 from zaqar.logs import setup as logs
 from zaqar.notification.notifier import Notifier
@@ -38,7 +39,9 @@ def _notify(arguments: Sequence[str]) -> int:
     configuration.make_state_dir(conf)
     parts = app.build(conf, part="notifier")
     try:
-        asyncio.run(_run(app.build_notifier(parts), conf))
+        notifier = app.build_notifier(parts)
+        with exporting(lambda: parts):
+            asyncio.run(_run(notifier, conf))
     finally:
         parts.close()
     return 0

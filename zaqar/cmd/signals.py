@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
+from zaqar.metrics.recorder import note_end_of_process
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -30,6 +32,7 @@ def end_at_once(status: int = 0) -> Callable[[int, FrameType | None], None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
+        note_end_of_process()
         for stream in (sys.stdout, sys.stderr):
             # RuntimeError: the signal has interrupted a write to the same stream.
             with suppress(RuntimeError):

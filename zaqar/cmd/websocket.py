@@ -21,10 +21,12 @@ from oslo_config import cfg
 from zaqar import app, daemon_threads
 from zaqar import conf as configuration
 from zaqar.cmd import failures, open_files
+from zaqar.cmd.exporting import exporting
 from zaqar.cmd.listening import address_of, configured_websocket_address, listen, parse_address
 from zaqar.cmd.signals import end_at_once
 from zaqar.errors import StartupError
 from zaqar.logs import setup as logs
+from zaqar.metrics.recorder import note_end_of_process
 from zaqar.service.nodes import Nodes
 from zaqar.transport.websocket.admission import THREADS as REQUEST_THREADS
 from zaqar.transport.websocket.node import STOP_SECONDS, NodeService
@@ -70,8 +72,10 @@ def _serve(options: argparse.Namespace, rest: Sequence[str]) -> int:
         if parts.tokens is not None:
             parts.tokens.check_in_background()
         process = _Process(parts, listener, rest)
-        asyncio.run(process.run())
+        with exporting(lambda: process.parts):
+            asyncio.run(process.run())
         if _has_threads_left():
+            note_end_of_process()
             # A store or Keystone has not answered in time. A normal exit of Python would wait for the threads in it.
             sys.stderr.flush()
             os._exit(0)

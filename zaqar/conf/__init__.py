@@ -31,6 +31,8 @@ STATE_DIR_VARIABLE = "ZAQAR_STATE_DIR"
 POLICY_SNAPSHOT_VARIABLE = "ZAQAR_POLICY_SNAPSHOT"
 """The path of the policy that ``zaqar-server`` has read and checked. ``zaqar-server`` sets it for its parts."""
 
+_IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
+
 DATABASE_NAME = "zaqar.db"
 PID_NAME = "zaqar-server.pid"
 NOTIFIERS_NAME = "notifiers"
@@ -268,3 +270,9 @@ def sqlalchemy_uri(conf: cfg.ConfigOpts, store: str) -> tuple[str, bool]:
     if "?" in str(path):
         raise StartupError(f"The state directory {path.parent} cannot hold a database: its name contains '?'.")
     return f"sqlite:///{path}", True
+
+
+def is_in_memory(conf: cfg.ConfigOpts) -> bool:
+    """Whether a store is a database in memory, which only one process can see."""
+    stores = [store for store in ("message_store", "management_store") if conf.drivers[store] == "sqlalchemy"]
+    return any(sqlalchemy_uri(conf, store)[0] in _IN_MEMORY for store in stores)

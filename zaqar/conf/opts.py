@@ -3,14 +3,15 @@
 
 from oslo_config import cfg
 
-from zaqar.conf import access, general, monitoring, notification, profiler, stores, transport
+from zaqar.conf import access, general, monitoring, notification, profiler, quotas, stores, transport
 
-_SUBJECTS = (access, general, monitoring, notification, profiler, stores, transport)
+_SUBJECTS = (access, general, monitoring, notification, profiler, quotas, stores, transport)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """All groups with their options, as oslo-config-generator asks for them."""
-    return [*list_own_opts(), *((group, list(opts)) for group, opts in access.GROUPS_OF_LIBRARIES.items())]
+    of_libraries = {**access.GROUPS_OF_LIBRARIES, **quotas.GROUPS_OF_LIBRARIES}
+    return [*list_own_opts(), *((group, list(opts)) for group, opts in of_libraries.items())]
 
 
 def list_own_opts() -> list[tuple[str, list[cfg.Opt]]]:

@@ -15,8 +15,11 @@ class AccessLog:
 
     def __init__(self, *, logs_all: bool, slow: float) -> None:
         """``slow``: seconds from which on a request is logged although it succeeded; infinity for none."""
-        self._logs_all = logs_all
-        self._slow = slow
+        self.slow = 0.0 if logs_all else slow
+        """Seconds from which on a request is logged. A request with a status of 500 or more is always logged.
+
+        PERF: the caller compares them, so that a request that is not logged takes no call.
+        """
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> AccessLog | None:
@@ -37,13 +40,11 @@ class AccessLog:
         project: str | None = None,
         queue: str | None = None,
     ) -> None:
-        """Log a request if it counts. ``route`` is a template or an action, so it holds nothing that a client chose.
+        """Log a request. ``route`` is a template or an action, so it holds nothing that a client chose.
 
         ``seconds`` are without the time in which the request waited for messages. The query, the headers and the body
         of a request are never logged.
         """
-        if not self._logs_all and status < 500 and seconds < self._slow:
-            return
         details = {
             "method": method,
             "route": route,

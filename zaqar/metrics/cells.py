@@ -32,10 +32,14 @@ from zaqar.metrics.families import Families, Family
 SUFFIX = ".cells"
 
 _MAGIC = b"zaqar cells 1\n\0\0"
-_HEADER = struct.Struct("16sQddQ")
-"""Magic, pid, start and heartbeat of the process in seconds since the epoch, and length of the directory in bytes."""
+_HEADER = struct.Struct("16sQddQd")
+"""Magic, pid, start and heartbeat of the process, length of the directory in bytes, and the end of the process.
+
+Times are in seconds since the epoch. The end is 0 unless the process has ended because it was told to.
+"""
 _HEARTBEAT = struct.calcsize("16sQd")
 _LENGTH = struct.calcsize("16sQdd")
+_ENDED = struct.calcsize("16sQddQ")
 _DIRECTORY = 4096
 _CELLS = _DIRECTORY + 128 * 1024
 _SIZE = _CELLS + 256 * 1024
@@ -54,13 +58,17 @@ class Series(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a process has counted so far. Times are in seconds since the epoch."""
+    """What a process has counted so far. Times are in seconds since the epoch.
+
+    ``ended`` is 0 while the process runs, and stays 0 if it is killed or fails.
+    """
 
     name: str
     part: str
     pid: int
     started: float
     heartbeat: float
+    ended: float
     series: list[Series]
 
 
@@ -68,16 +76,21 @@ class CellFile:
     """The cells of this process. One thread at a time may call :meth:`add`; the caller holds a lock for that."""
 
     def __init__(self, folder: Path, part: str, *, now: float) -> None:
-        """Make the file. ``part`` is the kind of the process, such as "api". Raises OSError."""
+        """Make the file. ``part`` is the kind of the process, such as "api". Raises OSError and StartupError."""
         private_files.make_folder(folder)
         self.path = folder / f"{part}.{os.getpid()}.{secrets.token_hex(4)}{SUFFIX}"
         # The file gets its name only when it is locked, so that no reader takes it for that of a process that is over.
         temporary = self.path.with_suffix(".new")
-        self._descriptor = private_files.open_file(temporary)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.ftruncate(self._descriptor, _SIZE)
-        self._map = mmap.mmap(self._descriptor, _SIZE)
-        _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), now, now, 0)
+        descriptor = private_files.open_file(temporary)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.ftruncate(descriptor, _SIZE)
+            self._map = mmap.mmap(descriptor, _SIZE)
+        finally:
+            # The lock belongs to the open file, and the map keeps that open by a copy of the descriptor. So the lock
+            # ends with the map, also without a call of leave().
+            os.close(descriptor)
+        _HEADER.pack_into(self._map, 0, _MAGIC, os.getpid(), now, now, 0, 0.0)
         temporary.rename(self.path)
         self.cells: memoryview[float] = memoryview(self._map)[_CELLS:_SIZE].cast("d")
         self._length = 0
@@ -100,11 +113,14 @@ class CellFile:
         """Note that the process was alive at ``now``."""
         struct.pack_into("d", self._map, _HEARTBEAT, now)
 
+    def end(self, now: float) -> None:
+        """Note that the process ends at ``now`` because it was told to. Otherwise its end counts as a failure."""
+        struct.pack_into("d", self._map, _ENDED, now)
+
     def leave(self) -> None:
         """Close the file. If this is the child of a fork, its parent keeps the lock and goes on with the file."""
         self.cells.release()
         self._map.close()
-        os.close(self._descriptor)
 
 
 class ReadableCells:
@@ -133,7 +149,7 @@ class ReadableCells:
         content = os.pread(self._descriptor, _SIZE, 0)
         if len(content) < _SIZE or not content.startswith(_MAGIC):
             return None
-        _, pid, started, heartbeat, length = _HEADER.unpack_from(content)
+        _, pid, started, heartbeat, length, ended = _HEADER.unpack_from(content)
         directory = content[_DIRECTORY : _DIRECTORY + length]
         cells: memoryview[float] = memoryview(content)[_CELLS:_SIZE].cast("d")
         return Snapshot(
@@ -142,6 +158,7 @@ class ReadableCells:
             pid,
             started,
             heartbeat,
+            ended,
             list(_series_of(directory, cells)),
         )
 

@@ -56,6 +56,9 @@ class Histogram(Family):
         return len(self.buckets) + 2
 
 
+BUILD_INFO = Gauge(
+    "zaqar_build_info", "1 for each version of the service that runs on the host.", ("version", "python", "server")
+)
 HTTP_REQUESTS = Counter("zaqar_http_requests", "Answered requests.", ("method", "route", "code"))
 HTTP_DURATION = Histogram(
     "zaqar_http_request_duration_seconds",

@@ -13,7 +13,19 @@ from zaqar import conf as configuration
 from zaqar.context import Context
 from zaqar.errors import Forbidden
 from zaqar.model import QueueName
-from zaqar.policies import base, claims, files, flavors, health, messages, pools, queues, subscriptions, topics
+from zaqar.policies import (
+    base,
+    claims,
+    files,
+    flavors,
+    health,
+    limits,
+    messages,
+    pools,
+    queues,
+    subscriptions,
+    topics,
+)
 from zaqar.policies.loaded import LoadedPolicy
 
 _log = logging.getLogger(__name__)
@@ -21,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 def list_rules() -> list[policy.RuleDefault]:
     """Return every rule with its default. The generators of oslo.policy call it by an entry point."""
-    modules = (base, queues, messages, claims, subscriptions, topics, pools, flavors, health)
+    modules = (base, queues, messages, claims, subscriptions, topics, pools, flavors, health, limits)
     return [rule for module in modules for rule in module.RULES]
 
 

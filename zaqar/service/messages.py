@@ -22,6 +22,7 @@ from zaqar.errors import (
 )
 from zaqar.limits import Limits
 from zaqar.model import Message, QueueName, is_message_id, sequence_of
+from zaqar.quotas.quotas import Quotas
 from zaqar.schemas.fields import check_id
 from zaqar.schemas.messages import WireDraft, check_ids, make_drafts, parse_post
 from zaqar.service.awaited import Awaited, unchanged
@@ -60,9 +61,18 @@ class Messages:
     """The operations on messages. Threads may share it."""
 
     def __init__(
-        self, *, queues: Queues, limits: Limits, clock: Clock, stages: Sequence[Stage], bodies: Bodies, hub: Hub
+        self,
+        *,
+        queues: Queues,
+        limits: Limits,
+        clock: Clock,
+        stages: Sequence[Stage],
+        bodies: Bodies,
+        hub: Hub,
+        quotas: Quotas | None = None,
     ) -> None:
         self._queues = queues
+        self._quotas = quotas or Quotas()
         self._hub = hub
         self._bodies = bodies
         self._leases = Leases(queues=queues, bodies=bodies, clock=clock)
@@ -73,8 +83,12 @@ class Messages:
         self._after = hooks_of(stages, "after_post")
 
     def without_stages(self) -> Self:
-        """Return a copy for posts of the service itself, such as failed deliveries. It skips the operator's stages."""
+        """Return a copy for posts of the service itself, such as failed deliveries.
+
+        It skips the operator's stages, and no limit of the project applies.
+        """
         bare = copy.copy(self)
+        bare._quotas = Quotas()
         bare._before = []
         bare._after = [hook for hook in self._after if isinstance(getattr(hook, "__self__", None), Notifier)]
         return bare
@@ -83,9 +97,11 @@ class Messages:
         """Store the messages of a request body, all or none, and return their ids in order.
 
         The queue is created if it is missing. With ``encrypt`` the messages are encrypted even if the queue is not.
-        Raises InvalidInput, the errors of stages, CannotEncrypt and StoreUnavailable.
+        Raises InvalidInput, RateExceeded, QuotaExceeded, the errors of stages, CannotEncrypt and StoreUnavailable.
         """
         posted = parse_post(raw)
+        if self._quotas.post_rates is not None:
+            self._quotas.post_rates.check_post(address, len(posted), len(raw))
         # PERF: the same steps as in Queues.serve, but two calls less, because no path is taken more often than this
         # one.
         resolved = self._queues.find(address, create=True)
@@ -121,9 +137,14 @@ class Messages:
         if resolved.rules.encrypt or encrypt:
             # Last, so that stages and limits see the plain bodies.
             drafts = self._bodies.seal(queue, drafts, now)
+        usage = self._quotas.usage
+        if usage is not None:
+            usage.check(queue, drafts)
         stored = resolved.store_ref.store.messages.post(
             queue=queue, drafts=drafts, client_id=context.client_id, now=now, request_id=context.request_id
         )
+        if usage is not None:
+            usage.add(queue, resolved.store_ref, drafts)
         # PERF: model.message_id() for each, without a call for each.
         return [*map(f"{queue.uid}%012x".__mod__, stored)]
 

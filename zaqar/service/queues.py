@@ -18,6 +18,7 @@ from zaqar.encryption.messages import NO_KEY
 from zaqar.errors import InvalidInput, NotFound, QueueDropped, StaleQueue, StoreUnavailable
 from zaqar.limits import Limits
 from zaqar.model import UID_LENGTH, Queue, QueueName, Stats
+from zaqar.quotas.quotas import Quotas
 from zaqar.schemas.queues import Metadata, QueueFilter, QueueSchemas, show_metadata
 from zaqar.service.queue_cache import QueueCache, ResolvedQueue
 from zaqar.service.queue_listing import QueueListing, QueuePage
@@ -44,12 +45,14 @@ class Queues:
         limits: Limits,
         clock: Clock,
         no_encryption: str | None = NO_KEY,
+        quotas: Quotas | None = None,
     ) -> None:
         """``no_encryption`` is why no queue can be encrypted; None if queues can be."""
         self._management = management
         self._placement = placement
         self._limits = limits
         self._clock = clock
+        self._quotas = quotas or Quotas()
         self._cache = QueueCache(placement, limits)
         self.schemas = QueueSchemas(limits, no_encryption=no_encryption)
         self.spread = placement.spreads
@@ -98,7 +101,7 @@ class Queues:
             return resolved
         # The signal of a claim may be about its dead letter queue. The claim has refreshed that queue already.
         if signal.uid == used.queue.uid:
-            self.refresh(address, create=create)
+            self.refresh(address, create=create, within_quota=True)
         return self.find(address, create=create)
 
     def ensure(self, address: QueueName) -> ResolvedQueue:
@@ -110,12 +113,16 @@ class Queues:
             self.refresh(address, create=True)
         raise StoreUnavailable
 
-    def refresh(self, address: QueueName, *, create: bool) -> None:
-        """Read the row again and raise the fence of the message store to it, after the store raised StaleQueue."""
+    def refresh(self, address: QueueName, *, create: bool, within_quota: bool = False) -> None:
+        """Read the row again and raise the fence of the message store to it, after the store raised StaleQueue.
+
+        With ``within_quota`` QuotaExceeded is raised if the project may not have another queue. Without it the queue is
+        created all the same: a claim must not fail because its dead letter queue is missing.
+        """
         self._cache.forget(address)
         row = self.row(address)
         if row is None and create:
-            row = self._insert(self._new_queue(address, {}))
+            row = self._insert(self._new_queue(address, {}), within_quota=within_quota)
         if row is not None and (opened := self._open(row)) is not None:
             self._cache.remember(address, opened)
 
@@ -137,12 +144,16 @@ class Queues:
     def _new_queue(self, address: QueueName, metadata: Metadata) -> Queue:
         return _make_queue(address, metadata, pool=self._placement.choose(metadata.get("_flavor")))
 
-    def _insert(self, queue: Queue) -> Queue | None:
+    def _insert(self, queue: Queue, *, within_quota: bool) -> Queue | None:
         """Insert the row of a new queue, and return the stored row: another one if the name is taken.
+
+        With ``within_quota`` QuotaExceeded is raised if the project has as many queues as it may have.
 
         Returns None if the pool was removed at the same time. The row is written before the pool is looked up, and a
         request that removes a pool does it the other way round, so one of them sees the change of the other.
         """
+        if within_quota and self._quotas.amounts is not None:
+            self._quotas.amounts.check_new_queue(queue)
         row = self._management.queue_records.create(queue=queue)
         if row.uid == queue.uid and not self._placement.pool_is_registered(row):
             self._management.queue_records.delete(queue=row)
@@ -196,8 +207,11 @@ class Queues:
         metadata = self.schemas.parse_metadata(raw)
         self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
         self._placement.check_flavor(metadata.get("_flavor"))
-        # With pools, look for the row first: an existing queue must not need a pool that takes new queues.
-        return self._put(address, metadata, look_first=self._placement.spreads)[1]
+        # With pools, look for the row first: an existing queue must not need a pool that takes new queues. With a
+        # limit, too: an existing queue must not be refused because the project may have no more.
+        amounts = self._quotas.amounts
+        is_limited = amounts is not None and amounts.limits_queues(address.project)
+        return self._put(address, metadata, look_first=self._placement.spreads or is_limited)[1]
 
     def ensure_row(self, address: QueueName) -> Queue:
         """Read the row of the queue from the management store, and create the queue if it is missing."""
@@ -210,7 +224,7 @@ class Queues:
             created = row is None
             if row is None:
                 queue = self._new_queue(address, metadata)
-                row = self._insert(queue)
+                row = self._insert(queue, within_quota=True)
                 created = row is not None and row.uid == queue.uid
             if row is not None and (opened := self._open(row)) is not None:
                 self._cache.remember(address, opened)

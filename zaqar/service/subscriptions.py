@@ -30,6 +30,7 @@ from zaqar.model import (
 )
 from zaqar.notification.webhook_signatures import new_secret
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
+from zaqar.quotas.quotas import Quotas
 from zaqar.schemas.subscribers import CONNECTION_SCHEME, WEBHOOK_SCHEMES, scheme_of, takes_token, url_of
 from zaqar.schemas.subscriptions import (
     check_end,
@@ -83,6 +84,7 @@ class Subscriptions:
         require_confirmation: bool,
         wake_notifiers: Callable[[], None],
         trusts: TrustMaker | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """``notifying``: whether this service sends notifications at all."""
         self._management = management
@@ -94,6 +96,7 @@ class Subscriptions:
         self._notifying = notifying
         self._require_confirmation = require_confirmation
         self._wake_notifiers = wake_notifiers
+        self._quotas = quotas or Quotas()
         self._trusts = SubscriptionTrusts(trusts, management.trusts, clock)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -128,8 +131,8 @@ class Subscriptions:
         """Create a subscription from a request body. The queue is created if it is missing.
 
         If the queue has an unconfirmed subscription with this subscriber, that one stays as it is, and the subscriber
-        is asked once more to confirm. Raises AlreadySubscribed if it has a confirmed one, InvalidInput, and the errors
-        of making a trust.
+        is asked once more to confirm. Raises AlreadySubscribed if it has a confirmed one, QuotaExceeded, InvalidInput,
+        and the errors of making a trust.
         """
         wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
@@ -154,6 +157,8 @@ class Subscriptions:
 
     def _place(self, context: Context, made: Subscription) -> Subscription:
         """Store the subscription unless the queue has one with its subscriber. Returns the one that is stored then."""
+        if self._quotas.amounts is not None:
+            self._quotas.amounts.check_new_subscription(made)
         if not takes_token(made.subscriber):
             return self._management.subscriptions.create(subscription=made, now=made.created)
         there = self._management.subscriptions.find(

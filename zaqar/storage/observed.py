@@ -7,8 +7,10 @@ The parts of a store are replaced by objects with the same methods, so neither d
 from __future__ import annotations
 
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -91,22 +93,30 @@ class _ObservedPart:
 def _timed(method: Callable[..., Any], operation: str, store: str, recorder: Recorder) -> Callable[..., Any]:
     if operation.rpartition(".")[2] in _NOT_TIMED:
         return method
-    labels, count = (store, operation), _COUNTS.get(operation)
+    labels = (store, operation)
+    count = _make_post_counter(recorder) if operation == "messages.post" else _COUNTS.get(operation)
+    buckets = STORE_DURATION.buckets
+    last = len(buckets) + 1
+    known: tuple[object, int] = (None, 0)
 
     def call(**arguments: Any) -> Any:
+        nonlocal known
         began = perf_counter()
         try:
             result = method(**arguments)
-        except StaleQueue:
-            recorder.add(STALE_QUEUE_RETRIES)
-            raise
-        except StoreUnavailable as exc:
-            # Each driver chains the error of its library, whose class says in its name if a time-out has passed.
-            kind = "timeout" if "Timeout" in type(exc.__cause__).__name__ else "unavailable"
-            recorder.add(STORE_ERRORS, (store, kind))
-            raise
-        finally:
+        except Exception as exc:
+            _count_error(recorder, store, exc)
             recorder.observe(STORE_DURATION, labels, perf_counter() - began)
+            raise
+        seconds = perf_counter() - began
+        # PERF: the same as recorder.observe(). Each request passes here, and a call takes as long as the rest.
+        cells, first = known
+        if cells is not recorder.cells:
+            first = recorder.series(STORE_DURATION, labels)
+            known = recorder.cells, first
+        if first:
+            recorder.cells[first + bisect_left(buckets, seconds)] += 1.0
+            recorder.cells[first + last] += seconds
         if count is not None:
             count(recorder, arguments, result)
         return result
@@ -114,9 +124,32 @@ def _timed(method: Callable[..., Any], operation: str, store: str, recorder: Rec
     return call
 
 
-def _count_post(recorder: Recorder, arguments: Mapping[str, Any], result: Sequence[int]) -> None:
-    recorder.add(MESSAGES_POSTED, (), len(result))
-    recorder.add(POSTED_BYTES, (), sum([len(draft.body) for draft in arguments["drafts"]]))
+def _count_error(recorder: Recorder, store: str, error: Exception) -> None:
+    if isinstance(error, StaleQueue):
+        recorder.add(STALE_QUEUE_RETRIES)
+    elif isinstance(error, StoreUnavailable):
+        # Each driver chains the error of its library, whose class says in its name if a time-out has passed.
+        kind = "timeout" if "Timeout" in type(error.__cause__).__name__ else "unavailable"
+        recorder.add(STORE_ERRORS, (store, kind))
+
+
+_body_of = attrgetter("body")
+
+
+def _make_post_counter(recorder: Recorder) -> _Count:
+    known: tuple[object, int, int] = (None, 0, 0)
+
+    def count(_: Recorder, arguments: Mapping[str, Any], result: Sequence[int]) -> None:
+        nonlocal known
+        # PERF: the same as two calls of recorder.add().
+        cells, messages, size = known
+        if cells is not recorder.cells:
+            messages, size = recorder.series(MESSAGES_POSTED), recorder.series(POSTED_BYTES)
+            known = recorder.cells, messages, size
+        recorder.cells[messages] += len(result)
+        recorder.cells[size] += sum(map(len, map(_body_of, arguments["drafts"])))
+
+    return count
 
 
 def _count_claim(recorder: Recorder, _: Mapping[str, Any], result: Any) -> None:
@@ -132,7 +165,6 @@ def _count_sweep(recorder: Recorder, _: Mapping[str, Any], result: Any) -> None:
 
 
 _COUNTS: Mapping[str, _Count] = {
-    "messages.post": _count_post,
     "messages.delete": lambda recorder, _, __: recorder.add(MESSAGES_DELETED),
     "messages.delete_many": lambda recorder, arguments, _: recorder.add(
         MESSAGES_DELETED, (), len(arguments["sequences"])

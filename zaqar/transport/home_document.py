@@ -94,6 +94,7 @@ _HOME: dict[str, Any] = {
     "rel/patch_claim": _relation(_CLAIMS + "/{claim_id}", "PATCH", **_IN_CLAIM),
     "rel/delete_claim": _relation(_CLAIMS + "/{claim_id}", "DELETE", **_IN_CLAIM),
     **_of_kind(TOPIC),
+    "rel/limits": _relation("/v2/limits", "GET"),
     "rel/ping": _relation("/v2/ping", "GET HEAD"),
     "rel/openapi": _relation("/v2/openapi.json", "GET"),
     "rel/asyncapi": _relation("/v2/asyncapi.json", "GET"),

@@ -140,6 +140,10 @@ class Registry:
                 waiter.is_ready = True
             return waiter
 
+    def count_of_project(self, project: str) -> tuple[int, int]:
+        """How many clients of the project wait for messages, and how many follow a stream."""
+        return self._of_projects[False, project], self._of_projects[True, project]
+
     def count_by_kind(self) -> dict[Kind, int]:
         """The number of waiters of each kind. It looks at each of them, so it is for monitoring."""
         with self._lock:

@@ -22,7 +22,8 @@ from zaqar.cmd import gc
 from zaqar.context import Context
 from zaqar.encryption import keys as encryption_keys
 from zaqar.errors import StoreUnavailable
-from zaqar.model import Draft, Queue, QueueName
+from zaqar.metrics.recorder import SAMPLE_SECONDS
+from zaqar.model import Draft, Queue, QueueName, Swept
 from zaqar.storage.base import MessageStore
 from zaqar.storage.memory import MemoryMessageStore
 from zaqar.storage.pools import StoreRef
@@ -60,10 +61,10 @@ class Store(MemoryMessageStore):
         self.silent = threading.Event()
         self.silent.set()
 
-    def sweep(self, *, now: float, limit: int) -> int:
+    def sweep(self, *, now: float, limit: int) -> Swept:
         self.sweeps += 1
         self.silent.wait()
-        return limit if self.each is None else self.each
+        return Swept(limit if self.each is None else self.each)
 
 
 class Pool(StoreRef):
@@ -171,7 +172,7 @@ def test_many_expired_subscriptions_do_not_keep_the_sweeper_from_the_messages() 
 
 def test_a_fault_is_not_hidden() -> None:
     class Faulty(MemoryMessageStore):
-        def sweep(self, *, now: float, limit: int) -> int:
+        def sweep(self, *, now: float, limit: int) -> Swept:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -208,26 +209,44 @@ def test_the_command_removes_expired_subscriptions(state_dir: Path) -> None:
     assert left == 0
 
 
+class Pauses:
+    """The clock and the sleep of the command. After some seconds of sleep it gets a signal."""
+
+    def __init__(self, seconds: float, number: signal.Signals) -> None:
+        self.slept: list[float] = []
+        self._seconds = seconds
+        self._number = number
+
+    def monotonic(self) -> float:
+        return sum(self.slept)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        if sum(self.slept) >= self._seconds:
+            signal.raise_signal(self._number)
+
+
 def test_with_every_the_command_sweeps_until_a_signal(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slept = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr("time.sleep", sleep)
+    pauses = Pauses(180, signal.SIGTERM)
+    monkeypatch.setattr(gc, "time", pauses)
+    swept = []
+    sweep_round = gc.Sweeper.sweep_round
+    monkeypatch.setattr(
+        gc.Sweeper, "sweep_round", lambda sweeper: (swept.append(pauses.monotonic()), sweep_round(sweeper))[1]
+    )
     # Without the fixture the handler would end the process of the tests.
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "60"])
-    assert slept == [60, 60, 60]
+    assert swept == [0, 60, 120]
+    # Between the sweeps it reports that it is alive.
+    assert max(pauses.slept) == SAMPLE_SECONDS
 
 
 class Away(MemoryMessageStore):
     """A message store that is unavailable, beside a management store that works."""
 
-    def sweep(self, *, now: float, limit: int) -> int:
+    def sweep(self, *, now: float, limit: int) -> Swept:
         raise StoreUnavailable
 
 
@@ -249,19 +268,13 @@ def test_a_single_sweep_fails_if_a_store_is_away(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("away")
 def test_with_every_the_command_goes_on_while_a_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr("time.sleep", sleep)
+    pauses = Pauses(15, signal.SIGINT)
+    monkeypatch.setattr(gc, "time", pauses)
     # Without the fixture the handler would end the process of the tests.
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit, match="0"):
         gc.main(["--every", "5"])
-    assert slept == [5, 5, 5]
+    assert pauses.slept == [5, 5, 5]
 
 
 def test_an_absent_configuration_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
 from zaqar.access import http_server
-from zaqar.access.http_server import HttpServer, count_threads, is_client_gone, is_loaded_before_fork
+from zaqar.access.http_server import HttpServer, count_threads, count_workers, is_client_gone, is_loaded_before_fork
 
 
 @pytest.fixture
@@ -119,6 +119,24 @@ def test_threads_of_gunicorn(server: None, threads: int) -> None:
         assert not is_loaded_before_fork()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(http_server.WORKERS_VARIABLE, raising=False)
+    assert count_workers() == 1
+    worker = Worker.__new__(Worker)
+    worker.cfg = Config()
+    worker.cfg.set("workers", 5)
+    before = signal.signal(signal.SIGTERM, worker.handle_exit)
+    try:
+        assert count_workers() == 5
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    # zaqar-server says it to workers of every server.
+    monkeypatch.setenv(http_server.WORKERS_VARIABLE, "3")
+    assert count_workers() == 3
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(numproc=4))  # type: ignore[arg-type]
+    assert count_workers() == 4
 
 
 @pytest.mark.parametrize("server", [HttpServer.OTHER], indirect=True)

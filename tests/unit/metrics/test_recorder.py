@@ -43,6 +43,12 @@ def series_of(folder: Path) -> list[Series]:
     return snapshot.series
 
 
+def test_the_first_number_of_a_process_may_be_a_gauge_that_is_set(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, "api")
+    recorder.set(WAITING_CLIENTS, ("claim",), 7)
+    assert series_of(tmp_path) == [(WAITING_CLIENTS, ("claim",), (7.0,))]
+
+
 def test_counts_can_be_read_by_name_and_label(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, "api")
     for code in ("201", "201", "400"):

@@ -26,6 +26,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from zaqar.cmd import open_files
 from zaqar.cmd.signals import let_sigterm_end_new_children
+from zaqar.metrics.recorder import note_end_of_process, note_failure_of_process
 
 if TYPE_CHECKING:
     # gunicorn's master imports this module too. There the application must not be imported, because gevent has not
@@ -94,11 +95,17 @@ class BoundedWorker(GeventWorker):  # type: ignore[misc]
         if not self.booted:
             # There is no request to finish, and loading the application may take long, for example while a store is
             # silent.
+            note_end_of_process()
             os._exit(0)
         super().handle_exit(sig, frame)
         self._announce_end()
         # Drain in another greenlet: the signal may have interrupted a greenlet that holds a lock which the drain needs.
         gevent.spawn(self._drain)
+
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        """The master gives this worker up, because it is stuck for longer than the setting ``timeout``."""
+        note_failure_of_process()
+        super().handle_abort(sig, frame)
 
     def run(self) -> None:
         self.worker_connections = _allow_connections(self.cfg.worker_connections or _count_connections())

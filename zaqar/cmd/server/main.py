@@ -25,8 +25,16 @@ from oslo_config import cfg
 
 from zaqar import conf as configuration
 from zaqar import private_files
+from zaqar.access.http_server import WORKERS_VARIABLE
 from zaqar.cmd import failures
-from zaqar.cmd.listening import Address, address_of, configured_websocket_address, listen, parse_address
+from zaqar.cmd.listening import (
+    Address,
+    address_of,
+    configured_metrics_address,
+    configured_websocket_address,
+    listen,
+    parse_address,
+)
 from zaqar.cmd.server.drain import stop_accepting
 from zaqar.cmd.server.preflight import survey_stores
 from zaqar.cmd.server.supervisor import Part, Supervisor
@@ -35,7 +43,6 @@ from zaqar.errors import StartupError
 _SWEEP_SECONDS = 60
 _MOST_DEFAULT_WORKERS = 4
 _ANSWER_SECONDS = 30.0
-_IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 
 _DESCRIPTION = """\
 Run the message queue service: the HTTP API, the WebSocket API, a notifier that sends messages
@@ -168,11 +175,14 @@ def _serve(options: argparse.Namespace) -> int:
     _pass_on(options)
     conf = configuration.load()
     endpoints = _endpoints(options, conf)
+    configured_metrics_address(conf)
     folder = configuration.make_state_dir(conf)
     with _lock(folder), ExitStack() as stack:
         http, websocket = _listen(endpoints, stack)
         workers = _count_workers(conf, options.workers)
         configuration.drain_file(conf).unlink(missing_ok=True)  # of a server that was killed
+        # Each worker of the API has its share of the rates of [quota].
+        os.environ[WORKERS_VARIABLE] = str(workers)
         snapshot = folder / configuration.POLICY_SNAPSHOT_NAME
         # Drop the snapshot of an earlier start: policy files that were removed while the service did not run were
         # removed on purpose, so they are not compared with it.
@@ -207,7 +217,7 @@ def _endpoints(options: argparse.Namespace, conf: cfg.ConfigOpts) -> Endpoints:
     wsgi = conf["drivers:transport:wsgi"]
     http = options.bind or (None if named == "websocket" else Address(str(wsgi.bind), wsgi.port))
     websocket = options.websocket_bind or (None if named == "wsgi" else configured_websocket_address(conf))
-    if http is not None and _is_in_memory(conf):
+    if http is not None and configuration.is_in_memory(conf):
         if options.websocket_bind:
             raise StartupError("--websocket-bind: processes cannot share a database in memory, so only HTTP is served.")
         websocket = None
@@ -248,16 +258,11 @@ def _lock(state_dir: Path) -> IO[str]:
 
 
 def _count_workers(conf: cfg.ConfigOpts, wanted: int | None) -> int:
-    if _is_in_memory(conf):
+    if configuration.is_in_memory(conf):
         if wanted not in (None, 1):
             raise StartupError("--workers: a database in memory cannot be shared, so there can be only one worker.")
         return 1
     return wanted or min(len(os.sched_getaffinity(0)), _MOST_DEFAULT_WORKERS)
-
-
-def _is_in_memory(conf: cfg.ConfigOpts) -> bool:
-    stores = [store for store in ("message_store", "management_store") if conf.drivers[store] == "sqlalchemy"]
-    return any(configuration.sqlalchemy_uri(conf, store)[0] in _IN_MEMORY for store in stores)
 
 
 def _api(server: str, workers: int, listener: socket.socket, address: Address) -> Part:
@@ -282,7 +287,7 @@ def _websocket(listener: socket.socket) -> Part:
 def _background_parts(conf: cfg.ConfigOpts, *, has_notifier: bool) -> list[Part]:
     """The parts that serve no clients: the sweeper and the notifier."""
     sweeper = Part("sweeper", _python("zaqar.cmd.gc", f"--every={_SWEEP_SECONDS}"))
-    if not has_notifier or _is_in_memory(conf):
+    if not has_notifier or configuration.is_in_memory(conf):
         # A notifier cannot see a database in the memory of the API's process.
         return [sweeper]
     return [sweeper, Part("notifier", _python("zaqar.cmd.notifier"))]
@@ -303,7 +308,7 @@ def _banner(conf: cfg.ConfigOpts, served: Endpoints, how: str, stored: Mapping[s
     lines = [f"zaqar-server {version('zaqar')} listens on {' and '.join(where)}."]
     if "pools" not in stored or stored["survives"]:
         lines.append(f"Messages are kept in {place}.")
-    if _is_in_memory(conf):
+    if configuration.is_in_memory(conf):
         lines.append("Notifications are off: an in-memory database cannot be shared with the notifier process.")
     if stored["survives"]:
         lines.append(f"An acknowledged message survives: {stored['survives']}.")
@@ -313,6 +318,9 @@ def _banner(conf: cfg.ConfigOpts, served: Endpoints, how: str, stored: Mapping[s
         lines.append("Warning: a store does not answer. Requests get 503 until it does; the log says why.")
     elif conf.pooling:
         lines += _describe_pools(stored["pools"])
+    metrics = configured_metrics_address(conf)
+    if metrics is not None and metrics.port:
+        lines.append(f"Metrics for Prometheus are at http://{metrics.reachable}/metrics.")
     hosts = {address.host for address in served if address is not None}
     if not conf.auth_strategy and not hosts <= {"127.0.0.1", "::1"}:
         lines.append("Callers are not authenticated: every client that can reach this address can use every project.")

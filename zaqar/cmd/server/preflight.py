@@ -18,6 +18,7 @@ from zaqar.cmd.server.supervisor import describe_status
 from zaqar.cmd.signals import end_with_parent
 from zaqar.conf import POLICY_SNAPSHOT_VARIABLE
 from zaqar.errors import StartupError, StoreUnavailable
+from zaqar.metrics.recorder import note_end_of_process
 
 if TYPE_CHECKING:
     from zaqar.app import Parts
@@ -52,6 +53,7 @@ def survey_stores(snapshot: Path | None = None) -> Mapping[str, Any]:
             status = 0
         finally:
             sys.stderr.flush()
+            note_end_of_process()
             os._exit(status)
     os.close(writer)
     with os.fdopen(reader) as pipe:

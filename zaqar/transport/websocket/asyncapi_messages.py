@@ -23,10 +23,11 @@ PROJECT = "demo"
 STATUSES = {
     400: "The frame, or a field of it, breaks a rule. The sentence names the field.",
     401: "The token is missing or not valid.",
-    403: "The caller is not authenticated, the policy does not allow the action, or the signature does not open it.",
+    403: "The caller is not authenticated, the policy does not allow the action, the signature does not open it, or the"
+    " project has as much as it may have.",
     404: "The message, claim, subscription or other object of the request does not exist.",
     409: "The request contradicts the state of the service, such as a second subscription of one subscriber.",
-    429: "The project has too many streams. Try again later.",
+    429: "The project has too many streams, or has sent too many requests or messages. Try again later.",
     500: "The service has a fault. The sentence has the id of the log entry.",
     503: "A store or Keystone does not answer, or the service is busy. Try again later.",
 }

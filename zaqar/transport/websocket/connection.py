@@ -179,7 +179,7 @@ class Connection:
         if recorder is not None:
             recorder.add(WEBSOCKET_REQUESTS, (action, str(reply.status)))
             recorder.observe(WEBSOCKET_DURATION, (action,), seconds)
-        if access_log is not None:
+        if access_log is not None and (seconds >= access_log.slow or reply.status >= 500):
             queue = None if request.address is None else request.address.name
             access_log.note(
                 "WS", action, reply.status, seconds, request_id=request.id, project=request.project, queue=queue

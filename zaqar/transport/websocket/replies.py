@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from zaqar.errors import ClientError, StoreUnavailable
+from zaqar.errors import ClientError, RateExceeded, StoreUnavailable
 from zaqar.model import QueueName
 from zaqar.service.subscriptions import Grant
 from zaqar.transport.websocket.action import Action, Pending
@@ -125,7 +125,8 @@ def refuse(request: Request, error: ClientError | StoreUnavailable) -> Reply:
         reply = reply_to(request, error.status, {"error": sentence}, retry_after=error.retry_after)
         return replace(reply, is_outage=type(error) is StoreUnavailable)
     body = {"error": sentence, "exception": sentence} if request.has_known_form else {"error": sentence}
-    return reply_to(request, error.status, body)
+    retry_after = error.retry_after if isinstance(error, RateExceeded) else None
+    return reply_to(request, error.status, body, retry_after=retry_after)
 
 
 def fail(request: Request, error: BaseException) -> Reply:

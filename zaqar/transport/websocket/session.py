@@ -196,6 +196,8 @@ class Session:
             parts.extra_specs.check(request.extra_spec)
         pending = request.pending
         if pending is None:
+            if parts.quotas.request_rates is not None and caller.project:
+                parts.quotas.request_rates.check_request(caller.project)
             act = partial(operation.handle, parts, self._call_of(request, caller))
         else:
             act = partial(pending.attempt, version)

@@ -33,11 +33,13 @@ from zaqar.transport.wsgi.pools import PoolResource, PoolsResource
 from zaqar.transport.wsgi.probes import ProbeResource
 from zaqar.transport.wsgi.queues import PurgeResource, QueueResource, QueuesResource, ShareResource, StatsResource
 from zaqar.transport.wsgi.request_observer import RequestObserver
+from zaqar.transport.wsgi.request_rate import RequestRate
 from zaqar.transport.wsgi.requests import RequestChecks
 from zaqar.transport.wsgi.service import (
     AsyncApiResource,
     HealthResource,
     HomeResource,
+    LimitsResource,
     OpenApiResource,
     PingResource,
     VersionsResource,
@@ -72,6 +74,7 @@ def routes(parts: Parts, slots: WaitSlots | None = None) -> dict[str, object]:
         "/v2/openapi.json": OpenApiResource(describe),
         "/v2/asyncapi.json": AsyncApiResource(lambda: _websocket_api(parts, describe()["components"]["schemas"])),
         "/v2/ping": PingResource(parts.health, authorizer),
+        "/v2/limits": LimitsResource(parts.project_limits, authorizer),
         **_below(parts, streams, waits, "/v2/queues", "{queue_name}", QUEUE),
         "/v2/queues/{queue_name}/claims": ClaimsResource(parts.claims, authorizer, limits, waits),
         "/v2/queues/{queue_name}/claims/{claim_id}": ClaimResource(parts.claims, authorizer),
@@ -111,7 +114,9 @@ def _below(
         f"{single}/stats": StatsResource(parts.queues, authorizer, kind=kind),
         f"{single}/purge": PurgeResource(parts.queues, authorizer, limits, kind=kind),
         f"{single}/share": ShareResource(shares, authorizer, limits),
-        f"{single}/messages": MessagesResource(parts.messages, authorizer, limits, streams, waits),
+        f"{single}/messages": MessagesResource(
+            parts.messages, authorizer, limits, streams, waits, parts.quotas.post_rates
+        ),
         f"{single}/messages/{{message_id}}": MessageResource(parts.messages, authorizer),
         f"{single}/subscriptions": SubscriptionsResource(parts.subscriptions, rules, limits),
         subscription: SubscriptionResource(parts.subscriptions, rules),
@@ -146,6 +151,8 @@ def make_app(parts: Parts, slots: WaitSlots | None = None) -> WsgiApplication:
     if parts.tokens is not None:
         parts.tokens.start()
         middleware.append(Authentication(parts.tokens, answers_preflights=bool(parts.conf.cors.allowed_origin)))
+    if parts.quotas.request_rates is not None:
+        middleware.append(RequestRate(parts.quotas.request_rates))
     if parts.pipelines.want_caller:
         middleware.append(_CallerContext())
     if parts.conf.cors.allowed_origin:

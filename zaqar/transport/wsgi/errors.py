@@ -7,7 +7,14 @@ from typing import Any
 import falcon
 import msgspec
 
-from zaqar.errors import AlreadySubscribed, ClientError, StoreUnavailable, Unauthorized, UnsupportedMedia
+from zaqar.errors import (
+    AlreadySubscribed,
+    ClientError,
+    RateExceeded,
+    StoreUnavailable,
+    Unauthorized,
+    UnsupportedMedia,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +43,8 @@ def answer_client_error(req: falcon.Request, resp: falcon.Response, error: Clien
         resp.set_header("Accept-Patch", error.accept_patch)
     elif isinstance(error, AlreadySubscribed):
         resp.location = req.context.prefix + req.path
+    elif isinstance(error, RateExceeded):
+        resp.set_headers({**error.headers, "Retry-After": str(error.retry_after)})
     _render(resp, error.status, error.title, str(error)[:_MOST_CHARACTERS])
 
 

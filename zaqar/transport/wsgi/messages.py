@@ -12,10 +12,12 @@ from zaqar.errors import InvalidInput
 from zaqar.limits import Limits
 from zaqar.model import Message
 from zaqar.policies import Authorizer
+from zaqar.quotas.rates import Rates
 from zaqar.schemas.fields import parse_boolean, parse_integer
 from zaqar.schemas.messages import Extras, WireTrace, split_ids
 from zaqar.service.messages import MessagePage, Messages
 from zaqar.transport.wsgi.event_streams import EventStreams
+from zaqar.transport.wsgi.request_rate import show_rate
 from zaqar.transport.wsgi.requests import Query, next_link, read_body, read_query
 from zaqar.transport.wsgi.waits import Waits, refuse_wait
 
@@ -90,9 +92,17 @@ class MessagesResource:
     has_streams = True
 
     def __init__(
-        self, messages: Messages, authorizer: Authorizer, limits: Limits, streams: EventStreams, waits: Waits
+        self,
+        messages: Messages,
+        authorizer: Authorizer,
+        limits: Limits,
+        streams: EventStreams,
+        waits: Waits,
+        post_rates: Rates | None = None,
     ) -> None:
+        """``post_rates`` are None if no rate of posts is limited."""
         self._messages = messages
+        self._post_rates = post_rates
         self._streams = streams
         self._authorizer = authorizer
         self._limits = limits
@@ -102,6 +112,8 @@ class MessagesResource:
         self._authorizer.check(req.context.caller, "messages:create", req.context.address)
         raw = read_body(req, self._limits.max_messages_post_size)
         ids = self._messages.post(req.context.caller, req.context.address, raw)
+        if self._post_rates is not None and (headers := self._post_rates.post_headers(req.context.address)):
+            show_rate(resp, headers)
         base = req.context.base + "/messages"
         # No more ids than one request may ask for: clients refuse a header with thousands of them.
         resp.status, resp.location = 201, f"{base}?ids={','.join(ids[: self._limits.max_messages_per_page])}"

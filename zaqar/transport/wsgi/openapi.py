@@ -13,6 +13,7 @@ from zaqar.limits import Limits
 from zaqar.model import TOPIC
 from zaqar.schemas import claims, messages, queues, share
 from zaqar.schemas.fields import NAME_PATTERN, JsonSchema
+from zaqar.schemas.project_limits import LIMITS
 from zaqar.schemas.stats import stats_schema
 from zaqar.transport.wsgi import openapi_pools, openapi_streams, openapi_subscriptions
 from zaqar.transport.wsgi.operation import BOOLEAN, JSON, STRING, Operation, limit_of, list_of, ref, wait_of
@@ -85,6 +86,9 @@ def _common_operations() -> dict[tuple[str, str], Operation]:
         ),
         ("/v2/ping", "get"): Operation("ping", "Whether the service can serve.", pong),
         ("/v2/ping", "head"): Operation("pingHead", "Whether the service can serve.", pong),
+        ("/v2/limits", "get"): Operation(
+            "getLimits", "The limits of the project, and how much it uses.", {200: ("The limits.", ref("Limits"))}
+        ),
     }
 
 
@@ -115,6 +119,7 @@ def _queue_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
             "Create a queue with metadata. One that exists stays as it is.",
             {201: ("Created.", None), 204: ("It existed.", None)},
             body=ref("Metadata"),
+            errors=(400, 403),
         ),
         (_QUEUE, "get"): Operation("getQueue", "Metadata; also of a queue that does not exist yet.", shown),
         (_QUEUE, "patch"): Operation(
@@ -155,6 +160,7 @@ def _message_operations(limits: Limits) -> dict[tuple[str, str], Operation]:
             {201: ("Stored.", ref("Posted"))},
             body=messages.post_schema(limits),
             body_required=True,
+            errors=(400, 403),
         ),
         (collection, "get"): _list_operation(limits, many),
         (collection, "delete"): Operation(
@@ -197,7 +203,7 @@ def _list_operation(limits: Limits, many: tuple[str, JsonSchema]) -> Operation:
             **wait_of(limits),
             **openapi_streams.QUERY,
         },
-        errors=(400, 404, 429),
+        errors=(400, 404),
         may_be_early=(200,),
         headers=openapi_streams.HEADERS,
         more_content=openapi_streams.CONTENT,
@@ -293,6 +299,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "Origin": messages.ORIGIN,
         "Posted": messages.POSTED,
         "Claim": claims.CLAIM,
+        "Limits": LIMITS,
     }
 
 
@@ -356,12 +363,12 @@ def _render(path: str, operation: Operation) -> dict[str, Any]:
 
 _ERRORS = {
     400: "The request breaks a rule; the description names the field.",
-    403: "Not allowed.",
+    403: "Not allowed, or the project has as much as it may have.",
     404: "There is no such thing.",
     406: "The client accepts no media type that is served here.",
     409: "It contradicts what is there.",
     415: "The body has another media type.",
-    429: openapi_streams.TOO_MANY,
+    429: f"Too many requests or messages in a short time. {openapi_streams.TOO_MANY}",
     503: "A store does not answer; Retry-After says when to try again.",
 }
 
@@ -383,7 +390,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
             rendered["200"]["content"] |= operation.more_content
         if status in operation.may_be_early:
             rendered[str(status)]["headers"] = {"Retry-After": _RETRY_AFTER}
-    for status in sorted({*operation.errors, 406, 503}):
+    of_all = {406, 503} if operation.open_to_all else {406, 429, 503}
+    for status in sorted({*operation.errors, *of_all}):
         rendered[str(status)] = {
             "description": _ERRORS[status],
             "content": {JSON: {"schema": ref("Error")}},

@@ -38,4 +38,4 @@ CONTENT: Mapping[str, Any] = {
 """The media type of a stream, which the answer 200 has besides JSON."""
 
 NO_CONTENT = "Of a stream with `Last-Event-ID`: the topic was deleted. Do not connect again."
-TOO_MANY = "Of a stream: the project has as many as it may have; Retry-After says when to try again."
+TOO_MANY = "Or a stream, and the project has as many as it may have. Retry-After says when to try again."

@@ -40,7 +40,7 @@ def _subscription_operations(limits: Limits, collection: str) -> dict[tuple[str,
             {201: ("It is there.", subscriptions.CREATED)},
             body=subscriptions.CREATION,
             body_required=True,
-            errors=(400, 409),
+            errors=(400, 403, 409),
         ),
         (single, "get"): Operation(
             "getSubscription", "One subscription.", {200: ("It.", ref("Subscription"))}, errors=(400, 404)

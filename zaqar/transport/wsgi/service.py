@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The resources of the service itself: ``/`` (the versions), ``/v2/`` (the home document), ``/v2/openapi.json``,
-``/v2/asyncapi.json``, ``/v2/ping`` for load balancers and ``/v2/health`` for people.
+``/v2/asyncapi.json``, ``/v2/limits``, ``/v2/ping`` for load balancers and ``/v2/health`` for people.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import msgspec
 
 from zaqar.policies import Authorizer
 from zaqar.service.health import Health
+from zaqar.service.project_limits import ProjectLimits
 from zaqar.transport.home_document import home_document
 from zaqar.transport.wsgi.proxy_headers import link_prefix
 
@@ -105,6 +106,18 @@ class PingResource:
         resp.status = 204
 
     on_head = on_get
+
+
+class LimitsResource:
+    """The limits of the caller's project, and how much of them is used."""
+
+    def __init__(self, project_limits: ProjectLimits, authorizer: Authorizer) -> None:
+        self._project_limits = project_limits
+        self._authorizer = authorizer
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        self._authorizer.check(req.context.caller, "limits:get")
+        resp.data = msgspec.json.encode({"limits": self._project_limits.report(req.context.caller.project)})
 
 
 class HealthResource:

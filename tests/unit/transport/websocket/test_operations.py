@@ -46,9 +46,10 @@ def test_each_action_has_the_path_of_the_operation_over_http(
 
 
 def test_actions_that_ask_others_do_not_measure_their_store() -> None:
-    """They look at all stores, try that of a pool, resolve the host of a webhook, or have Keystone make a trust."""
+    """They look at many stores or queues, resolve the host of a webhook, or have Keystone make a trust."""
     assert {name for name, action in ACTIONS.items() if action.asks_others} == {
         "check_node_health",
+        "get_limits",
         "ping_node",
         "pool_create",
         "pool_update",

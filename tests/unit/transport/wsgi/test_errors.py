@@ -15,6 +15,8 @@ from zaqar import errors
 from zaqar.errors import (
     ClientError,
     InvalidInput,
+    QuotaExceeded,
+    RateExceeded,
     StaleQueue,
     StartupError,
     StoreUnavailable,
@@ -72,6 +74,10 @@ def made(cls: type[ClientError]) -> ClientError:
         return InvalidInput("messages[0].ttl", 'is "odd" é \U0001f600 \x00 <b>')
     if cls is UnsupportedMedia:
         return UnsupportedMedia("not that", accept_patch="application/x")
+    if cls is QuotaExceeded:
+        return QuotaExceeded("queues: the project has 3 of 3 queues.", limit="queues")
+    if cls is RateExceeded:
+        return RateExceeded("request_rate: too many.", retry_after=2, headers={"RateLimit": '"request";r=0;t=2'})
     return cls("There is no such thing.")
 
 
@@ -87,6 +93,12 @@ def test_client_errors_say_what_is_wrong(answer: Any, cls: type[ClientError], ca
     assert result.status_code == cls.status
     assert result.json == {"title": cls.title, "description": str(error)}
     assert caplog.records == [], "a client's fault is not the operator's"
+
+
+def test_an_exceeded_rate_tells_when_to_try_again(answer: Any) -> None:
+    result = answer(made(RateExceeded))
+    assert result.headers["Retry-After"] == "2"
+    assert result.headers["RateLimit"] == '"request";r=0;t=2'
 
 
 def test_without_a_valid_token_the_answer_is_that_of_keystonemiddleware(

@@ -63,7 +63,7 @@ def test_relations_keep_the_names_that_clients_look_for(
     topics = {name.replace("queue", "topic") for name in queues} | {
         "post_topic_messages" if name == "post_messages" else f"topic_{name}" for name in messages | subscriptions
     }
-    service = {"ping", "openapi", "asyncapi"} | ({"health"} if admin_mode else set())
+    service = {"ping", "limits", "openapi", "asyncapi"} | ({"health"} if admin_mode else set())
     if admin_mode and pooling:
         service |= {"pools", "pool", "flavors", "flavor"}
     assert set(resources) == {f"rel/{name}" for name in queues | messages | claims | subscriptions | topics | service}
@@ -105,7 +105,7 @@ def test_a_resource_without_variables_has_a_fixed_path(resources: dict[str, Any]
         assert ("href-vars" in resource) == ("href-template" in resource), name
     fixed = {name: resource["href"] for name, resource in resources.items() if "href" in resource}
     known = {"rel/ping": "/v2/ping", "rel/openapi": "/v2/openapi.json", "rel/health": "/v2/health"}
-    known["rel/asyncapi"] = "/v2/asyncapi.json"
+    known |= {"rel/asyncapi": "/v2/asyncapi.json", "rel/limits": "/v2/limits"}
     assert fixed == {name: path for name, path in known.items() if name in resources}
 
 

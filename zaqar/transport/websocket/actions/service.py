@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions on the service itself: its home document, a ping, and the health of its stores."""
+"""Actions on the service itself: its home document, a ping, the health of its stores, and the limits of a project."""
 
 from __future__ import annotations
 
 from zaqar.app import Parts
+from zaqar.schemas.project_limits import LIMITS
 from zaqar.transport.home_document import home_document
 from zaqar.transport.websocket.action import Action, Answer, Call
 
@@ -16,6 +17,11 @@ def _ping(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "ping:get")
     parts.health.ping()
     return Answer(204, {})
+
+
+def _limits(parts: Parts, call: Call) -> Answer:
+    parts.authorizer.check(call.caller, "limits:get")
+    return Answer(200, {"limits": parts.project_limits.report(call.caller.project)})
 
 
 def _health(parts: Parts, call: Call) -> Answer:
@@ -41,6 +47,16 @@ ACTIONS: tuple[Action, ...] = (
         _ping,
         {},
         {204: ("Every store answers.", {"type": "object"})},
+        asks_others=True,
+    ),
+    Action(
+        "get_limits",
+        "Get the limits of the project, and how much of them it uses.",
+        "GET",
+        "/v2/limits",
+        _limits,
+        {},
+        {200: ("The limits.", LIMITS)},
         asks_others=True,
     ),
     Action(
