@@ -199,6 +199,7 @@ CASES = [
 @pytest.fixture
 def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Examined]:
     monkeypatch.setenv("ZAQAR_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("OS_METRICS__BIND", raising=False)
 
     def load(text: str) -> Examined:
         path = tmp_path / "zaqar.conf"

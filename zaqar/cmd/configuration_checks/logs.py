@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from zaqar.cmd.configuration_checks.addresses import is_loopback
 from zaqar.cmd.configuration_checks.complaints import Complaint, Examined
-from zaqar.cmd.listening import parse_address
+from zaqar.cmd.listening import configured_metrics_address
+from zaqar.errors import StartupError
 
 
 def find_debug(examined: Examined) -> Iterator[Complaint]:
@@ -44,14 +44,12 @@ def find_missing_places(examined: Examined) -> Iterator[Complaint]:
 
 def find_open_metrics(examined: Examined) -> Iterator[Complaint]:
     """Metrics on an address that other hosts can reach, or on none."""
-    option, text = "[metrics] bind", examined.conf.metrics.bind
-    if not text:
-        return
+    option = "[metrics] bind"
     try:
-        address = parse_address(text)
-    except argparse.ArgumentTypeError as exc:
-        yield Complaint(option, f"{exc}.", is_error=True)
+        address = configured_metrics_address(examined.conf)
+    except StartupError as exc:
+        yield Complaint.of(exc, option)
         return
-    if not is_loopback(address.host):
+    if address is not None and not is_loopback(address.host):
         names = ", with the names of projects and queues" if examined.conf.metrics.queues else ""
         yield Complaint(option, f"every host that reaches {address} can read the metrics{names}.")
