@@ -21,7 +21,6 @@ def set_up(conf: cfg.ConfigOpts, part: str) -> None:
 
     Raises StartupError if a file that they name cannot be used.
     """
-    before = _handlers()
     try:
         log.setup(conf, "zaqar")
     except log.LogConfigError as exc:
@@ -30,23 +29,27 @@ def set_up(conf: cfg.ConfigOpts, part: str) -> None:
     except OSError as exc:
         place = f"{exc.filename} cannot be written to: " if exc.filename else ""
         raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
-    # oslo.log makes new handlers each time. Others, such as those of a program that embeds the service, are not ours.
-    _adjust(_handlers() - before, conf, part)
+    _adjust(conf, part)
     for warning in misspelt_options(conf):
         warn_once(warning)
 
 
-def _handlers() -> set[logging.Handler]:
-    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
-    return {handler for logger in loggers for handler in logger.handlers}
+def _adjust(conf: cfg.ConfigOpts, part: str) -> None:
+    """Put our formatters and filters on every handler: those of oslo.log, of a file for logging, and of the server.
 
-
-def _adjust(handlers: set[logging.Handler], conf: cfg.ConfigOpts, part: str) -> None:
-    """Put our formatters and filters on handlers: those of the options, and those of a file for logging."""
+    A handler that oslo.log has not made is there again when the process reloads. It gets those of the new options.
+    """
     redactor, repeats, request = Redactor(_secrets_of(conf)), RepeatFilter(), _RequestFilter()
-    for handler in handlers:
-        inner = JsonFormatter(part) if conf.logging.format == "json" else handler.formatter
-        handler.setFormatter(RedactingFormatter(inner, redactor))
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        if conf.logging.format == "json":
+            handler.setFormatter(JsonFormatter(part, redactor))
+        else:
+            inner = handler.formatter
+            inner = inner.inner if isinstance(inner, RedactingFormatter) else inner
+            handler.setFormatter(RedactingFormatter(inner, redactor))
+        for earlier in [each for each in handler.filters if isinstance(each, _RequestFilter | RepeatFilter)]:
+            handler.removeFilter(earlier)
         handler.addFilter(request)
         handler.addFilter(repeats)
 
