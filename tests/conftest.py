@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -68,3 +69,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     drivers = [item.callspec.params.get("driver") for item in session.items if hasattr(item, "callspec")]
     servers.start_shared({driver.server for driver in drivers if getattr(driver, "server", None)})
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_pytest_stay_as_they_are() -> Iterator[None]:
+    """A test that sets up the log of the service changes every handler, also those with which pytest collects records."""
+    before = [(each, each.formatter, list(each.filters)) for each in logging.root.handlers]
+    yield
+    for handler, formatter, filters in before:
+        handler.formatter, handler.filters = formatter, filters

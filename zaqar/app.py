@@ -29,6 +29,7 @@ from zaqar.encryption.messages import MessageKeys
 from zaqar.errors import StartupError
 from zaqar.ipc.wakeup_socket import WakeupSender
 from zaqar.limits import Limits
+from zaqar.logs import repeats
 from zaqar.metrics.families import WAITING_CLIENTS
 from zaqar.metrics.recorder import Recorder
 from zaqar.model import QUEUE, QueueName
@@ -136,6 +137,7 @@ class Parts:
         self.placement.close()
         self.management.close()
         if self.recorder is not None:
+            repeats.count_in(None)
             self.recorder.close()
 
 
@@ -146,16 +148,16 @@ def build(
     clock: Clock = system_clock,
     management: ManagementStore | None = None,
     messages: MessageStore | None = None,
+    recorder: Recorder | None = None,
 ) -> Parts:
     """Build all below a transport. ``part`` is the kind of this process: only "api" and "websocket" have access rules.
 
-    Tests replace the stores. Raises StartupError, one sentence, if the service cannot run with this configuration.
+    A reload passes the open stores and the recorder. Raises StartupError if this configuration cannot be used.
     """
     _check(conf)
-    tokens = TokenValidator(conf, clock) if conf.auth_strategy else None
-    limits, rules = Limits.from_conf(conf), _load_rules(conf) if part in _SERVING else None
+    tokens, limits = TokenValidator(conf, clock) if conf.auth_strategy else None, Limits.from_conf(conf)
+    rules, recorder = _load_rules(conf) if part in _SERVING else None, _make_recorder(conf, part, recorder)
     pipelines, keys = Pipelines.from_conf(conf, clock), encryption_keys.load(conf)
-    recorder = Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None
     drivers, management, placement = _open_stores(conf, recorder, management, messages)
     common: dict[str, Any] = {"management": management, "placement": placement, "limits": limits, "clock": clock}
     common["quotas"] = _make_quotas(conf, part, recorder, common)
@@ -212,6 +214,13 @@ def _load_rules(conf: cfg.ConfigOpts) -> Authorizer:
     from zaqar.policies import Authorizer
 
     return Authorizer(conf)
+
+
+def _make_recorder(conf: cfg.ConfigOpts, part: str, before: Recorder | None) -> Recorder | None:
+    """The recorder of the process. After a reload the one before goes on: a second one would show its gauges again."""
+    recorder = before or (Recorder(configuration.metrics_dir(conf), part) if conf.metrics.bind else None)
+    repeats.count_in(recorder)
+    return recorder
 
 
 def _make_wakeup_sender(conf: cfg.ConfigOpts) -> WakeupSender:
@@ -277,7 +286,7 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any], reco
         limits=common["limits"],
     )
     if recorder is not None:
-        recorder.add_source(partial(_sample_waiting, hub.registry))
+        recorder.add_source(partial(_sample_waiting, hub.registry), key=WAITING_CLIENTS)
     return hub
 
 

@@ -127,8 +127,8 @@ def _listen(options: argparse.Namespace, conf: cfg.ConfigOpts) -> socket.socket:
     return listen(configured_websocket_address(conf), hint=f" [{GROUP}] bind and port say where.")
 
 
-def _build(conf: cfg.ConfigOpts, **stores: Any) -> app.Parts:
-    parts = app.build(conf, part="websocket", **stores)
+def _build(conf: cfg.ConfigOpts, **kept: Any) -> app.Parts:
+    parts = app.build(conf, part="websocket", **kept)
     if parts.tokens is not None:
         parts.tokens.start()
     return parts
@@ -216,7 +216,9 @@ class _Process:
                     asyncio.get_running_loop().call_later(_RETIREMENT_SECONDS, _start_thread, before.placement.close)
 
     def _make_parts(self) -> app.Parts:
-        """Read the configuration and make new parts that use the open stores. Stores of pools are opened again on use.
+        """Read the configuration and make new parts that use the open stores and the recorder of metrics.
+
+        Stores of pools are opened again on use. A change of ``[metrics] bind`` needs a restart.
 
         Raises StartupError if the configuration cannot be used; the present parts then stay in use.
         """
@@ -225,7 +227,7 @@ class _Process:
         messages = None if before.placement.spreads else before.placement.all_stores()[0].store
         if conf.pooling != before.conf.pooling:
             raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
-        parts = _build(conf, management=before.management, messages=messages)
+        parts = _build(conf, management=before.management, messages=messages, recorder=before.recorder)
         # Last, because a configuration that cannot be used must not change the log either.
         logs.set_up(conf, "websocket")
         return parts

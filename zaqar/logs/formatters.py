@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a record as a line of JSON, and removes secrets from every record."""
+"""Formatters: one JSON object in each line, or the text of another formatter. Both remove secrets from the record."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from collections.abc import Iterable
 from zaqar.logs import context
 from zaqar.uris import MASK
 
+# Each pattern takes time in proportion to the text, because clients choose parts of some texts. So a repetition after
+# which a match may fail is bounded, or begins only once in a word, and none is tried again with fewer characters.
 _PATTERNS = (
     # A password in a URI. It may hold '/' if it is not percent-encoded, so it ends at the last '@' before a space.
-    (re.compile(r"(://[^\s:@/]*:)[^\s]+(?=@)"), rf"\1{MASK}"),
+    (re.compile(r"(?<!\S)((?>\S*?://[^\s:@/]*:))\S+(?=@)"), rf"\1{MASK}"),
     # The token formats of Keystone: Fernet, and JSON web signatures.
     (re.compile(r"\bgAAAA[\w-]{16,}={0,2}"), MASK),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"), MASK),
+    (re.compile(r"\beyJ[\w-]{8,2000}+\.[\w-]{8,}+\.[\w-]{8,}+"), MASK),
     # The secrets of webhooks.
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=]+"), MASK),
     # Headers, options and parameters whose names say that they are secret.
     (
         re.compile(
-            r"""(?ix) \b( [\w-]* (?: auth-token | service-token | subject-token | storage-token | authorization | cookie
-            | password | secret | url-signature | signature | credential | api[-_]?key ) \w* ["']? \s* [:=] \s* )
+            r"""(?ix) ( (?: auth-token | service-token | subject-token | storage-token | authorization | cookie
+            | password | secret | url-signature | signature | credential | api[-_]?key )
+            \w{0,40}+ ["']? \s*+ [:=] [^\S\n]*+ )
             (?! %(?:s|r|\() | \*\*\* | none\b | null\b | (?: must | is | of | in | was )\b )
-            ( b?"[^"]*" | b?'[^']*' | (?: (?: bearer | basic ) \s+ )? [^\s"',;)\]}]+ )"""
+            ( b?"[^"]*+" | b?'[^']*+' | (?: (?: bearer | basic ) \s++ )? [^\s"',;)\]}]++ )"""
         ),
         rf"\1{MASK}",
     ),
 )
-"""What is removed, whoever has logged it: our code logs no secret on purpose, but texts of libraries may hold one."""
+"""Secrets and their replacements. Our code logs no secret on purpose, but texts of libraries may hold one."""
 
 _SHORTEST_SECRET = 6
 """Characters of the shortest value of the configuration that is removed. A shorter one may be a common word."""
@@ -60,11 +63,11 @@ class RedactingFormatter(logging.Formatter):
 
     def __init__(self, inner: logging.Formatter | None, redactor: Redactor) -> None:
         super().__init__()
-        self._inner = inner or logging.Formatter()
+        self.inner = inner or logging.Formatter()
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._redactor.redact(self._inner.format(record))
+        return self._redactor.redact(self.inner.format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -74,9 +77,10 @@ class JsonFormatter(logging.Formatter):
     are known: ``request_id``, ``error`` with the traceback, and the details of the request or the delivery.
     """
 
-    def __init__(self, part: str) -> None:
+    def __init__(self, part: str, redactor: Redactor) -> None:
         super().__init__()
         self._part = part
+        self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
@@ -94,4 +98,8 @@ class JsonFormatter(logging.Formatter):
         fields.update((name, value) for name, value in details.items() if value is not None)
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str, ensure_ascii=False)
+        # Before the text becomes JSON: there a quote has a backslash, which hides where a secret begins and ends.
+        return json.dumps({name: self._without_secrets(value) for name, value in fields.items()}, ensure_ascii=False)
+
+    def _without_secrets(self, value: object) -> object:
+        return value if isinstance(value, int | float) else self._redactor.redact(str(value))

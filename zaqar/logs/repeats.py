@@ -9,11 +9,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from zaqar.metrics.families import LOG_SUPPRESSED
+from zaqar.metrics.recorder import Recorder
+
 REPEAT_SECONDS = 60.0
 """A record that equals an earlier one is left out for so long. The next one after that has the number left out."""
 
 MOST_REMEMBERED = 500
 """Number of different records that are remembered. Of more, the oldest ones are forgotten."""
+
+_recorder: Recorder | None = None
+"""The log is set up before there is a recorder, and belongs to the whole process, so this does too."""
+
+
+def count_in(recorder: Recorder | None) -> None:
+    """Count the records that are left out from now on. ``zaqar.app`` calls it; None ends it."""
+    global _recorder
+    _recorder = recorder
 
 
 class RepeatFilter(logging.Filter):
@@ -25,7 +37,8 @@ class RepeatFilter(logging.Filter):
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        # Reentrant, because a finalizer that the garbage collector runs while it is held may log, too.
+        self._lock = threading.RLock()
         self._seen: OrderedDict[tuple[str, int, str], tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -35,6 +48,8 @@ class RepeatFilter(logging.Filter):
         decided: bool | None = getattr(record, "is_repeat_shown", None)
         if decided is None:
             decided = record.is_repeat_shown = self._decide(record)
+            if not decided and _recorder is not None:
+                _recorder.add(LOG_SUPPRESSED)
         return decided
 
     def _decide(self, record: logging.LogRecord) -> bool:

@@ -28,7 +28,7 @@ def set_up(conf: cfg.ConfigOpts, part: str) -> None:
     Raises StartupError if a file that they name cannot be used; the log then stays as it was.
     """
     root = logging.getLogger()
-    before, handlers_of_root = _handlers(), list(root.handlers)
+    before = list(root.handlers)
     levels = set() if conf.log_config_append else {pair.partition("=")[0] for pair in conf.default_log_levels}
     # oslo.log sets the levels that its option names and leaves all others as an earlier set-up has set them.
     dropped = {logger: logger.level for logger in map(logging.getLogger, _set_levels - levels)}
@@ -38,20 +38,19 @@ def set_up(conf: cfg.ConfigOpts, part: str) -> None:
         _set_up(conf)
     except StartupError:
         # oslo.log has removed the handlers before it failed.
-        root.handlers[:] = handlers_of_root
+        root.handlers[:] = before
         for logger, level in dropped.items():
             logger.setLevel(level)
         raise
     _set_levels.clear()
     _set_levels.update(levels)
+    _adjust(conf, part)
     # oslo.log makes new handlers each time. Others, such as those of a program that embeds the service, are not ours.
-    fresh = _handlers() - before
-    _adjust(fresh, conf, part)
-    for handler in _own_handlers - _handlers():
+    for handler in _own_handlers.difference(root.handlers):
         # Otherwise each reload would leave the file of the log open once more.
         handler.close()
     _own_handlers.clear()
-    _own_handlers.update(fresh)
+    _own_handlers.update(set(root.handlers).difference(before))
     for warning in misspelt_options(conf):
         warn_once(warning)
 
@@ -68,17 +67,22 @@ def _set_up(conf: cfg.ConfigOpts) -> None:
         raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
 
 
-def _handlers() -> set[logging.Handler]:
-    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
-    return {handler for logger in loggers for handler in logger.handlers}
+def _adjust(conf: cfg.ConfigOpts, part: str) -> None:
+    """Put our formatters and filters on every handler: those of oslo.log, of a file for logging, and of the server.
 
-
-def _adjust(handlers: set[logging.Handler], conf: cfg.ConfigOpts, part: str) -> None:
-    """Put our formatters and filters on handlers: those of the options, and those of a file for logging."""
+    A handler that oslo.log has not made is there again when the process reloads. It gets those of the new options.
+    """
     redactor, repeats, request = Redactor(_secrets_of(conf)), RepeatFilter(), _RequestFilter()
-    for handler in handlers:
-        inner = JsonFormatter(part) if conf.logging.format == "json" else handler.formatter
-        handler.setFormatter(RedactingFormatter(inner, redactor))
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        if conf.logging.format == "json":
+            handler.setFormatter(JsonFormatter(part, redactor))
+        else:
+            inner = handler.formatter
+            inner = inner.inner if isinstance(inner, RedactingFormatter) else inner
+            handler.setFormatter(RedactingFormatter(inner, redactor))
+        for earlier in [each for each in handler.filters if isinstance(each, _RequestFilter | RepeatFilter)]:
+            handler.removeFilter(earlier)
         handler.addFilter(request)
         handler.addFilter(repeats)
 

@@ -56,7 +56,7 @@ class Recorder:
         self._lock = _thread.RLock()
         self._end_of_process: weakref.finalize[[CellFile], Recorder] | None = None
         _recorders.add(self)
-        self._sources: list[Source] = []
+        self._sources: dict[object, Source] = {}
         self._ended = threading.Event()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(reference))
@@ -77,8 +77,8 @@ class Recorder:
             index = self._index[family, labels]
         except KeyError:
             index = self._begin(family, labels)
-        # No lock: CPython changes threads, and runs signal handlers, only at calls of Python functions and at the end
-        # of a loop's turn (the "eval breaker"), so not between the read and the write of this statement. A test with
+        # No lock: with its global lock, CPython changes threads, and runs signal handlers, only at calls of functions
+        # and at jumps back (the "eval breaker"), so not between the read and the write of this statement. A test with
         # threads that are switched as often as possible shows it.
         self.cells[index] += amount
 
@@ -102,13 +102,17 @@ class Recorder:
             cells[bucket] += 1.0
             cells[first + len(buckets) + 1] += value
 
-    def add_source(self, source: Source) -> None:
-        """Have ``source`` called every SAMPLE_SECONDS, in a thread of its own, once this process counts anything."""
-        self._sources.append(source)
+    def add_source(self, source: Source, *, key: object = None) -> None:
+        """Have ``source`` called every SAMPLE_SECONDS, in a thread of its own, once this process counts anything.
+
+        It replaces the source with the same ``key``, by default ``source`` itself. So a store that is opened again, or
+        a configuration that is read again, adds no further source of the same gauges.
+        """
+        self._sources[source if key is None else key] = source
 
     def sample(self) -> None:
         """Call all sources now. An error of one is logged and keeps no other from being called."""
-        for source in list(self._sources):
+        for source in list(self._sources.values()):
             try:
                 source(self)
             except Exception:  # noqa: BLE001, the log has it

@@ -41,9 +41,6 @@ DEFAULT = "default"
 
 S = TypeVar("S", MessageStore, ManagementStore)
 
-_NOT_TIMED = frozenset({"close", "from_settings", "wakeups", "connections"})
-"""Methods that do not ask the server, or that return an object which does so later."""
-
 _Count = Callable[[Recorder, Mapping[str, Any], Any], None]
 """Counts what a call has done. It gets the keyword arguments and the result of the call."""
 
@@ -61,13 +58,14 @@ def observe(store: S, name: str, recorder: Recorder) -> S:
             setattr(store, method, _timed(getattr(store, method), method, name, recorder))
     if isinstance(store, MessageStore):
         # A weak reference, so that the store of a pool that was removed is not kept.
-        recorder.add_source(partial(_sample_connections, weakref.ref(store), name))
+        recorder.add_source(partial(_sample_connections, weakref.ref(store), name), key=(STORE_CONNECTIONS, name))
     return store
 
 
 def _sample_connections(reference: weakref.ref[MessageStore], name: str, recorder: Recorder) -> None:
     store = reference()
-    connections = {} if store is None else store.connections()
+    # A store that is gone has no connections. Without this, its last numbers would be shown until the process ends.
+    connections = {"used": 0, "idle": 0} if store is None else store.connections()
     for state in ("used", "idle"):
         if state in connections:
             recorder.set(STORE_CONNECTIONS, (name, state), connections[state])
@@ -91,8 +89,6 @@ class _ObservedPart:
 
 
 def _timed(method: Callable[..., Any], operation: str, store: str, recorder: Recorder) -> Callable[..., Any]:
-    if operation.rpartition(".")[2] in _NOT_TIMED:
-        return method
     labels = (store, operation)
     count = _make_post_counter(recorder) if operation == "messages.post" else _COUNTS.get(operation)
     buckets = STORE_DURATION.buckets

@@ -18,9 +18,6 @@ TIMEOUT = 60.0
 ATTEMPTS = 6
 """Requests before the copy gives up. The pauses between them double from one second: 31 seconds in all."""
 
-LONGEST_PAUSE = 30.0
-"""Seconds. A service that asks for a longer pause in ``Retry-After`` gets the next request after this time."""
-
 MOST_BYTES = 64 * 1024 * 1024
 """Size of an answer. A page of 20 messages is at most a few MiB."""
 
@@ -146,7 +143,7 @@ class Service:
 
 def pause_before(attempt: int, error: Unavailable) -> None:
     """Wait before this attempt of a request, which is 1 for the first repetition, and say why on standard error."""
-    seconds = min(LONGEST_PAUSE, 2.0 ** (attempt - 1))
+    seconds = 2.0 ** (attempt - 1)
     report(f"{error}; next attempt in {seconds:.0f} s")
     time.sleep(seconds)
 

@@ -7,13 +7,19 @@ import logging
 import re
 import resource
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.unit.metrics.test_recorder import series_of
+from zaqar import app
 from zaqar import conf as configuration
 from zaqar.cmd import websocket
+from zaqar.metrics.families import MESSAGES_POSTED, WAITING_CLIENTS
+from zaqar.storage.memory.management import MemoryManagementStore
+from zaqar.storage.memory.store import MemoryMessageStore
 from zaqar.transport.websocket.settings import Settings
 
 
@@ -125,3 +131,20 @@ def test_a_frame_may_be_larger_than_a_post() -> None:
     conf = configuration.load(default_config_files=[])
     conf.set_override("max_messages_post_size", 1000, "transport")
     assert Settings.from_conf(conf).max_frame_size == 1000 + 64 * 1024
+
+
+def test_a_reload_goes_on_with_the_recorder_so_that_each_gauge_is_shown_once(tmp_path: Path) -> None:
+    file = tmp_path / "zaqar.conf"
+    file.write_text(f"[DEFAULT]\nstate_dir = {tmp_path}\n")
+    arguments = ["--config-file", str(file)]
+    stores = {"management": MemoryManagementStore(), "messages": MemoryMessageStore()}
+    before = app.build(configuration.load(arguments), part="websocket", **stores)
+    with socket.socket() as listener:
+        after = websocket._Process(before, listener, arguments)._make_parts()
+    assert after is not before
+    assert after.recorder is before.recorder is not None
+    after.recorder.add(MESSAGES_POSTED)
+    after.recorder.sample()
+    waiting = [each.labels for each in series_of(tmp_path / "metrics") if each.family is WAITING_CLIENTS]
+    assert sorted(waiting) == [("claim",), ("list",), ("stream",)]
+    after.close()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -31,7 +33,7 @@ def failed_record(text: str) -> logging.LogRecord:
 
 
 def test_a_record_is_one_json_object_in_one_line() -> None:
-    line = JsonFormatter("api").format(a_record("two\nlines \u20ac %s"))
+    line = JsonFormatter("api", Redactor()).format(a_record("two\nlines \u20ac %s"))
     assert "\n" not in line
     fields = json.loads(line)
     assert isinstance(fields.pop("pid"), int)
@@ -46,7 +48,7 @@ def test_a_record_is_one_json_object_in_one_line() -> None:
 
 def test_a_record_has_the_request_and_the_details() -> None:
     details = {"method": "POST", "status": 201, "project": None}
-    fields = json.loads(JsonFormatter("api").format(a_record(request_id="req-1", details=details)))
+    fields = json.loads(JsonFormatter("api", Redactor()).format(a_record(request_id="req-1", details=details)))
     assert (fields["request_id"], fields["method"], fields["status"]) == ("req-1", "POST", 201)
     assert "project" not in fields
 
@@ -54,15 +56,15 @@ def test_a_record_has_the_request_and_the_details() -> None:
 def test_a_record_has_the_details_of_the_task_that_logs_it() -> None:
     token = context.details.set({"delivery": "d1", "subscription": "s1"})
     try:
-        fields = json.loads(JsonFormatter("notifier").format(a_record()))
+        fields = json.loads(JsonFormatter("notifier", Redactor()).format(a_record()))
     finally:
         context.details.reset(token)
     assert (fields["delivery"], fields["subscription"]) == ("d1", "s1")
-    assert "delivery" not in json.loads(JsonFormatter("notifier").format(a_record()))
+    assert "delivery" not in json.loads(JsonFormatter("notifier", Redactor()).format(a_record()))
 
 
 def test_a_traceback_is_in_the_field_error() -> None:
-    error = json.loads(JsonFormatter("api").format(failed_record("no such thing")))["error"]
+    error = json.loads(JsonFormatter("api", Redactor()).format(failed_record("no such thing")))["error"]
     assert error.startswith("Traceback")
     assert error.endswith("ValueError: no such thing")
 
@@ -116,6 +118,7 @@ def test_secret_values_of_the_configuration_are_removed() -> None:
     [
         "[signed_url] secret_key: must be set if [notification] require_confirmation is on.",
         "The password is wrong.",
+        "Traceback of a wrong password:\n  File 'a.py', line 1",
         "token of project demo was refused",
         "http://example.com/a?b=c",
         "req-6b31dd4c-95cd-4c03-a5c8-b1c8a04e6b7a POST /v2/queues/q/messages 201",
@@ -126,8 +129,47 @@ def test_sentences_without_a_secret_stay_as_they_are(text: str) -> None:
     assert Redactor(["another-secret"]).redact(text) == text
 
 
-def test_the_secrets_of_a_traceback_are_removed_too() -> None:
-    for inner in (logging.Formatter("%(message)s"), JsonFormatter("api"), None):
-        text = RedactingFormatter(inner, Redactor()).format(failed_record(f"refused: X-Auth-Token: {SECRET}"))
-        assert "ValueError" in text
-        assert SECRET not in text
+@pytest.mark.parametrize("formatter", [JsonFormatter("api", Redactor()), RedactingFormatter(None, Redactor())])
+def test_the_secrets_of_a_traceback_are_removed_too(formatter: logging.Formatter) -> None:
+    text = formatter.format(failed_record(f"refused: X-Auth-Token: {SECRET}"))
+    assert "ValueError" in text
+    assert SECRET not in text
+
+
+def test_json_stays_json_and_has_no_secret_that_stands_in_quotes() -> None:
+    formatter = JsonFormatter("api", Redactor(['another "secret"']))
+    line = formatter.format(a_record("%s", f'he said "password={SECRET}", {{"token": 1, "password": "{SECRET}"}}'))
+    assert json.loads(line)["msg"] == 'he said "password=***", {"token": 1, "password": ***}'
+    line = formatter.format(a_record(details={"queue": 'another "secret"', "seconds": 0.5}))
+    assert (json.loads(line)["queue"], json.loads(line)["seconds"]) == ("***", 0.5)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a-",
+        "password",
+        "secret-",
+        "password ",
+        'password="',
+        "://a:",
+        "a@://a:",
+        "-eyJ",
+        "eyJ.",
+        "gAAAA-",
+        "whsec_",
+        "b ",
+    ],
+)
+def test_the_time_does_not_grow_with_the_square_of_the_text(piece: str) -> None:
+    def seconds(repetitions: int) -> float:
+        text = piece * repetitions
+        return min(_process_time_of(lambda: Redactor(["a-secret"]).redact(text)) for _ in range(3))
+
+    assert seconds(16_000) < 64 * max(seconds(1_000), 1e-4)
+
+
+def _process_time_of(call: Callable[[], object]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import logging
+import threading
+from pathlib import Path
 
 from tests.clock import FakeClock
+from tests.unit.metrics.test_recorder import series_of
 from zaqar.logs import repeats
 from zaqar.logs.repeats import REPEAT_SECONDS, RepeatFilter
+from zaqar.metrics.families import LOG_SUPPRESSED
+from zaqar.metrics.recorder import Recorder
 
 
 class Log:
@@ -58,3 +63,33 @@ def test_different_lines_take_bounded_memory() -> None:
         log.write("fault %d", number)
     assert len(log.filter._seen) == repeats.MOST_REMEMBERED
     assert len(log.lines) == 3 * repeats.MOST_REMEMBERED
+
+
+def test_a_warning_that_is_logged_while_another_one_is_filtered_blocks_nothing() -> None:
+    log = Log()
+
+    class Name(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            # As a finalizer does that the garbage collector runs at this moment.
+            log.write("logged in between")
+            return super().__hash__()
+
+    writing = threading.Thread(target=lambda: log.write("a fault", logger=Name("one")), daemon=True)
+    writing.start()
+    writing.join(30)
+    assert not writing.is_alive()
+    assert log.lines == ["logged in between", "a fault"]
+
+
+def test_records_that_are_left_out_are_counted_once_whatever_the_number_of_handlers(tmp_path: Path) -> None:
+    log, recorder = Log(), Recorder(tmp_path, "api")
+    repeats.count_in(recorder)
+    try:
+        for _ in range(4):
+            log.write("a fault")
+    finally:
+        repeats.count_in(None)
+    log.write("a fault")
+    assert series_of(tmp_path) == [(LOG_SUPPRESSED, (), (3.0,))]

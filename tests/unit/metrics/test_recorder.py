@@ -239,3 +239,29 @@ def test_the_thread_that_reads_gauges_ends_with_the_recorder(tmp_path: Path, mon
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+def test_a_source_with_the_key_of_another_one_replaces_it(tmp_path: Path) -> None:
+    recorder, called = Recorder(tmp_path, "api"), list[str]()
+
+    def source(_: Recorder) -> None:
+        called.append("by itself")
+
+    for _ in range(2):
+        recorder.add_source(source)
+    recorder.add_source(lambda _: called.append("before"), key="gauges")
+    recorder.add_source(lambda _: called.append("after"), key="gauges")
+    recorder.sample()
+    assert called == ["by itself", "after"]
+
+
+def test_a_folder_that_others_can_open_fails_no_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir(0o755)
+    folder.chmod(0o755)
+    (folder / "of somebody else").touch()
+    recorder = Recorder(folder, "api")
+    for _ in range(2):
+        recorder.add(MESSAGES_POSTED)
+    (record,) = caplog.records
+    assert "open to other users" in record.getMessage()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.conformance.queue_client import QueueClient, bodies
 from tests.unit.metrics.test_recorder import series_of
 from zaqar.errors import StaleQueue, StoreUnavailable
-from zaqar.metrics.families import STORE_DURATION
+from zaqar.metrics.families import STORE_CONNECTIONS, STORE_DURATION
 from zaqar.metrics.recorder import Recorder
 from zaqar.model import DeadLetters
 from zaqar.storage.base import ManagementStore, MessageStore
@@ -134,3 +135,33 @@ def test_every_method_of_the_contract_is_there_and_is_counted(contract: Any, sto
             if not name.startswith("_"):
                 method = getattr(getattr(observed, part), name)
                 assert method.__qualname__ == "_timed.<locals>.call", f"{part}.{name}"
+
+
+class PooledStore(MemoryMessageStore):
+    def connections(self) -> dict[str, int]:
+        return {"used": 2, "idle": 3, "max": 5}
+
+
+def test_the_connections_of_a_store_that_is_gone_are_not_shown_any_more(recorder: Recorder, tmp_path: Path) -> None:
+    store = observe(PooledStore(), "default", recorder)
+    store.ping()
+    recorder.sample()
+    assert connections(tmp_path) == {("default", "used"): 2, ("default", "idle"): 3}
+    del store
+    gc.collect()
+    recorder.sample()
+    assert connections(tmp_path) == {("default", "used"): 0, ("default", "idle"): 0}
+
+
+def test_a_store_that_is_opened_again_takes_the_place_of_the_one_before(recorder: Recorder, tmp_path: Path) -> None:
+    stores = [observe(PooledStore(), "default", recorder) for _ in range(3)]
+    stores[-1].ping()
+    stores[:-1] = []
+    gc.collect()
+    recorder.sample()
+    assert connections(tmp_path) == {("default", "used"): 2, ("default", "idle"): 3}
+    assert len(recorder._sources) == 1
+
+
+def connections(folder: Path) -> dict[tuple[str, ...], float]:
+    return {each.labels: each.cells[0] for each in series_of(folder) if each.family is STORE_CONNECTIONS}

@@ -132,11 +132,14 @@ class Session:
         """
         if request.reply is not None:
             return request.reply
-        log_context.request_id.set(request.id)
+        # Reset at the end, because the thread goes on with work of no request, such as reads of streams.
+        before = log_context.request_id.set(request.id)
         try:
             return self._authenticate(request) if request.token is not None else self._carry_out(request, version)
         except Exception as exc:  # noqa: BLE001, _reply_to_error() logs it
             return self._reply_to_error(request, exc)
+        finally:
+            log_context.request_id.reset(before)
 
     def _reply_to_error(self, request: Request, error: Exception) -> Reply:
         if isinstance(error, TokenEnded):

@@ -24,6 +24,7 @@ from zaqar.errors import (
     SignatureRefused,
     StoreUnavailable,
 )
+from zaqar.logs import context as log_context
 from zaqar.service.staged.pipelines import Pipelines
 from zaqar.transport.websocket.action import Action, Answer, Call, Field
 from zaqar.transport.websocket.actions import ACTIONS
@@ -238,6 +239,20 @@ def test_a_session_uses_the_table_of_the_api_by_default(parts: Parts) -> None:
     session = Sessions().open(parts, "c9")
     reply = session.answer(session.read(pack(Format.JSON, {"action": "queue_list", "headers": HEADERS})))
     assert reply.status == 200
+
+
+def test_records_of_the_log_have_the_id_of_a_request_only_while_it_is_carried_out(parts: Parts) -> None:
+    seen: list[str] = []
+
+    def handle(_: Parts, call: Call) -> Answer:
+        seen.extend([log_context.request_id.get(), call.caller.request_id])
+        return Answer(200, {})
+
+    client = Client(parts, {"message_post": dataclasses.replace(TOY, handle=handle)})
+    assert client.status("message_post", POST) == 200
+    assert seen[0] == seen[1] != ""
+    # The thread goes on with other work.
+    assert log_context.request_id.get() == ""
 
 
 def test_sessions_share_frame_checks_until_a_reload(parts: Parts) -> None:

@@ -267,7 +267,7 @@ class ReplicaSet:
         return self._outage.failed("others were faster at each attempt" if exc is None else _reason(exc))
 
     def connections(self) -> Mapping[str, int]:
-        """See ``MessageStore.connections``: those to all members together, and the limit for each, 0 if there is none.
+        """See ``MessageStore.connections``: those to all members together, and the limit for each member.
 
         Empty while this process has no client, as after a fork.
         """
@@ -277,10 +277,11 @@ class ReplicaSet:
         client = connection.client
         # PERF: these parts are private. The public way, a listener of events, costs each command some microseconds.
         pools = [server.pool for server in list(client._topology._servers.values())]
+        most = client.options.pool_options.max_pool_size
         return {
             "used": sum(pool.active_sockets for pool in pools),
             "idle": sum(len(pool.conns) for pool in pools),
-            "max": int(client.options.pool_options.max_pool_size or 0),
+            **({"max": int(most)} if most else {}),
         }
 
     def ping(self) -> None:
