@@ -115,6 +115,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "commands and processes": (
         "acceptance/commands/test_status.py",
+        "acceptance/commands/test_check.py",
+        "acceptance/test_reload.py",
+        "conformance/test_open_as_it_is.py",
         "acceptance/commands/test_gc.py",
         "acceptance/commands/test_db_manage.py",
         "acceptance/commands/test_signals.py",

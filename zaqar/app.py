@@ -175,9 +175,9 @@ def build(
     subscriptions = pipelines.make_subscriptions(**subscribing)
     return Parts(
         **common,
-        conf=conf,
         recorder=recorder,
         tracing=tracing,
+        conf=conf,
         keys=keys,
         rules=rules,
         tokens=tokens,

@@ -9,6 +9,10 @@ OTHER_FILES = 256
 """Open files that are not connections of clients: those to stores, Keystone and notifiers, and the log."""
 
 
+OTHER_CONNECTIONS = 1000
+"""Connections that a worker of HTTP may have besides those of clients that wait for messages or follow a stream."""
+
+
 def allow(wanted: int) -> int:
     """Let this process have ``wanted`` open files, as far as the hard limit allows; ``ulimit -Hn`` shows it.
 

@@ -226,12 +226,14 @@ class _Process:
         Raises StartupError if the configuration cannot be used; the present parts then stay in use.
         """
         conf = configuration.load(self._arguments)
-        logs.set_up(conf, "websocket")
         before = self.parts
         messages = None if before.placement.spreads else before.placement.all_stores()[0].store
         if conf.pooling != before.conf.pooling:
             raise StartupError("[DEFAULT] pooling: a change needs a restart of the WebSocket server.")
-        return _build(conf, management=before.management, messages=messages, recorder=before.recorder)
+        parts = _build(conf, management=before.management, messages=messages, recorder=before.recorder)
+        # Last, because a configuration that cannot be used must not change the log either.
+        logs.set_up(conf, "websocket")
+        return parts
 
 
 def _notification_host(conf: cfg.ConfigOpts) -> str | None:

@@ -15,12 +15,48 @@ from zaqar.logs import context
 from zaqar.logs.formatters import JsonFormatter, RedactingFormatter, Redactor
 from zaqar.logs.repeats import RepeatFilter
 
+_set_levels: set[str] = set()
+"""The loggers whose levels the present set-up has set."""
+
+_own_handlers: set[logging.Handler] = set()
+"""The handlers that the present set-up has made."""
+
 
 def set_up(conf: cfg.ConfigOpts, part: str) -> None:
     """Set up the log by the options of oslo.log and ``[logging]``. ``part`` is the kind of the process, such as "api".
 
-    Raises StartupError if a file that they name cannot be used.
+    Raises StartupError if a file that they name cannot be used; the log then stays as it was.
     """
+    root = logging.getLogger()
+    before = list(root.handlers)
+    levels = set() if conf.log_config_append else {pair.partition("=")[0] for pair in conf.default_log_levels}
+    # oslo.log sets the levels that its option names and leaves all others as an earlier set-up has set them.
+    dropped = {logger: logger.level for logger in map(logging.getLogger, _set_levels - levels)}
+    for logger in dropped:
+        logger.setLevel(logging.NOTSET)
+    try:
+        _set_up(conf)
+    except StartupError:
+        # oslo.log has removed the handlers before it failed.
+        root.handlers[:] = before
+        for logger, level in dropped.items():
+            logger.setLevel(level)
+        raise
+    _set_levels.clear()
+    _set_levels.update(levels)
+    _adjust(conf, part)
+    # oslo.log makes new handlers each time. Others, such as those of a program that embeds the service, are not ours.
+    for handler in _own_handlers.difference(root.handlers):
+        # Otherwise each reload would leave the file of the log open once more.
+        handler.close()
+    _own_handlers.clear()
+    _own_handlers.update(set(root.handlers).difference(before))
+    for warning in misspelt_options(conf):
+        warn_once(warning)
+
+
+def _set_up(conf: cfg.ConfigOpts) -> None:
+    """Let oslo.log set up handlers and levels."""
     try:
         log.setup(conf, "zaqar")
     except log.LogConfigError as exc:
@@ -29,9 +65,6 @@ def set_up(conf: cfg.ConfigOpts, part: str) -> None:
     except OSError as exc:
         place = f"{exc.filename} cannot be written to: " if exc.filename else ""
         raise StartupError(f"[DEFAULT] log_file, log_dir: {place}{exc.strerror}.") from exc
-    _adjust(conf, part)
-    for warning in misspelt_options(conf):
-        warn_once(warning)
 
 
 def _adjust(conf: cfg.ConfigOpts, part: str) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from oslo_config import cfg
@@ -45,25 +45,39 @@ _JSON_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
 )
 
 
-def open_management_store(conf: cfg.ConfigOpts) -> ManagementStore:
-    """Open the store that ``[drivers] management_store`` names. Raises StartupError if it cannot be opened."""
-    return cast("ManagementStore", _open_configured(conf, "management_store", MANAGEMENT_STORES))
+def open_management_store(conf: cfg.ConfigOpts, *, as_it_is: bool = False) -> ManagementStore:
+    """Open the store that ``[drivers] management_store`` names. Raises StartupError if it cannot be opened.
+
+    With ``as_it_is`` nothing in the store is made or upgraded.
+    """
+    return cast("ManagementStore", _open_configured(conf, "management_store", MANAGEMENT_STORES, as_it_is=as_it_is))
 
 
-def open_message_store(conf: cfg.ConfigOpts) -> MessageStore:
-    """Open the store that ``[drivers] message_store`` names. Raises StartupError if it cannot be opened."""
-    return cast("MessageStore", _open_configured(conf, "message_store", MESSAGE_STORES))
+def open_message_store(conf: cfg.ConfigOpts, *, as_it_is: bool = False) -> MessageStore:
+    """Open the store that ``[drivers] message_store`` names. Raises StartupError if it cannot be opened.
+
+    With ``as_it_is`` nothing in the store is made or upgraded.
+    """
+    return cast("MessageStore", _open_configured(conf, "message_store", MESSAGE_STORES, as_it_is=as_it_is))
 
 
-def _open_configured(conf: cfg.ConfigOpts, which: str, namespace: str) -> Any:
+def _open_configured(conf: cfg.ConfigOpts, which: str, namespace: str, *, as_it_is: bool) -> Any:
     name = conf.drivers[which]
     store = entry_points.load(namespace, name)
-    settings = _settings(conf, f"drivers:{which}:{name}")
+    settings = _settings(conf, group_of(which, name))
     if name == "sqlalchemy":
         settings["uri"], settings["embedded"] = sqlalchemy_uri(conf, which)
     elif settings.get("uri"):
         settings["uri"] = lower_scheme(settings["uri"])
-    return store.from_settings(settings)
+    return store.open_as_it_is(settings) if as_it_is else store.from_settings(settings)
+
+
+def group_of(which: str, driver: str) -> str:
+    """The group with the options of a driver; ``which`` is "message_store" or "management_store".
+
+    ``mongodb.fifo`` is another name of ``mongodb``, and has no group of its own.
+    """
+    return f"drivers:{which}:{driver.removesuffix('.fifo')}"
 
 
 def _settings(conf: cfg.ConfigOpts, group: str) -> dict[str, Any]:
@@ -104,12 +118,22 @@ class DriverRegistry:
             raise InvalidInput("uri", f"the driver '{name}' cannot be loaded; the log says why") from exc
 
     def open(self, pool: Pool) -> MessageStore:
+        store, settings = self._find(pool)
+        return self._opened(store.from_settings(settings), pool.name)
+
+    def open_as_it_is(self, pool: Pool) -> MessageStore:
+        """Open the store of a pool, but make and upgrade nothing in it."""
+        store, settings = self._find(pool)
+        return store.open_as_it_is(settings)
+
+    def _find(self, pool: Pool) -> tuple[type[MessageStore], Mapping[str, Any]]:
+        """The driver of a pool and its settings."""
         name = self._driver(pool)
         settings = {**_settings(self._conf, _group(name)), **pool.options, "uri": lower_scheme(pool.uri)}
         if name == "sqlalchemy":
             # embedded: the store creates its own tables, because operators do not run migrations for a pool.
             settings["embedded"] = True
-        return self._opened(self._load(name).from_settings(settings), pool.name)
+        return self._load(name), settings
 
     def capabilities(self, pool: Pool) -> frozenset[str]:
         try:

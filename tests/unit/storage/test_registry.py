@@ -44,3 +44,19 @@ def test_a_uri_that_cannot_work_is_one_sentence(driver: str, uri: str, store: st
     with pytest.raises(StartupError) as caught:
         open_store(conf).close()
     assert "\n" not in str(caught.value)
+
+
+def test_mongodb_fifo_has_the_options_of_mongodb(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Store:
+        @classmethod
+        def from_settings(cls, settings: dict[str, object]) -> None:
+            opened.append(settings["uri"])
+
+    monkeypatch.setattr("zaqar.entry_points.load", lambda namespace, name: Store)
+    conf = configuration.load(default_config_files=[])
+    conf.set_override("message_store", "mongodb.fifo", "drivers")
+    conf.set_override("uri", "mongodb://host", "drivers:message_store:mongodb")
+    open_message_store(conf)
+    assert opened == ["mongodb://host"]

@@ -44,9 +44,6 @@ SEND_SECONDS = 30.0
 MOST_IDLE_SECONDS = 5.0
 """Longest time that idle connections stay open when a worker ends. It has to be shorter than ``graceful_timeout``."""
 
-OTHER_CONNECTIONS = 1000
-"""Connections that a worker may have besides those of clients that wait for messages or follow a stream."""
-
 _PlainSocket = get_original("socket", "socket")
 
 
@@ -233,7 +230,7 @@ def _is_server_draining() -> bool:
 def _count_connections() -> int:
     parts = _find_parts()
     held = 0 if parts is None else parts.limits.max_waiting_clients + parts.limits.max_streams
-    return held + OTHER_CONNECTIONS
+    return held + open_files.OTHER_CONNECTIONS
 
 
 def _allow_connections(wanted: int) -> int:

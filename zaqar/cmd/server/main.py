@@ -60,6 +60,7 @@ signals:
 examples:
   zaqar-server --state-dir ./data --bind 127.0.0.1:9999
   zaqar-server --config-file /etc/zaqar/zaqar.conf --workers 8
+  zaqar-server --config-file /etc/zaqar/zaqar.conf --check
 """
 
 
@@ -72,8 +73,9 @@ class Endpoints(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
+    command = _check if options.check else _serve
     try:
-        return failures.run("zaqar-server", lambda: _serve(options))
+        return failures.run("zaqar-server", lambda: command(options))
     except KeyboardInterrupt:
         # Ctrl-C before the supervisor has started. No child process is running.
         return 130
@@ -122,6 +124,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="gunicorn",
         help="HTTP server; granian is faster and has to be installed: pip install 'zaqar[granian]' (default: gunicorn)",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only check the configuration and ask the stores; status 1 if there is an error, 0 with warnings only",
+    )
     parser.add_argument("--version", action="version", version=f"zaqar-server {version('zaqar')}")
     return parser.parse_args(argv)
 
@@ -132,18 +139,40 @@ def _parse_workers(text: str) -> int:
     return int(text)
 
 
-def _serve(options: argparse.Namespace) -> int:
-    # Until the supervisor handles SIGHUP, the signal would end this process. Ignoring it is safe: the child processes
-    # read the configuration later than this.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The child processes read the same configuration, by these variables. A policy snapshot in the environment belongs
-    # to another server.
+def _check(options: argparse.Namespace) -> int:
+    """Print the complaints about the configuration. Returns the exit status."""
+    # Import here: the checks load all parts of the service, and the supervisor should stay small.
+    from zaqar.cmd import configuration_checks
+
+    _pass_on(options)
+    found = configuration_checks.check_all(http=options.bind, websocket=options.websocket_bind)
+    complaints = [complaint for its in found.values() for complaint in its]
+    errors = [complaint for complaint in complaints if complaint.is_error]
+    for complaint in complaints:
+        print(f"{'error' if complaint.is_error else 'warning'}: {complaint}")
+    if complaints:
+        print(f"Errors: {len(errors)}. Warnings: {len(complaints) - len(errors)}.")
+    else:
+        print("There is nothing to complain about.")
+    return failures.FAILURE if errors else 0
+
+
+def _pass_on(options: argparse.Namespace) -> None:
+    """Set the variables by which every process reads the configuration that the command line names."""
+    # A policy snapshot in the environment belongs to another server.
     os.environ.pop(configuration.POLICY_SNAPSHOT_VARIABLE, None)
     if options.config_file:
         files = [str(Path(name).absolute()) for name in options.config_file]
         os.environ[configuration.CONFIG_FILE_VARIABLE] = os.pathsep.join(files)
     if options.state_dir:
         os.environ[configuration.STATE_DIR_VARIABLE] = str(Path(options.state_dir).expanduser().absolute())
+
+
+def _serve(options: argparse.Namespace) -> int:
+    # Until the supervisor handles SIGHUP, the signal would end this process. Ignoring it is safe: the child processes
+    # read the configuration later than this.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _pass_on(options)
     conf = configuration.load()
     endpoints = _endpoints(options, conf)
     configured_metrics_address(conf)

@@ -30,6 +30,14 @@ class ManagementStore(ABC):
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """Open a store with options of ``[drivers:management_store:<name>]``; see ``MessageStore.from_settings``."""
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Self:
+        """Open a store, but make and upgrade nothing in it; see ``MessageStore.open_as_it_is``.
+
+        Of the opened store only ``ping``, ``catalog.get`` and ``close`` are called.
+        """
+        return cls.from_settings(settings)
+
     @abstractmethod
     def ping(self) -> None:
         """Return if the store answers. Raises StoreUnavailable if it does not."""

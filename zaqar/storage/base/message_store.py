@@ -45,6 +45,15 @@ class MessageStore(ABC):
         the server at the first contact.
         """
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Self:
+        """Open a store as :meth:`from_settings` does, but make and upgrade nothing in it. A check of the configuration
+        calls it, and then only ``ping``, ``durability`` and ``close``.
+
+        A driver overrides it if its ``from_settings`` makes or upgrades something.
+        """
+        return cls.from_settings(settings)
+
     @abstractmethod
     def volume(self, *, now: float) -> Volume:
         """Count the messages of all queues together, and the deliveries of all subscriptions.

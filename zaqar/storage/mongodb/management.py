@@ -43,6 +43,11 @@ class MongoManagementStore(ManagementStore):
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls(ReplicaSet.open(settings, COLLECTIONS))
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Self:
+        # Without the indexes, which ReplicaSet.open would make.
+        return cls(ReplicaSet.open(settings, dict.fromkeys(COLLECTIONS, ())))
+
     def ping(self) -> None:
         self.replica_set.ping()
 

@@ -53,6 +53,11 @@ class MongoMessageStore(MessageStore):
         replica_set = ReplicaSet.open(settings, COLLECTIONS)
         return cls(replica_set, change_stream=bool(settings.get("change_stream")))
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Self:
+        # Without the indexes, which ReplicaSet.open would make.
+        return cls(ReplicaSet.open(settings, dict.fromkeys(COLLECTIONS, ())))
+
     def volume(self, *, now: float) -> Volume:
         """As in the contract. Some numbers may be wrong for a while:
 

@@ -36,6 +36,10 @@ class SqlManagementStore(ManagementStore):
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls(Database.from_settings(settings))
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(Database.open_as_it_is(settings))
+
     def ping(self) -> None:
         with self._database.read() as connection:
             connection.execute(self._queries.ping).fetchone()

@@ -66,6 +66,10 @@ class SqlMessageStore(MessageStore):
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         return cls(Database.from_settings(settings))
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(Database.open_as_it_is(settings))
+
     def volume(self, *, now: float) -> Volume:
         return read_volume(self._database, now)
 

@@ -91,6 +91,21 @@ class Database(ABC):
         database.prepare_once_there()
         return database
 
+    @classmethod
+    def open_as_it_is(cls, settings: Mapping[str, Any]) -> Database:
+        """Open the database that the options of a store name, but do not change its schema. An SQLite file must exist.
+
+        Raises StartupError if the database cannot be opened, or if an operator has to upgrade its schema;
+        StoreUnavailable if a server does not answer.
+        """
+        options = dict(settings)
+        uri, embedded = options.pop("uri"), options.pop("embedded", True)
+        database = cls.open(uri, embedded=False, **options)
+        if not embedded:
+            # The service itself upgrades an embedded database at its start, so its schema may be an earlier one.
+            database.prepare()
+        return database
+
     def prepare(self) -> None:
         """Upgrade the schema if the service owns it; else raise StartupError unless the schema is current."""
         from zaqar.storage.sqlalchemy import migration  # needs this module, and is needed only here
