@@ -173,6 +173,7 @@ def build(
     reading: dict[str, Any] = {"queues": queues, "bodies": _make_bodies(keys, limits), "clock": clock, "hub": hub}
     subscribing = {**common, **_settings_of_subscriptions(conf), "queues": queues, "wake_notifiers": wake}
     subscriptions = pipelines.make_subscriptions(**subscribing)
+    of_process: dict[str, Any] = {"conf": conf, "recorder": recorder, "tracing": tracing, "keys": keys}
     return Parts(
         **common,
         recorder=recorder,
