@@ -176,10 +176,7 @@ def build(
     of_process: dict[str, Any] = {"conf": conf, "recorder": recorder, "tracing": tracing, "keys": keys}
     return Parts(
         **common,
-        recorder=recorder,
-        tracing=tracing,
-        conf=conf,
-        keys=keys,
+        **of_process,
         rules=rules,
         tokens=tokens,
         queues=queues,
@@ -291,13 +288,13 @@ def _make_hub(conf: cfg.ConfigOpts, queues: Queues, common: dict[str, Any], reco
     management: ManagementStore = common["management"]
     placement: Placement = common["placement"]
 
-    def remembered(address: QueueName) -> Located | None:
-        resolved = queues.remembered(address)
+    def remembered(queue_name: QueueName) -> Located | None:
+        resolved = queues.remembered(queue_name)
         return None if resolved is None else Located(resolved.queue.uid, resolved.store_ref)
 
     def find_queues(names: Collection[QueueName]) -> dict[QueueName, Located]:
         found = management.queue_records.find(names=names)
-        return {address: Located(queue.uid, placement.store_of(queue)) for address, queue in found.items()}
+        return {queue_name: Located(queue.uid, placement.store_of(queue)) for queue_name, queue in found.items()}
 
     hub = Hub(
         folder=configuration.waiters_dir(conf),

@@ -19,11 +19,11 @@ class Ledgers(Stage):
     """For ``queue_pipeline``: refuses to delete or empty queues whose name begins with ``ledger-``."""
 
     def before_delete_queue(self, context: Context, request: DeleteQueue) -> DeleteQueue:
-        self._check(request.address.name)
+        self._check(request.queue_name.name)
         return request
 
     def before_purge_queue(self, context: Context, request: PurgeQueue) -> PurgeQueue:
-        self._check(request.address.name)
+        self._check(request.queue_name.name)
         return request
 
     def after_delete_queue(self, context: Context, request: DeleteQueue, result: None) -> None:

@@ -41,9 +41,9 @@ class Process:
         return connection
 
     def subscribe(self, connection: str, queue: str = "q", *, kind: str = QUEUE, **body: Any) -> str:
-        address = QueueName(self.api.project, kind, queue)
+        queue_name = QueueName(self.api.project, kind, queue)
         raw = json.dumps(body).encode()
-        return self.subscriptions.create(Context(self.api.project, "client"), address, raw, connection)
+        return self.subscriptions.create(Context(self.api.project, "client"), queue_name, raw, connection)
 
     def close(self, connection: str) -> None:
         self.open.discard(connection)

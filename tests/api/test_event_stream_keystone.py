@@ -60,8 +60,8 @@ def test_a_stream_needs_a_token(api: AuthenticatedApi, keystone: Keystone) -> No
     assert follow(api, "bad").status == 401
     with follow(api, keystone.token("member", "demo")) as reader:
         opened(reader)
-        address = next(iter(api.parts.hub.registry._queues))
-        assert address.project == keystone.id_of("project", "demo")
+        queue_name = next(iter(api.parts.hub.registry._queues))
+        assert queue_name.project == keystone.id_of("project", "demo")
 
 
 def test_a_stream_ends_with_its_token(api: AuthenticatedApi, keystone: Keystone, quick_heartbeats: None) -> None:
@@ -130,8 +130,8 @@ def test_a_signature_in_the_query_needs_no_token(api: AuthenticatedApi, keystone
     for headers in ({}, {"X-Auth-Token": "bad"}, {"X-Project-ID": "other", "X-Roles": "admin"}):
         with Reader(api.application, f"{MESSAGES}?{urlencode(values)}", headers) as reader:
             opened(reader)
-            address = next(iter(api.parts.hub.registry._queues))
-            assert address.project == project
+            queue_name = next(iter(api.parts.hub.registry._queues))
+            assert queue_name.project == project
     assert Reader(api.application, f"{MESSAGES}?{urlencode(values | {'project': 'other'})}", {}).status == 404
 
 

@@ -204,12 +204,12 @@ def test_message_stages_can_read_the_queue_and_its_subscriptions(with_stages: St
     api = with_stages(message=["Reader"], **{kind: ["QueueEnder"], "subscription": ["SubscriptionEnder"]})
     path = f"/v2/{kind}s/q"
     plain = api.parts.queues
-    address = QueueName(api.project, kind, "q")
-    type(plain).__mro__[1].create(plain, address, b'{"owner": "ann"}')
+    queue_name = QueueName(api.project, kind, "q")
+    type(plain).__mro__[1].create(plain, queue_name, b'{"owner": "ann"}')
     assert api.post(f"{path}/messages", {"messages": [{"body": 1}]}).status_code == 201
     subscriptions = api.parts.subscriptions
     type(subscriptions).__mro__[1].create(
-        subscriptions, Context(api.project, ""), address, json.dumps({"subscriber": MAIL}).encode()
+        subscriptions, Context(api.project, ""), queue_name, json.dumps({"subscriber": MAIL}).encode()
     )
     assert api.post(f"{path}/messages", {"messages": [{"body": 2}]}).status_code == 201
     seen = {"owner": "ann", "exists": True}

@@ -168,8 +168,8 @@ def test_every_operation_has_both_hooks(every_operation: EveryOperation, replace
             if name == "post":
                 continue
             assert type(request) is kinds[name]
-            assert request.address == QueueName(every_operation.api.project, QUEUE, request.address.name)
-            assert request.address.name == {"create_queue": "new", "list_queues": ""}.get(name, "q")
+            assert request.queue_name == QueueName(every_operation.api.project, QUEUE, request.queue_name.name)
+            assert request.queue_name.name == {"create_queue": "new", "list_queues": ""}.get(name, "q")
         if name != "post":
             answer, kind = seen[-1][3], kinds[name].result
             if isinstance(kind, list):
@@ -304,8 +304,8 @@ BAD_CHANGES: dict[str, tuple[str, type[Request], dict[str, Any]]] = {
     "a subscription without an end": ("update_subscription", UpdateSubscription, {"ttl": 10**15}),
     "a page of subscriptions without a limit": ("list_subscriptions", ListSubscriptions, {"limit": 10**9}),
     "a secret that never goes": ("rotate_secret", RotateSecret, {"grace": 10**9}),
-    "another queue": ("get_messages", GetMessages, {"address": QueueName("other", QUEUE, "q")}),
-    "another kind": ("pop_messages", PopMessages, {"address": QueueName("other", TOPIC, "q")}),
+    "another queue": ("get_messages", GetMessages, {"queue_name": QueueName("other", QUEUE, "q")}),
+    "another kind": ("pop_messages", PopMessages, {"queue_name": QueueName("other", TOPIC, "q")}),
 }
 
 
@@ -498,7 +498,7 @@ def test_a_queue_created_by_a_post_passes_the_stages_of_a_creation(
 
     def after(context: Context, request: Any, result: Any) -> None:
         if type(request) is CreateQueue:
-            seen.append((request.address.name, result))
+            seen.append((request.queue_name.name, result))
 
     replaceable_hooks.before, replaceable_hooks.after = before, after
     api = every_operation.api
@@ -545,7 +545,7 @@ def test_the_subscription_of_a_connection_passes_the_stages(
 ) -> None:
     """Stages see the connection as clients do. They may change ``ttl`` and ``options``, but not the subscriber."""
     api = with_stages(replaceable_hooks.stage)
-    service, address = api.parts.connection_subscriptions, QueueName(api.project, QUEUE, "q")
+    service, queue_name = api.parts.connection_subscriptions, QueueName(api.project, QUEUE, "q")
     service.serve_as(Nodes(api.parts.management, api.clock).begin(path="", host="h", port=1).id)
     seen: list[Any] = []
 
@@ -554,11 +554,11 @@ def test_the_subscription_of_a_connection_passes_the_stages(
         return replace(request, ttl=999) if isinstance(request, CreateSubscription) else request
 
     replaceable_hooks.before = change
-    id_ = service.create(Context(api.project, ALICE), address, b'{"ttl": 60}', "f00d")
-    assert seen[0] == CreateSubscription(address, "websocket:f00d", 60, {})
+    id_ = service.create(Context(api.project, ALICE), queue_name, b'{"ttl": 60}', "f00d")
+    assert seen[0] == CreateSubscription(queue_name, "websocket:f00d", 60, {})
     replaceable_hooks.before = lambda context, request: request
     found = api.get(f"/v2/queues/q/subscriptions/{id_}").json
     assert (found["ttl"], found["subscriber"]) == (999, "websocket:f00d")
     replaceable_hooks.before = lambda context, request: replace(request, subscriber=MAIL)
     with pytest.raises(StageFailed):
-        service.create(Context(api.project, ALICE), address, b"{}", "beef")
+        service.create(Context(api.project, ALICE), queue_name, b"{}", "beef")

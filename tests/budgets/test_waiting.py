@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.stores import replace_methods
-from tests.unit.waiting.processes import ADDRESS, CALLER, Process
+from tests.unit.waiting.processes import CALLER, QUEUE_NAME, Process
 from zaqar import app, conf
 from zaqar.model import UID_LENGTH
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -64,7 +64,7 @@ class Counted:
 
     def join(self, kind: Kind) -> Waiter:
         waiter: Waiter
-        waiter = self.registry.join(ADDRESS, self.located, kind, wake=lambda: self.ready.append(waiter))
+        waiter = self.registry.join(QUEUE_NAME, self.located, kind, wake=lambda: self.ready.append(waiter))
         self.parts.hub.check_at = 0.0
         return waiter
 
@@ -118,7 +118,7 @@ def test_one_read_serves_any_number_of_streams(counted: Counted, monkeypatch: py
     for _ in range(WAITING):
         waiter = counted.join(Kind.READER)
         streams[waiter] = counted.parts.streams.open(
-            CALLER, ADDRESS, marker=None, from_start=False, echo=True, version=waiter.begin()
+            CALLER, QUEUE_NAME, marker=None, from_start=False, echo=True, version=waiter.begin()
         )
 
     def read() -> list[int]:
@@ -146,9 +146,9 @@ def test_one_read_serves_any_number_of_streams(counted: Counted, monkeypatch: py
 
 def test_the_periodic_look_is_one_call_for_all_queues(counted: Counted) -> None:
     for number in range(50):
-        address = ADDRESS._replace(name=f"q{number}")
-        known = counted.parts.queues.ensure(address)
-        counted.registry.join(address, Located(known.queue.uid, known.store_ref), Kind.TAKER, wake=lambda: None)
+        queue_name = QUEUE_NAME._replace(name=f"q{number}")
+        known = counted.parts.queues.ensure(queue_name)
+        counted.registry.join(queue_name, Located(known.queue.uid, known.store_ref), Kind.TAKER, wake=lambda: None)
     counted.calls.clear()
     counted.look()
     assert counted.calls == ["queues.positions"]
@@ -158,6 +158,6 @@ def test_without_waiting_clients_no_additional_call_is_made(counted: Counted) ->
     counted.calls.clear()
     counted.process.post("x")
     claim_id, _ = counted.process.claim()
-    counted.parts.claims.release(ADDRESS, claim_id)
+    counted.parts.claims.release(QUEUE_NAME, claim_id)
     assert counted.calls == ["messages.post", "claims.claim", "claims.release"]
     assert not counted.parts.hub._background._jobs

@@ -251,7 +251,7 @@ def test_delete_with_another_uid_deletes_nothing(management: ManagementStore, pr
 # -- list -------------------------------------------------------------------------------------------------------------
 
 
-def address_of(queue: Queue) -> QueueName:
+def queue_name_of(queue: Queue) -> QueueName:
     return QueueName(queue.project, queue.kind, queue.name)
 
 
@@ -264,26 +264,26 @@ def test_queues_are_found_by_their_names(management: ManagementStore, project: s
     made += [new_queue("orders", project=project, kind=TOPIC), new_queue("orders", project=f"{project}-2", notify=True)]
     for queue in made:
         management.queue_records.create(queue=queue)
-    addresses = [address_of(queue) for queue in made]
+    queue_names = [queue_name_of(queue) for queue in made]
     absent = [
         QueueName(project, TOPIC, "Orders"),
         QueueName(project, QUEUE, "orders-2"),
         QueueName("", QUEUE, "orders"),
     ]
-    assert management.queue_records.find(names={*addresses, *absent}) == dict(zip(addresses, made, strict=True))
-    assert management.queue_records.find(names=addresses[1:3]) == dict(zip(addresses[1:3], made[1:3], strict=True))
+    assert management.queue_records.find(names={*queue_names, *absent}) == dict(zip(queue_names, made, strict=True))
+    assert management.queue_records.find(names=queue_names[1:3]) == dict(zip(queue_names[1:3], made[1:3], strict=True))
     assert management.queue_records.find(names=absent) == {}
     assert management.queue_records.find(names=[]) == {}
     management.queue_records.delete(queue=made[0])
-    assert management.queue_records.find(names=addresses[:2]) == {addresses[1]: made[1]}
+    assert management.queue_records.find(names=queue_names[:2]) == {queue_names[1]: made[1]}
 
 
 def test_a_queue_is_found_as_it_was_written(management: ManagementStore, project: str) -> None:
     for n, metadata in enumerate(METADATA.values()):
         management.queue_records.create(queue=replace(new_queue(f"q{n}", project=project), metadata=metadata))
-    addresses = [QueueName(project, QUEUE, f"q{n}") for n in range(len(METADATA))]
-    found_now = management.queue_records.find(names=addresses)
-    assert [found_now[address].metadata for address in addresses] == list(METADATA.values())
+    queue_names = [QueueName(project, QUEUE, f"q{n}") for n in range(len(METADATA))]
+    found_now = management.queue_records.find(names=queue_names)
+    assert [found_now[queue_name].metadata for queue_name in queue_names] == list(METADATA.values())
 
 
 def test_five_hundred_names_are_found_in_one_call(management: ManagementStore, project: str) -> None:
@@ -291,8 +291,8 @@ def test_five_hundred_names_are_found_in_one_call(management: ManagementStore, p
         management.queue_records.create(queue=new_queue(f"{'n' * 60}{n:03}", project=project))
         for n in range(0, 500, 100)
     ]
-    addresses = [QueueName(project, QUEUE, f"{'n' * 60}{n:03}") for n in range(500)]
-    assert management.queue_records.find(names=addresses) == {address_of(queue): queue for queue in made}
+    queue_names = [QueueName(project, QUEUE, f"{'n' * 60}{n:03}") for n in range(500)]
+    assert management.queue_records.find(names=queue_names) == {queue_name_of(queue): queue for queue in made}
 
 
 def test_names_are_listed_by_code_point(management: ManagementStore, project: str) -> None:

@@ -31,8 +31,8 @@ class Service:
 
     def __init__(self, management: ManagementStore, messages: MessageStore) -> None:
         self.clock, limits = FakeClock(), make_limits()
-        self.address = QueueName(uuid.uuid4().hex, QUEUE, "q")
-        self.caller = Context(self.address.project, "producer")
+        self.queue_name = QueueName(uuid.uuid4().hex, QUEUE, "q")
+        self.caller = Context(self.queue_name.project, "producer")
         self.queues = Queues(management=management, placement=Placement(messages), limits=limits, clock=self.clock)
         hub = Hub(
             folder=Path(os.devnull) / "waiters",
@@ -48,11 +48,11 @@ class Service:
 
     def post(self, *bodies: Any, delay: int = 0) -> list[str]:
         messages = [{"body": body, "ttl": 300, "delay": delay} for body in bodies]
-        return self.messages.post(self.caller, self.address, json.dumps({"messages": messages}).encode())
+        return self.messages.post(self.caller, self.queue_name, json.dumps({"messages": messages}).encode())
 
     def open(self, marker: str | None = None, *, from_start: bool = False) -> Stream:
         return self.streams.open(
-            self.caller, self.address, marker=marker, from_start=from_start, echo=True, version=self._next_version()
+            self.caller, self.queue_name, marker=marker, from_start=from_start, echo=True, version=self._next_version()
         )
 
     def read(self, stream: Stream) -> list[StreamMessage | Reset]:
@@ -79,7 +79,7 @@ def bodies_of(events: list[StreamMessage | Reset]) -> list[Any]:
 def service(management: ManagementStore, messages: MessageStore) -> Iterator[Service]:
     service = Service(management, messages)
     yield service
-    service.queues.delete(service.address)
+    service.queues.delete(service.queue_name)
 
 
 def test_a_stream_begins_after_the_newest_message(service: Service) -> None:
@@ -96,7 +96,7 @@ def test_a_stream_begins_after_the_newest_message(service: Service) -> None:
 
 def test_a_stream_that_begins_in_an_emptied_queue_sees_what_comes(service: Service) -> None:
     service.post(0, 1)
-    service.queues.purge(service.address, b'{"resource_types": ["messages"]}')
+    service.queues.purge(service.queue_name, b'{"resource_types": ["messages"]}')
     stream = service.open()
     service.post(2)
     assert service.bodies(stream) == [2]
@@ -104,7 +104,7 @@ def test_a_stream_that_begins_in_an_emptied_queue_sees_what_comes(service: Servi
 
 def test_a_reader_resumes_behind_a_message_that_is_gone(service: Service) -> None:
     ids = service.post(*range(5))
-    service.messages.delete(service.address, ids[2], claim_id=None)
+    service.messages.delete(service.queue_name, ids[2], claim_id=None)
     assert service.bodies(service.open(ids[2])) == [3, 4]
     assert service.bodies(service.open(ids[4])) == []
 
@@ -117,7 +117,7 @@ def test_a_reader_that_resumes_gets_no_message_that_was_deleted_before(service: 
     service.post("last")
     other = service.open(first)
     assert bodies_of(other.read(version=9, limit=20)) == ["deleted", "last"]
-    service.messages.delete(service.address, deleted, claim_id=None)
+    service.messages.delete(service.queue_name, deleted, claim_id=None)
     # With another limit, as on another worker process, a reader shares no read. It sees the last message and is cut.
     reader = service.open(first)
     assert bodies_of(reader.read(version=9, limit=10)) == ["last"]
@@ -148,7 +148,7 @@ def test_a_queue_that_is_created_anew_is_read_from_its_start(service: Service) -
     last = service.post(0, 1)[-1]
     stream = service.open(last)
     assert service.read(stream) == []
-    service.queues.delete(service.address)
+    service.queues.delete(service.queue_name)
     assert service.read(stream) == []
     assert stream.is_deleted
     id_ = service.post(2)[0]

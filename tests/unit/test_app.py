@@ -15,7 +15,7 @@ from stevedore import _cache as stevedore_cache
 from stevedore.extension import ExtensionManager
 
 from tests.clock import FakeClock
-from tests.unit.workers import ADDRESS, CALLER, Cluster
+from tests.unit.workers import CALLER, QUEUE_NAME, Cluster
 from zaqar import app, conf
 from zaqar.errors import StartupError
 from zaqar.storage.memory import MemoryManagementStore, MemoryMessageStore
@@ -42,11 +42,11 @@ def test_build_connects_the_parts() -> None:
     clock, management, store = FakeClock(), MemoryManagementStore(), MemoryMessageStore()
     parts = app.build(configured(transport__default_message_ttl=77), clock=clock, management=management, messages=store)
     assert parts.limits.default_message_ttl == 77
-    (id_,) = parts.messages.post(CALLER, ADDRESS, POST)
-    page = parts.messages.get(ADDRESS, id_)
+    (id_,) = parts.messages.post(CALLER, QUEUE_NAME, POST)
+    page = parts.messages.get(QUEUE_NAME, id_)
     assert (page.now, page.messages[0].ttl) == (clock.now, 77)
-    assert len(parts.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages) == 1
-    assert parts.queues.stats(ADDRESS)[0].claimed == 1
+    assert len(parts.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().messages) == 1
+    assert parts.queues.stats(QUEUE_NAME)[0].claimed == 1
     assert parts.health.report()["message_volume"]["claimed"] == 1
     assert management.queue_records.count(project="shop", kind="queue") == 1
     assert (parts.management, list(parts.stores())) == (management, [store])
@@ -56,16 +56,16 @@ def test_a_store_that_is_passed_in_is_used_instead_of_the_configured_one() -> No
     management, store = MemoryManagementStore(), MemoryMessageStore()
     options = configured(drivers__management_store="none such", drivers__message_store="none such")
     parts = app.build(options, clock=FakeClock(), management=management, messages=store)
-    parts.messages.post(CALLER, ADDRESS, POST)
+    parts.messages.post(CALLER, QUEUE_NAME, POST)
     assert (parts.management, list(parts.stores())) == (management, [store])
-    assert management.queue_records.count(project=ADDRESS.project, kind=ADDRESS.kind) == 1
+    assert management.queue_records.count(project=QUEUE_NAME.project, kind=QUEUE_NAME.kind) == 1
     assert store.volume(now=parts.clock()).total == 1
 
 
 def test_two_builds_share_nothing() -> None:
     one, two = build(), build()
-    one.messages.post(CALLER, ADDRESS, POST)
-    assert two.queues.stats(ADDRESS)[0].total == 0
+    one.messages.post(CALLER, QUEUE_NAME, POST)
+    assert two.queues.stats(QUEUE_NAME)[0].total == 0
 
 
 def test_every_store_is_closed_once() -> None:
@@ -155,8 +155,8 @@ def test_stages_act_in_the_order_of_the_option(install: Callable[[str, dict[str,
     install(PLUGINS, {"acme.one": "One", "acme.two": "Two"})
     for pipeline, body in ((["acme.one", "acme.two"], b'"a12"'), (["acme.two", "acme.one"], b'"a21"'), ([], b'"a"')):
         parts = build(storage__message_pipeline=pipeline)
-        (id_,) = parts.messages.post(CALLER, ADDRESS, POST)
-        assert parts.messages.get(ADDRESS, id_).messages[0].body == body
+        (id_,) = parts.messages.post(CALLER, QUEUE_NAME, POST)
+        assert parts.messages.get(QUEUE_NAME, id_).messages[0].body == body
 
 
 @pytest.mark.parametrize("target", ["function", "Alike"])

@@ -275,7 +275,7 @@ def test_a_policy_file_that_was_chosen_must_exist(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "rule", "address", "attributes", "expected"),
+    ("policy", "rule", "queue_name", "attributes", "expected"),
     [
         ("'q1':%(queue_name)s", "messages:create", QueueName("p", QUEUE, "q1"), {}, True),
         ("'q1':%(queue_name)s", "messages:create", QueueName("p", QUEUE, "q2"), {}, False),
@@ -293,7 +293,7 @@ def test_the_target_of_a_rule(
     make_authorizer: MakeAuthorizer,
     policy: str,
     rule: str,
-    address: QueueName | None,
+    queue_name: QueueName | None,
     attributes: dict[str, str],
     expected: bool,
 ) -> None:
@@ -301,10 +301,10 @@ def test_the_target_of_a_rule(
     for _ in range(2):  # the second time from memory
         caller = Context("p", "c", user_id="u")
         if expected:
-            authorizer.check(caller, rule, address, **attributes)
+            authorizer.check(caller, rule, queue_name, **attributes)
         else:
             with pytest.raises(Forbidden):
-                authorizer.check(caller, rule, address, **attributes)
+                authorizer.check(caller, rule, queue_name, **attributes)
 
 
 def test_system_scope_is_known_to_rules(make_authorizer: MakeAuthorizer) -> None:

@@ -31,11 +31,11 @@ def load(tmp_path: Path, policy: Path, caplog: pytest.LogCaptureFixture) -> Auth
 
 
 def admits(
-    authorizer: Authorizer, rule: str, *roles: str, address: QueueName | None = None, who: str = "p/u", **names: str
+    authorizer: Authorizer, rule: str, *roles: str, queue_name: QueueName | None = None, who: str = "p/u", **names: str
 ) -> bool:
     project, _, user = who.partition("/")
     try:
-        authorizer.check(Context(project, "c", frozenset(roles), user), rule, address, **names)
+        authorizer.check(Context(project, "c", frozenset(roles), user), rule, queue_name, **names)
     except Forbidden:
         return False
     return True
@@ -63,29 +63,29 @@ def test_roles(example: Authorizer) -> None:
 def test_names(example: Authorizer) -> None:
     audit, other, topic = QueueName("p", QUEUE, "audit"), QueueName("p", QUEUE, "other"), QueueName("p", TOPIC, "audit")
     for rule in ("messages:get_all", "messages:get", "messages:delete_all", "claims:create"):
-        assert admits(example, rule, address=other)
-        assert not admits(example, rule, "admin", address=audit)
-        assert admits(example, rule, "auditor", address=audit)
-    assert admits(example, "messages:get", address=topic)
-    assert admits(example, "messages:create", address=audit)
-    assert not admits(example, "topics:create", "admin", address=topic, who="4d5c0a2e/u")
-    assert admits(example, "topics:create", address=topic)
-    assert admits(example, "queues:stats", address=other, who="0a17c3f9/u")
-    assert admits(example, "queues:stats", address=other, who="p/backup")
-    assert not admits(example, "queues:stats", "admin", address=other)
+        assert admits(example, rule, queue_name=other)
+        assert not admits(example, rule, "admin", queue_name=audit)
+        assert admits(example, rule, "auditor", queue_name=audit)
+    assert admits(example, "messages:get", queue_name=topic)
+    assert admits(example, "messages:create", queue_name=audit)
+    assert not admits(example, "topics:create", "admin", queue_name=topic, who="4d5c0a2e/u")
+    assert admits(example, "topics:create", queue_name=topic)
+    assert admits(example, "queues:stats", queue_name=other, who="0a17c3f9/u")
+    assert admits(example, "queues:stats", queue_name=other, who="p/backup")
+    assert not admits(example, "queues:stats", "admin", queue_name=other)
 
 
 @pytest.mark.parametrize("example", ["policy-schemes"], indirect=True)
 def test_schemes(example: Authorizer) -> None:
     queue = QueueName("p", QUEUE, "q")
     for rule in ("subscription:create", "subscription:update"):
-        assert admits(example, rule, address=queue, scheme="https")
-        assert not admits(example, rule, address=queue, scheme="http")
-        assert not admits(example, rule, address=queue, scheme="mailto")
-        assert admits(example, rule, "mailer", address=queue, scheme="mailto")
-        assert not admits(example, rule, "mailer", address=queue)
-    assert not admits(example, "subscription:confirm_unsigned", "admin", address=queue, scheme="https")
-    assert admits(example, "subscription:confirm", address=queue, scheme="https")
+        assert admits(example, rule, queue_name=queue, scheme="https")
+        assert not admits(example, rule, queue_name=queue, scheme="http")
+        assert not admits(example, rule, queue_name=queue, scheme="mailto")
+        assert admits(example, rule, "mailer", queue_name=queue, scheme="mailto")
+        assert not admits(example, rule, "mailer", queue_name=queue)
+    assert not admits(example, "subscription:confirm_unsigned", "admin", queue_name=queue, scheme="https")
+    assert admits(example, "subscription:confirm", queue_name=queue, scheme="https")
 
 
 # -- the strict sample -----------------------------------------------------------------------------------------------

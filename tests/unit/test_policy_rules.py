@@ -163,14 +163,16 @@ TARGETS = st.tuples(
 )
 
 
-def decide(enforcer: policy.Enforcer, context: Context, address: QueueName | None, attributes: dict[str, str]) -> bool:
+def decide(
+    enforcer: policy.Enforcer, context: Context, queue_name: QueueName | None, attributes: dict[str, str]
+) -> bool:
     """Return the decision of the library, with all attributes that a rule may read."""
     both = {"project_id": context.project, "tenant_id": context.project}
     if context.user_id is not None:
         both["user_id"] = context.user_id
     target = {**both, **attributes}
-    if address is not None:
-        target |= {"kind": address.kind, f"{address.kind}_name": address.name}
+    if queue_name is not None:
+        target |= {"kind": queue_name.kind, f"{queue_name.kind}_name": queue_name.name}
     caller: dict[str, Any] = {**both, "roles": list(context.roles), "is_admin": False}
     if context.system_scope is not None:
         caller["system_scope"] = context.system_scope
@@ -186,8 +188,8 @@ EVERY_CALLER = [
     for scope in (None, "all")
 ]
 EVERY_TARGET = [
-    (address, attributes)
-    for address in (None, QueueName("p", QUEUE, "a"), QueueName("p", QUEUE, "p1"), QueueName("p", TOPIC, "a"))
+    (queue_name, attributes)
+    for queue_name in (None, QueueName("p", QUEUE, "a"), QueueName("p", QUEUE, "p1"), QueueName("p", TOPIC, "a"))
     for attributes in ({}, {"scheme": "https"})
 ]
 
@@ -219,14 +221,14 @@ def compare(
 ) -> None:
     authorizer = make_authorizer("".join(f'"{name}": "{text}"\n' for name, text in rules.items()))
     enforcer = policy.Enforcer(default_conf(), rules=policy.Rules.from_dict(rules), use_conf=False)
-    for context, (address, attributes) in itertools.product(callers, targets):
-        expected = decide(enforcer, context, address, attributes)
+    for context, (queue_name, attributes) in itertools.product(callers, targets):
+        expected = decide(enforcer, context, queue_name, attributes)
         try:
-            authorizer.check(context, "subscription:create", address, **attributes)
+            authorizer.check(context, "subscription:create", queue_name, **attributes)
         except Forbidden:
-            assert not expected, (context, address, attributes)
+            assert not expected, (context, queue_name, attributes)
         else:
-            assert expected, (context, address, attributes)
+            assert expected, (context, queue_name, attributes)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -271,9 +273,9 @@ def test_a_decision_is_cached_by_the_inputs_of_its_rule(
     assert len(authorizer._policy._decisions) == remembered
 
 
-def allowed_or_not(authorizer: Authorizer, caller: Context, address: QueueName) -> None:
+def allowed_or_not(authorizer: Authorizer, caller: Context, queue_name: QueueName) -> None:
     with contextlib.suppress(Forbidden):
-        authorizer.check(caller, "messages:create", address)
+        authorizer.check(caller, "messages:create", queue_name)
 
 
 def test_a_decision_reads_no_file(make_authorizer: MakeAuthorizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,12 +334,12 @@ def test_the_answer_of_another_service_is_not_cached(make_authorizer: MakeAuthor
     authorizer = make_authorizer(f'"judged": "{url}"\n"messages:create": "not role:x and rule:judged"\n')
     for answer in (b"True", b"False", b'"True"', b"no"):
         rule_server.answer = answer
-        address = QueueName("p", QUEUE, "q1")
+        queue_name = QueueName("p", QUEUE, "q1")
         if b"True" in answer:
-            authorizer.check(MEMBER, "messages:create", address)
+            authorizer.check(MEMBER, "messages:create", queue_name)
         else:
             with pytest.raises(Forbidden):
-                authorizer.check(MEMBER, "messages:create", address)
+                authorizer.check(MEMBER, "messages:create", queue_name)
     assert rule_server.asked == ["/q1"] * 4
     rule_server.answer = b"True"
     with pytest.raises(Forbidden):

@@ -32,7 +32,7 @@ from zaqar.waiting.hub import Hub
 
 Step = Callable[[], object]
 
-ADDRESS = QueueName("shop", QUEUE, "orders")
+QUEUE_NAME = QueueName("shop", QUEUE, "orders")
 CALLER = Context("shop", "producer")
 
 
@@ -111,13 +111,13 @@ class Worker:
     messages: Messages
     claims: Claims
 
-    def post(self, *bodies: str, address: QueueName = ADDRESS) -> list[str]:
+    def post(self, *bodies: str, queue_name: QueueName = QUEUE_NAME) -> list[str]:
         document = {"messages": [{"body": body} for body in bodies]}
-        return self.messages.post(CALLER, address, json.dumps(document).encode())
+        return self.messages.post(CALLER, queue_name, json.dumps(document).encode())
 
-    def bodies(self, address: QueueName = ADDRESS) -> list[str]:
+    def bodies(self, queue_name: QueueName = QUEUE_NAME) -> list[str]:
         page = self.messages.prepare_list(
-            CALLER, address, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
+            CALLER, queue_name, marker=None, limit=100, echo=True, include_claimed=True, include_delayed=True
         ).answer_now()
         return [json.loads(message.body) for message in page.messages]
 
@@ -157,10 +157,10 @@ class Cluster:
             Claims(queues=queues, limits=limits, clock=self.clock, bodies=bodies, hub=hub),
         )
 
-    def row(self, address: QueueName = ADDRESS) -> Queue | None:
+    def row(self, queue_name: QueueName = QUEUE_NAME) -> Queue | None:
         """The row as it is, past the tripwires."""
         return MemoryQueueRecords.get(
-            self.management.queue_records, project=address.project, kind=address.kind, name=address.name
+            self.management.queue_records, project=queue_name.project, kind=queue_name.kind, name=queue_name.name
         )
 
     def shelves(self) -> set[str]:

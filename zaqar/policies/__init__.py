@@ -62,17 +62,17 @@ class Authorizer:
         # A request that runs meanwhile uses either the old or the new object, each with its own cached decisions.
         self._policy, self.files = loaded, found
 
-    def check(self, context: Context, rule: str, address: QueueName | None = None, **attributes: str) -> None:
+    def check(self, context: Context, rule: str, queue_name: QueueName | None = None, **attributes: str) -> None:
         """Raise Forbidden unless the rule admits the caller.
 
-        ``address`` is the queue or topic of the request, in the caller's project. ``attributes`` are the other
+        ``queue_name`` is the queue or topic of the request, in the caller's project. ``attributes`` are the other
         attributes of the target, such as ``pool_name``. A signed request is always admitted: the rules were checked
         when its signature was made. Raises PolicyUnavailable if the rule asks a service that does not answer.
         """
         loaded = self._policy
         if context.signed or rule in loaded.open:
             return
-        if not loaded.admits(context, rule, address, attributes):
+        if not loaded.admits(context, rule, queue_name, attributes):
             raise Forbidden(f"The policy does not allow this: {rule}")
 
     def asks_for(self, rule: str, name: str) -> bool:

@@ -101,16 +101,16 @@ class LoadedPolicy:
         plan = self._plans[rule]
         return name in plan.target or not plan.is_pure
 
-    def admits(self, context: Context, rule: str, address: QueueName | None, attributes: Mapping[str, str]) -> bool:
+    def admits(self, context: Context, rule: str, queue_name: QueueName | None, attributes: Mapping[str, str]) -> bool:
         """Whether the rule admits the caller. Raises PolicyUnavailable if it asks a service that does not answer."""
         plan = self._plans[rule]
         if not plan.is_pure:
-            return self._decide(plan, context, rule, _target(address, attributes))
+            return self._decide(plan, context, rule, _target(queue_name, attributes))
         # PERF: few calls and no dicts, because every request under a strict policy comes here.
         key = (rule, plan.of_caller(context))
         target: Mapping[str, str] = {}
         if plan.target:
-            target = _target(address, attributes)
+            target = _target(queue_name, attributes)
             key = (*key, *map(target.get, plan.target))
         admitted = self._decisions.get(key)
         if admitted is None:
@@ -165,10 +165,10 @@ def _nothing(context: Context) -> None:
     """The inputs from the caller of a decision that is the same for all callers."""
 
 
-def _target(address: QueueName | None, attributes: Mapping[str, str]) -> dict[str, str]:
-    if address is None:
+def _target(queue_name: QueueName | None, attributes: Mapping[str, str]) -> dict[str, str]:
+    if queue_name is None:
         return dict(attributes)
-    return {"kind": address.kind, f"{address.kind}_name": address.name, **attributes}
+    return {"kind": queue_name.kind, f"{queue_name.kind}_name": queue_name.name, **attributes}
 
 
 def _parse(found: files.PolicyFiles) -> policy.Rules:

@@ -46,8 +46,8 @@ class Rate:
     window: int
     counter: Gcra[str | QueueName]
 
-    def key(self, address: QueueName) -> str | QueueName:
-        return address.project if self.scope == PROJECT else address
+    def key(self, queue_name: QueueName) -> str | QueueName:
+        return queue_name.project if self.scope == PROJECT else queue_name
 
 
 class RateUse(NamedTuple):
@@ -92,7 +92,7 @@ class Rates:
             return None
         return self._headers((rate,), lambda rate: project)
 
-    def check_post(self, address: QueueName, messages: int, size: int) -> None:
+    def check_post(self, queue_name: QueueName, messages: int, size: int) -> None:
         """Count a post of so many messages in a body of ``size`` bytes. Raises RateExceeded, and counts nothing then.
 
         A post with more messages or bytes than a burst is admitted if no part of the burst is used.
@@ -100,18 +100,18 @@ class Rates:
         now = self._clock()
         longest, refusing = 0.0, None
         for rate in self.of_posts:
-            wait = rate.counter.wait(rate.key(address), messages if rate.unit == "messages" else size, now)
+            wait = rate.counter.wait(rate.key(queue_name), messages if rate.unit == "messages" else size, now)
             if wait > longest:
                 longest, refusing = wait, rate
         if refusing is not None:
-            owner = "the project" if refusing.scope == PROJECT else f"the {address.kind} '{address.name}'"
+            owner = "the project" if refusing.scope == PROJECT else f"the {queue_name.kind} '{queue_name.name}'"
             raise self._refusal(refusing, owner, longest)
         for rate in self.of_posts:
-            rate.counter.count(rate.key(address), messages if rate.unit == "messages" else size, now)
+            rate.counter.count(rate.key(queue_name), messages if rate.unit == "messages" else size, now)
 
-    def post_headers(self, address: QueueName) -> dict[str, str] | None:
+    def post_headers(self, queue_name: QueueName) -> dict[str, str] | None:
         """The same headers for the answer to a post."""
-        return self._headers(self.of_posts, lambda rate: rate.key(address))
+        return self._headers(self.of_posts, lambda rate: rate.key(queue_name))
 
     def uses(self, project: str) -> Iterator[RateUse]:
         """All rates, with the use by the project; None for those of queues."""

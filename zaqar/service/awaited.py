@@ -26,7 +26,7 @@ class Awaited(Generic[T]):
     Only ``attempt`` asks a store. A transport passes the answer of the last attempt to ``finish`` exactly once.
     """
 
-    address: QueueName
+    queue_name: QueueName
     kind: Kind
     attempt: Callable[[int | None], Attempt[T]]
     """Try once. The argument is the version of the queue from the waiter, None if no waiter has joined yet. Raises the
@@ -48,10 +48,10 @@ def unchanged(answer: T) -> T:
     return answer
 
 
-def answered(address: QueueName, answer: T) -> Awaited[T]:
+def answered(queue_name: QueueName, answer: T) -> Awaited[T]:
     """Make the request for an answer that a stage has given."""
     found = Attempt(answer, is_served=True, is_full=False)
-    return Awaited(address, Kind.READER, lambda _: found, lambda: answer, unchanged, is_over=True)
+    return Awaited(queue_name, Kind.READER, lambda _: found, lambda: answer, unchanged, is_over=True)
 
 
 def check_wait(seconds: int, limits: Limits) -> int:

@@ -61,7 +61,7 @@ class Claims:
         self._recorder = recorder
         self._finished_handovers: dict[str, tuple[int, str]] = {}
 
-    def prepare(self, address: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
+    def prepare(self, queue_name: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
         """Prepare a claim of the first ``limit`` free messages.
 
         The answer has no messages if none is free or the queue is missing. ``raw`` is the request body with TTL and
@@ -72,9 +72,9 @@ class Claims:
         """
         ttl, grace = self._terms(raw)
         return Awaited(
-            address,
+            queue_name,
             Kind.TAKER,
-            lambda _: self._attempt(address, ttl, grace, limit),
+            lambda _: self._attempt(queue_name, ttl, grace, limit),
             lambda: Claimed(self._new_claim(ttl, grace), [], self._clock()),
             unchanged,
         )
@@ -88,14 +88,14 @@ class Claims:
     def _new_claim(self, ttl: int, grace: int) -> Claim:
         return Claim(secrets.token_hex(12), ttl, grace, self._clock())
 
-    def _attempt(self, address: QueueName, ttl: int, grace: int, limit: int) -> Attempt[Claimed]:
+    def _attempt(self, queue_name: QueueName, ttl: int, grace: int, limit: int) -> Attempt[Claimed]:
         for _ in range(MOST_ROUNDS):
             claim = self._new_claim(ttl, grace)
-            taken = self._take(address, claim, limit)
-            readable = self._bodies.readable(address.project, taken)
+            taken = self._take(queue_name, claim, limit)
+            readable = self._bodies.readable(queue_name.project, taken)
             if readable or not taken:
                 return Attempt(Claimed(claim, readable, claim.started), bool(readable), len(taken) == limit)
-            self._leases.pass_over(address, claim.id)
+            self._leases.pass_over(queue_name, claim.id)
         raise MessagesUnreadable
 
     def count(self, claimed: Claimed, *, waited: bool) -> None:
@@ -104,35 +104,35 @@ class Claims:
             outcome = "filled" if claimed.messages else "empty"
             self._recorder.add(CLAIMS, (f"waited_{outcome}" if waited else outcome,))
 
-    def give_back(self, address: QueueName, claim_id: str) -> None:
+    def give_back(self, queue_name: QueueName, claim_id: str) -> None:
         """Release a claim whose answer did not reach a client. No stage is called, because no client asked for it.
 
         If the store does not answer, this is no error: the claim expires after its TTL.
         """
         with suppress(StoreUnavailable):
-            Claims.release(self, address, claim_id)
+            Claims.release(self, queue_name, claim_id)
 
-    def _take(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
+    def _take(self, queue_name: QueueName, claim: Claim, limit: int) -> list[Message]:
         now = claim.started
 
         def take(resolved: ResolvedQueue) -> list[Message]:
-            dead_letters = self._move_exhausted(address, resolved, limit, now)
+            dead_letters = self._move_exhausted(queue_name, resolved, limit, now)
             try:
                 taken = resolved.store_ref.store.claims.claim(
                     queue=resolved.queue, claim=claim, limit=limit, now=now, dead_letters=dead_letters
                 ).messages
             except StaleQueue as stale:
                 if dead_letters is not None and dead_letters.queue is not None and stale.uid == dead_letters.queue.uid:
-                    self._queues.refresh(address._replace(name=dead_letters.queue.name), create=True)
+                    self._queues.refresh(queue_name._replace(name=dead_letters.queue.name), create=True)
                 raise
             if dead_letters is not None and dead_letters.queue is not None and monotonic() >= self._hub.check_at:
                 self._hub.may_have_received(dead_letters.queue, resolved.store_ref)
             return taken
 
-        return self._queues.serve(address, take) or []
+        return self._queues.serve(queue_name, take) or []
 
     def _move_exhausted(
-        self, address: QueueName, resolved: ResolvedQueue, limit: int, now: float
+        self, queue_name: QueueName, resolved: ResolvedQueue, limit: int, now: float
     ) -> DeadLetters | None:
         """Return the rule that the claim has to apply to exhausted messages; None if there is no dead letter queue.
 
@@ -152,7 +152,7 @@ class Claims:
             return None
         passed_over = DeadLetters(None, rules.max_claim_count)
         ttl = rules.dead_letter_queue_messages_ttl
-        dead_letters = address._replace(name=rules.dead_letter_queue)
+        dead_letters = queue_name._replace(name=rules.dead_letter_queue)
         try:
             target = self._queues.ensure(dead_letters)
         except StoreUnavailable:
@@ -195,31 +195,31 @@ class Claims:
                 self._finished_handovers.clear()
             self._finished_handovers[resolved.queue.uid] = _pair(resolved, target)
 
-    def get(self, address: QueueName, claim_id: str) -> Claimed:
+    def get(self, queue_name: QueueName, claim_id: str) -> Claimed:
         """Return a live claim with the messages that it still holds, without messages that cannot be decrypted.
 
         Raises NotFound if there is no such claim, or if it is over.
         """
         if not is_id(claim_id):
-            raise _no_claim(address)
+            raise _no_claim(queue_name)
         now = self._clock()
         found = self._queues.serve(
-            address,
+            queue_name,
             lambda resolved: resolved.store_ref.store.claims.get(queue=resolved.queue, claim_id=claim_id, now=now),
         )
         if found is None:
-            raise _no_claim(address)
+            raise _no_claim(queue_name)
         claim, held = found
-        return Claimed(claim, self._bodies.readable(address.project, held), now)
+        return Claimed(claim, self._bodies.readable(queue_name.project, held), now)
 
-    def renew(self, address: QueueName, claim_id: str, raw: bytes) -> None:
+    def renew(self, queue_name: QueueName, claim_id: str, raw: bytes) -> None:
         """Start the TTL of a live claim again from now. A field that the request body leaves out keeps its value.
 
         Raises NotFound if there is no such claim, or if it is over.
         """
         terms = parse_terms(raw, limits=self._limits)
         if not is_id(claim_id):
-            raise _no_claim(address)
+            raise _no_claim(queue_name)
 
         def renew(resolved: ResolvedQueue) -> bool:
             resolved.store_ref.store.claims.renew(
@@ -227,10 +227,10 @@ class Claims:
             )
             return True
 
-        if not self._queues.serve(address, renew):
-            raise _no_claim(address)
+        if not self._queues.serve(queue_name, renew):
+            raise _no_claim(queue_name)
 
-    def release(self, address: QueueName, claim_id: str) -> None:
+    def release(self, queue_name: QueueName, claim_id: str) -> None:
         """End a claim. The messages that it still holds are free at once. An absent claim is no error."""
         if not is_id(claim_id):
             return
@@ -239,11 +239,11 @@ class Claims:
             resolved.store_ref.store.claims.release(queue=resolved.queue, claim_id=claim_id, now=self._clock())
             self._hub.freed(resolved.queue)
 
-        self._queues.serve(address, release)
+        self._queues.serve(queue_name, release)
 
 
-def _no_claim(address: QueueName) -> NotFound:
-    return NotFound(f"There is no such claim on '{address.name}', or it is over.")
+def _no_claim(queue_name: QueueName) -> NotFound:
+    return NotFound(f"There is no such claim on '{queue_name.name}', or it is over.")
 
 
 def _pair(resolved: ResolvedQueue, target: ResolvedQueue) -> tuple[int, str]:

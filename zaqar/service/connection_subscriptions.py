@@ -159,33 +159,33 @@ class ConnectionSubscriptions:
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
-    def create(self, context: Context, address: QueueName, raw: bytes, connection: str) -> str:
+    def create(self, context: Context, queue_name: QueueName, raw: bytes, connection: str) -> str:
         """Subscribe a connection of this process. Returns the id of the subscription, which is confirmed at once.
 
         ``raw`` is a request body without ``subscriber``. The queue is created if it is missing. Raises
         AlreadySubscribed if the connection has a subscription to this queue, Forbidden if it has MAX_PER_CONNECTION,
         Conflict if the connection has closed, and StoreUnavailable, also if this process has no node.
         """
-        wanted = parse_connection_creation(raw, source=address.name, project=address.project, limits=self._limits)
+        wanted = parse_connection_creation(raw, source=queue_name.name, project=queue_name.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
-        return self._create(address, wanted, connection)
+        return self._create(queue_name, wanted, connection)
 
-    def _create(self, address: QueueName, wanted: Wanted, connection: str) -> str:
+    def _create(self, queue_name: QueueName, wanted: Wanted, connection: str) -> str:
         node = self._state.node
         if node is None:
             raise StoreUnavailable
         self._check_number(connection)
         named = replace(wanted, subscriber=connection_subscriber(node.id, connection))
         for _ in range(TRIES):
-            row = self._queues.ensure_row(address)
-            if not self._subscriptions.mark(address, row.uid, must_change=False):
+            row = self._queues.ensure_row(queue_name)
+            if not self._subscriptions.mark(queue_name, row.uid, must_change=False):
                 continue
             self._check_absent(connection, row)
             made = replace(new_subscription(row, named, self._limits, self._clock()), state=CONFIRMED)
             created = False
             try:
                 created = self._store(node, connection, made) and self._subscriptions.mark(
-                    address, row.uid, must_change=True
+                    queue_name, row.uid, must_change=True
                 )
             finally:
                 if not created:
@@ -355,10 +355,10 @@ class ConnectionSubscriptions:
         """
         began = time.monotonic()
         while left:
-            (address, uid), ids = next(iter(left.items()))
-            self._queues.drop_deliveries(address, uid, ids)
-            self._queues.note_fewer_subscribers(address, uid)
-            del left[address, uid]
+            (queue_name, uid), ids = next(iter(left.items()))
+            self._queues.drop_deliveries(queue_name, uid, ids)
+            self._queues.note_fewer_subscribers(queue_name, uid)
+            del left[queue_name, uid]
             if time.monotonic() - began > _STEP_SECONDS:
                 yield
                 began = time.monotonic()

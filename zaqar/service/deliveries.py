@@ -39,7 +39,7 @@ class Deliveries:
         self._wake_notifiers = wake_notifiers
 
     def list_page(
-        self, address: QueueName, subscription_id: str, *, state: str | None, marker: str | None, limit: int
+        self, queue_name: QueueName, subscription_id: str, *, state: str | None, marker: str | None, limit: int
     ) -> DeliveryPage:
         """Return at most ``limit`` deliveries in this state, older than the delivery with the id ``marker``.
 
@@ -49,7 +49,7 @@ class Deliveries:
         check_state(state)
         if marker is not None and not is_message_id(marker):
             raise InvalidInput("marker", "must be the id of a delivery")
-        uid, store = self._find(address, subscription_id)
+        uid, store = self._find(queue_name, subscription_id)
         return DeliveryPage(
             store.delivery_log.list_before(
                 queue_uid=uid,
@@ -61,12 +61,12 @@ class Deliveries:
             store.delivery_log.count(queue_uid=uid, subscription_id=subscription_id),
         )
 
-    def resend(self, address: QueueName, subscription_id: str, delivery_id: str) -> None:
+    def resend(self, queue_name: QueueName, subscription_id: str, delivery_id: str) -> None:
         """Send a delivery again that is done or dead.
 
         Raises NotFound if there is no such delivery, and Conflict if it still waits or is being sent.
         """
-        uid, store = self._find(address, subscription_id)
+        uid, store = self._find(queue_name, subscription_id)
         number = sequence_of(uid, delivery_id)
         found = None if number is None else store.delivery_log.get(key=DeliveryKey(uid, subscription_id, number))
         if found is None:
@@ -80,10 +80,10 @@ class Deliveries:
             raise Conflict("The delivery is under way, or waits for its next attempt.")
         self._wake_notifiers()
 
-    def resend_many(self, address: QueueName, subscription_id: str, raw: bytes) -> int:
+    def resend_many(self, queue_name: QueueName, subscription_id: str, raw: bytes) -> int:
         """Send all dead deliveries again; ``raw`` is the request body. Return how many were chosen."""
         parse_resend(raw)
-        uid, store = self._find(address, subscription_id)
+        uid, store = self._find(queue_name, subscription_id)
         sent = 0
         for _ in range(_MOST_BATCHES):
             batch = store.delivery_log.resend(
@@ -96,6 +96,6 @@ class Deliveries:
             self._wake_notifiers()
         return sent
 
-    def _find(self, address: QueueName, subscription_id: str) -> tuple[str, MessageStore]:
-        row, _ = self._subscriptions.find(address, subscription_id, self._clock())
+    def _find(self, queue_name: QueueName, subscription_id: str) -> tuple[str, MessageStore]:
+        row, _ = self._subscriptions.find(queue_name, subscription_id, self._clock())
         return row.uid, self._placement.store_of(row).store

@@ -38,7 +38,7 @@ class Leases:
         self._bodies = bodies
         self._clock = clock
 
-    def pop(self, address: QueueName, *, limit: int) -> tuple[list[Message], bool]:
+    def pop(self, queue_name: QueueName, *, limit: int) -> tuple[list[Message], bool]:
         """Remove and return the first free messages that can be decrypted; none only if no message was free.
 
         Also returns whether it leased ``limit`` messages, so that more may be free. Raises MessagesUnreadable if very
@@ -46,18 +46,18 @@ class Leases:
         """
         for _ in range(MOST_ROUNDS):
             claim = Claim(secrets.token_hex(12), POP_SECONDS, 0, self._clock())
-            leased = self._lease(address, claim, limit)
-            readable = self._bodies.readable(address.project, leased)
-            removed = bool(readable) and self._remove(address, claim, readable)
+            leased = self._lease(queue_name, claim, limit)
+            readable = self._bodies.readable(queue_name.project, leased)
+            removed = bool(readable) and self._remove(queue_name, claim, readable)
             if len(readable) < len(leased) and (removed or not readable):
-                self.pass_over(address, claim.id)
+                self.pass_over(queue_name, claim.id)
             if removed or not leased:
                 return [_as_popped(message) for message in readable], len(leased) == limit
         raise MessagesUnreadable
 
-    def _lease(self, address: QueueName, claim: Claim, limit: int) -> list[Message]:
+    def _lease(self, queue_name: QueueName, claim: Claim, limit: int) -> list[Message]:
         leased = self._queues.serve(
-            address,
+            queue_name,
             lambda resolved: (
                 resolved.store_ref.store.claims.claim(
                     queue=resolved.queue, claim=claim, limit=limit, now=claim.started
@@ -66,7 +66,7 @@ class Leases:
         )
         return leased or []
 
-    def _remove(self, address: QueueName, claim: Claim, leased: list[Message]) -> bool:
+    def _remove(self, queue_name: QueueName, claim: Claim, leased: list[Message]) -> bool:
         """Remove messages under the claim, all or none. Returns False if the claim is over or about to expire."""
 
         def remove(resolved: ResolvedQueue) -> bool:
@@ -80,11 +80,11 @@ class Leases:
             return True
 
         try:
-            return bool(self._queues.serve(address, remove))
+            return bool(self._queues.serve(queue_name, remove))
         except ClaimOver:
             return False
 
-    def pass_over(self, address: QueueName, claim_id: str) -> None:
+    def pass_over(self, queue_name: QueueName, claim_id: str) -> None:
         """Renew the lease on messages that cannot be decrypted, so that other clients skip them for a while.
 
         The lease has no grace, so it does not make messages live longer than the lease itself.
@@ -98,7 +98,7 @@ class Leases:
         # The caller has messages to return, so an error must not end the request. Without the renewal the unreadable
         # messages are free a little earlier.
         with suppress(NotFound, StoreUnavailable):
-            self._queues.serve(address, renew)
+            self._queues.serve(queue_name, renew)
 
 
 def _as_popped(message: Message) -> Message:

@@ -50,7 +50,7 @@ class MessagePage(NamedTuple):
 class _Listing(NamedTuple):
     """The parameters of a page, without the client whose messages are left out. Equal listings share a read."""
 
-    address: QueueName
+    queue_name: QueueName
     marker: str | None
     limit: int
     include_claimed: bool
@@ -93,7 +93,7 @@ class Messages:
         bare._after = [hook for hook in self._after if isinstance(getattr(hook, "__self__", None), Notifier)]
         return bare
 
-    def post(self, context: Context, address: QueueName, raw: bytes, *, encrypt: bool = False) -> list[str]:
+    def post(self, context: Context, queue_name: QueueName, raw: bytes, *, encrypt: bool = False) -> list[str]:
         """Store the messages of a request body, all or none, and return their ids in order.
 
         The queue is created if it is missing. With ``encrypt`` the messages are encrypted even if the queue is not.
@@ -101,17 +101,17 @@ class Messages:
         """
         posted = parse_post(raw)
         if self._quotas.post_rates is not None:
-            self._quotas.post_rates.check_post(address, len(posted), len(raw))
+            self._quotas.post_rates.check_post(queue_name, len(posted), len(raw))
         # PERF: the same steps as in Queues.serve, but two calls less, because no path is taken more often than this
         # one.
-        resolved = self._queues.find(address, create=True)
+        resolved = self._queues.find(queue_name, create=True)
         for _ in range(TRIES):
             if resolved is None:
                 break
             try:
                 ids = self._store(context, resolved, posted, len(raw), encrypt)
             except (StaleQueue, InvalidInput) as signal:
-                resolved = self._queues.resolve_again(address, resolved, signal, create=True)
+                resolved = self._queues.resolve_again(queue_name, resolved, signal, create=True)
             except PostEnded as ended:
                 return ended.ids
             else:
@@ -151,7 +151,7 @@ class Messages:
     def prepare_list(
         self,
         context: Context,
-        address: QueueName,
+        queue_name: QueueName,
         *,
         marker: str | None,
         limit: int,
@@ -167,7 +167,7 @@ class Messages:
         """
         if marker is not None and not is_message_id(marker):
             raise InvalidInput("marker", "must be the id of a message")
-        listing = _Listing(address, marker, limit, include_claimed, include_delayed)
+        listing = _Listing(queue_name, marker, limit, include_claimed, include_delayed)
         excluded = None if echo else context.client_id
 
         def attempt(version: int | None) -> Attempt[MessagePage]:
@@ -175,7 +175,7 @@ class Messages:
             return Attempt(page, is_served=bool(page.messages), is_full=False)
 
         # FREE_READER also if the page shows all messages, because READERs count against the limit of streams.
-        return Awaited(address, Kind.FREE_READER, attempt, lambda: MessagePage([], self._clock()), unchanged)
+        return Awaited(queue_name, Kind.FREE_READER, attempt, lambda: MessagePage([], self._clock()), unchanged)
 
     def _read_shared(self, listing: _Listing, excluded: str | None, version: int) -> MessagePage:
         """Do the same as :meth:`_read`, but with one read for all requests that wait at the same position."""
@@ -187,7 +187,7 @@ class Messages:
         return page._replace(messages=shown)
 
     def _read(self, listing: _Listing, excluded: str | None) -> MessagePage:
-        address, marker, now = listing.address, listing.marker, self._clock()
+        queue_name, marker, now = listing.queue_name, listing.marker, self._clock()
 
         def read(resolved: ResolvedQueue) -> MessagePage:
             messages = resolved.store_ref.store.messages.list_after(
@@ -199,39 +199,39 @@ class Messages:
                 include_claimed=listing.include_claimed,
                 include_delayed=listing.include_delayed,
             )
-            shown = self._bodies.show(address.project, messages)
+            shown = self._bodies.show(queue_name.project, messages)
             return MessagePage(shown, now, resolved.rules.default_message_delay > 0)
 
-        return self._queues.serve(address, read) or MessagePage([], now)
+        return self._queues.serve(queue_name, read) or MessagePage([], now)
 
-    def get(self, address: QueueName, message: str) -> MessagePage:
+    def get(self, queue_name: QueueName, message: str) -> MessagePage:
         """Return a page with this message. Raises NotFound, and MessageUnreadable if it cannot be decrypted."""
-        page = self._find(address, [message])
+        page = self._find(queue_name, [message])
         error = page.messages[0].error
         if error is not None:
             raise MessageUnreadable(message, error)
         return page
 
-    def get_many(self, address: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
+    def get_many(self, queue_name: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
         """Return the messages with these ids that exist, in queue order. Raises NotFound if none exists.
 
         ``field`` is the name of the list in the request, for the error if it is empty or too long.
         """
-        return self._find(address, check_ids(ids, most=self._limits.max_messages_per_page, field=field))
+        return self._find(queue_name, check_ids(ids, most=self._limits.max_messages_per_page, field=field))
 
-    def _find(self, address: QueueName, ids: list[str]) -> MessagePage:
+    def _find(self, queue_name: QueueName, ids: list[str]) -> MessagePage:
         now = self._clock()
         messages = self._queues.serve(
-            address,
+            queue_name,
             lambda resolved: resolved.store_ref.store.messages.get(
                 queue=resolved.queue, sequences=_sequences(resolved, ids), now=now
             ),
         )
         if not messages:
-            raise NotFound(f"There is no such message in '{address.name}'.")
-        return MessagePage(self._bodies.show(address.project, messages), now)
+            raise NotFound(f"There is no such message in '{queue_name.name}'.")
+        return MessagePage(self._bodies.show(queue_name.project, messages), now)
 
-    def delete(self, address: QueueName, message: str, *, claim_id: str | None) -> None:
+    def delete(self, queue_name: QueueName, message: str, *, claim_id: str | None) -> None:
         """Delete a message. If it is claimed, ``claim_id`` has to be that of its claim. An absent message is no error.
 
         Raises ClaimOver if the claim does not hold the message, and Forbidden if the message is claimed and no claim is
@@ -251,7 +251,7 @@ class Messages:
                 queue=resolved.queue, sequence=sequence, claim_id=claim_id, now=now
             )
 
-        self._queues.serve(address, remove)
+        self._queues.serve(queue_name, remove)
 
     def _refuse_unclaimed_delete(self, resolved: ResolvedQueue, sequence: int, now: float) -> None:
         found = resolved.store_ref.store.messages.get(queue=resolved.queue, sequences=[sequence], now=now)
@@ -261,7 +261,7 @@ class Messages:
             raise ClaimOver("This service deletes messages under a claim only; give a claim_id.")
 
     def delete_many(
-        self, address: QueueName, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
+        self, queue_name: QueueName, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
     ) -> None:
         """Delete the messages with these ids, all or none. Absent ones are no error. ``field`` as in :meth:`get_many`.
 
@@ -276,27 +276,27 @@ class Messages:
             raise InvalidInput("claim_ids", "must hold ids of claims, as this service deletes under a claim only")
         now = self._clock()
         self._queues.serve(
-            address,
+            queue_name,
             lambda resolved: resolved.store_ref.store.messages.delete_many(
                 queue=resolved.queue, sequences=_sequences(resolved, wanted), claim_ids=claims, now=now
             ),
         )
 
-    def prepare_pop(self, address: QueueName, *, limit: int) -> Awaited[MessagePage]:
+    def prepare_pop(self, queue_name: QueueName, *, limit: int) -> Awaited[MessagePage]:
         """Prepare to remove and return the first ``limit`` free messages; none for a missing queue.
 
         An attempt raises MessagesUnreadable if very many of the first messages cannot be decrypted; then the next
         request continues after them.
         """
         return Awaited(
-            address,
+            queue_name,
             Kind.TAKER,
-            lambda _: self._attempt_pop(address, limit),
+            lambda _: self._attempt_pop(queue_name, limit),
             lambda: MessagePage([], self._clock()),
             unchanged,
         )
 
-    def _attempt_pop(self, address: QueueName, limit: int) -> Attempt[MessagePage]:
+    def _attempt_pop(self, queue_name: QueueName, limit: int) -> Attempt[MessagePage]:
         now = self._clock()
 
         def take(resolved: ResolvedQueue) -> list[Message] | None:
@@ -310,9 +310,9 @@ class Messages:
                 # The queue is not encrypted, but it may hold dead letters of an encrypted queue.
                 return None
 
-        popped = self._queues.serve(address, take)
+        popped = self._queues.serve(queue_name, take)
         if popped is None:
-            popped, is_full = self._leases.pop(address, limit=limit)
+            popped, is_full = self._leases.pop(queue_name, limit=limit)
         else:
             is_full = len(popped) == limit
         return Attempt(MessagePage(popped, now), bool(popped), is_full)

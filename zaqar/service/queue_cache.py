@@ -44,11 +44,11 @@ class QueueCache(BoundedCache[QueueName, ResolvedQueue]):
         self._placement = placement
         self._limits = limits
 
-    def remember(self, address: QueueName, row: Queue) -> ResolvedQueue:
+    def remember(self, queue_name: QueueName, row: Queue) -> ResolvedQueue:
         """Cache the queue of a row that was just read, and return it. It replaces the cached queue of the same name."""
         resolved = ResolvedQueue(row, rules_of(row.metadata, self._limits), self._placement.store_of(row))
-        strings = (address, row.uid, row.project, row.kind, row.name, row.pool, resolved.rules.dead_letter_queue)
-        self.put(address, resolved, _ENTRY_BYTES + size_of(strings) + size_of(row.metadata))
+        strings = (queue_name, row.uid, row.project, row.kind, row.name, row.pool, resolved.rules.dead_letter_queue)
+        self.put(queue_name, resolved, _ENTRY_BYTES + size_of(strings) + size_of(row.metadata))
         return resolved
 
     def provisional(self, queue: Queue) -> ResolvedQueue:

@@ -41,7 +41,7 @@ class Shares:
         self._clock = clock
         self._max_expiry = max_expiry
 
-    def create(self, address: QueueName, wanted: Wanted) -> Shared:
+    def create(self, queue_name: QueueName, wanted: Wanted) -> Shared:
         """Sign the wanted access. The transport must have checked that the policy allows the caller all of it.
 
         Nothing is stored: a URL ends at its time, or when its key is removed from the configuration. Raises
@@ -51,11 +51,11 @@ class Shares:
         expires = self._end(wanted.expires)
         if not self._urls.can_sign:
             raise ClientError("This service makes no pre-signed URLs: [signed_url] secret_key is not set.")
-        if not is_project(address.project):
+        if not is_project(queue_name.project):
             raise InvalidInput("X-Project-ID", "with a backslash in it no pre-signed URL can be made")
-        paths = tuple(f"/v2/{address.kind}s/{address.name}/{each}" for each in wanted.paths)
-        signature = self._urls.sign(project=address.project, paths=paths, methods=wanted.methods, expires=expires)
-        return Shared(address.project, paths, wanted.methods, expires, signature)
+        paths = tuple(f"/v2/{queue_name.kind}s/{queue_name.name}/{each}" for each in wanted.paths)
+        signature = self._urls.sign(project=queue_name.project, paths=paths, methods=wanted.methods, expires=expires)
+        return Shared(queue_name.project, paths, wanted.methods, expires, signature)
 
     def _end(self, text: str | None) -> str:
         now = self._clock()

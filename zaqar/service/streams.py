@@ -91,7 +91,7 @@ class Streams:
     def open(
         self,
         context: Context,
-        address: QueueName,
+        queue_name: QueueName,
         *,
         marker: str | None,
         from_start: bool,
@@ -109,30 +109,30 @@ class Streams:
             own = marker[:UID_LENGTH]
             uid, last = (None, 0) if own == _NO_QUEUE else (own, sequence_of(own, marker) or 0)
         else:
-            uid, last = (None, 0) if from_start else self._now(address, version)
+            uid, last = (None, 0) if from_start else self._now(queue_name, version)
         # A shared result may have messages that were deleted up to a second ago. A reader that resumes may have passed
         # their numbers before, and would get them now, after later messages. So all its reads begin after this moment.
         since = 0 if marker is None else moment()
-        return Stream(self, address, uid, last, None if echo else context.client_id, since)
+        return Stream(self, queue_name, uid, last, None if echo else context.client_id, since)
 
-    def is_deleted(self, address: QueueName, marker: str) -> bool:
+    def is_deleted(self, queue_name: QueueName, marker: str) -> bool:
         """Whether the queue does not exist, although it existed when the reader with ``marker`` last read it."""
-        return not marker.startswith(_NO_QUEUE) and self.queues.row(address) is None
+        return not marker.startswith(_NO_QUEUE) and self.queues.row(queue_name) is None
 
-    def _now(self, address: QueueName, version: int) -> tuple[str | None, int]:
+    def _now(self, queue_name: QueueName, version: int) -> tuple[str | None, int]:
         """Return the uid of the queue and the number of its newest message; None and 0 if there is no such queue."""
 
         def ask() -> tuple[str | None, int]:
-            resolved = self.queues.find(address, create=False)
+            resolved = self.queues.find(queue_name, create=False)
             last = None if resolved is None else self.last(resolved)
             if last is None:
                 # The cached queue may have been deleted, and another queue may have its name.
-                self.queues.refresh(address, create=False)
-                resolved = self.queues.find(address, create=False)
+                self.queues.refresh(queue_name, create=False)
+                resolved = self.queues.find(queue_name, create=False)
                 last = None if resolved is None else self.last(resolved)
             return (None if resolved is None else resolved.queue.uid), last or 0
 
-        return self.shared.read(("now", address), version, ask)
+        return self.shared.read(("now", queue_name), version, ask)
 
     def last(self, resolved: ResolvedQueue) -> int | None:
         """Return the number of the newest message that was ever in a queue; None if the store has no such queue."""
@@ -153,14 +153,14 @@ class Stream:
     def __init__(
         self,
         streams: Streams,
-        address: QueueName,
+        queue_name: QueueName,
         uid: str | None,
         position: int,
         excluded_client: str | None,
         since: int,
     ) -> None:
         """``since`` is the moment after which each shared read must have begun; 0 if it does not matter."""
-        self.address = address
+        self.queue_name = queue_name
         self.uid = uid
         self._streams = streams
         self._tail = Tail(position)
@@ -241,7 +241,7 @@ class Stream:
         return last if last is not None and last < self._tail.position else None
 
     def _ask_last(self) -> int | None:
-        resolved = self._streams.queues.find(self.address, create=False)
+        resolved = self._streams.queues.find(self.queue_name, create=False)
         return None if resolved is None or resolved.queue.uid != self.uid else self._streams.last(resolved)
 
     def read_kept(self, *, version: int, limit: int) -> list[Event] | None:
@@ -260,7 +260,7 @@ class Stream:
 
     def _share(self, key: tuple[Hashable, ...], version: int, now: float, call: Callable[[], T]) -> T:
         # A result is shared for a second at most, because a deleted or expired message wakes no reader.
-        whole = (self.address, self.uid, int(now), *key)
+        whole = (self.queue_name, self.uid, int(now), *key)
         if self._is_blocking:
             return self._streams.shared.read(whole, version, call, since=self._since)
         kept = self._streams.shared.kept(whole, version, since=self._since)
@@ -283,10 +283,10 @@ class Stream:
                 include_delayed=True,
             )
             fitting = _fitting(messages)
-            shown = self._streams.bodies.show(self.address.project, messages[:fitting])
+            shown = self._streams.bodies.show(self.queue_name.project, messages[:fitting])
             return _Page(uid, shown, now, fitting < len(messages))
 
-        return self._streams.queues.serve(self.address, read)
+        return self._streams.queues.serve(self.queue_name, read)
 
     def _read_due(self, numbers: list[int], version: int, now: float) -> list[Event]:
         def read(resolved: ResolvedQueue) -> tuple[list[int], list[Message]]:
@@ -298,10 +298,10 @@ class Stream:
             if fitting < len(found):
                 found = found[:fitting]
                 looked_at = [number for number in numbers if number <= found[-1].sequence]
-            return looked_at, self._streams.bodies.show(self.address.project, found)
+            return looked_at, self._streams.bodies.show(self.queue_name.project, found)
 
         def serve() -> tuple[list[int], list[Message]]:
-            return self._streams.queues.serve(self.address, read) or (numbers, [])
+            return self._streams.queues.serve(self.queue_name, read) or (numbers, [])
 
         looked_at, found = self._share(("due", *numbers), version, now, serve)
         self.is_ready = True

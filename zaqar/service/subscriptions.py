@@ -101,45 +101,45 @@ class Subscriptions:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def list_page(self, address: QueueName, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
+    def list_page(self, queue_name: QueueName, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
         """Return at most ``limit`` subscriptions after the id ``marker``, and the time; none for a missing queue."""
         if marker is not None and not is_subscription_id(marker):
             raise InvalidInput("marker", "must be the id of a subscription")
-        now, row = self._clock(), self._queues.row(address)
+        now, row = self._clock(), self._queues.row(queue_name)
         if row is None:
             return [], now
         page = self._management.subscriptions.list_after(queue_uid=row.uid, after=marker or "", limit=limit, now=now)
         return page, now
 
-    def get(self, address: QueueName, id_: str) -> tuple[Subscription, float]:
+    def get(self, queue_name: QueueName, id_: str) -> tuple[Subscription, float]:
         """Return the subscription, and the time. Raises NotFound if the queue has none with this id."""
         now = self._clock()
-        return self.find(address, id_, now)[1], now
+        return self.find(queue_name, id_, now)[1], now
 
-    def find(self, address: QueueName, id_: str, now: float) -> tuple[Queue, Subscription]:
+    def find(self, queue_name: QueueName, id_: str, now: float) -> tuple[Queue, Subscription]:
         """Return the queue and the subscription. Raises NotFound if there is none."""
-        row = self._queues.row(address) if is_subscription_id(id_) else None
+        row = self._queues.row(queue_name) if is_subscription_id(id_) else None
         if row is not None:
             found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=now)
             if found is not None:
                 return row, found
-        raise _no_subscription(address)
+        raise _no_subscription(queue_name)
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
-    def create(self, context: Context, address: QueueName, raw: bytes) -> Created:
+    def create(self, context: Context, queue_name: QueueName, raw: bytes) -> Created:
         """Create a subscription from a request body. The queue is created if it is missing.
 
         If the queue has an unconfirmed subscription with this subscriber, that one stays as it is, and the subscriber
         is asked once more to confirm. Raises AlreadySubscribed if it has a confirmed one, QuotaExceeded, InvalidInput,
         and the errors of making a trust.
         """
-        wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
+        wanted = parse_creation(raw, source=queue_name.name, project=queue_name.project, limits=self._limits)
         check_end(wanted.ttl, self._clock())
         self._check_target(wanted.subscriber or "")
         for _ in range(TRIES):
-            row = self._queues.ensure_row(address)
-            if not self.mark(address, row.uid, must_change=False):
+            row = self._queues.ensure_row(queue_name)
+            if not self.mark(queue_name, row.uid, must_change=False):
                 continue
             # notify is set before the subscription is stored, and the row is changed after that: see queues.py.
             made = new_subscription(row, wanted, self._limits, self._clock())
@@ -147,7 +147,7 @@ class Subscriptions:
             kept = placed if placed.id == made.id else self._renew(placed)
             if kept is None:
                 continue
-            if self.mark(address, row.uid, must_change=True):
+            if self.mark(queue_name, row.uid, must_change=True):
                 self._ask(row, kept, SUBSCRIPTION_CONFIRMATION)
                 return Created(kept.id, kept.secrets[0].value if kept.id == made.id and kept.secrets else None)
             # The queue was deleted meanwhile. The deletion may have missed the new subscription, so remove it.
@@ -186,11 +186,11 @@ class Subscriptions:
         if scheme_of(subscriber) in WEBHOOK_SCHEMES:
             self._target_policy.check_url(url_of(subscriber), field="subscriber")
 
-    def mark(self, address: QueueName, uid: str, *, must_change: bool) -> bool:
+    def mark(self, queue_name: QueueName, uid: str, *, must_change: bool) -> bool:
         """Mark the queue as having subscribers, if notifications are on. Returns False if the queue is gone."""
         if self._notifying:
-            return self._queues.mark_subscribed(address, uid, must_change=must_change)
-        row = self._queues.row(address)
+            return self._queues.mark_subscribed(queue_name, uid, must_change=must_change)
+        row = self._queues.row(queue_name)
         return row is not None and row.uid == uid
 
     def _ask(self, row: Queue, subscription: Subscription, kind: str) -> None:
@@ -214,44 +214,44 @@ class Subscriptions:
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
-    def patch(self, context: Context, address: QueueName, id_: str, raw: bytes) -> None:
+    def patch(self, context: Context, queue_name: QueueName, id_: str, raw: bytes) -> None:
         """Change the fields in a request body. A new TTL counts from now. A new subscriber has to confirm.
 
         Raises NotFound, InvalidInput, Conflict if the queue has another subscription with the subscriber, and the
         errors of making a trust.
         """
-        wanted = parse_change(raw, source=address.name, limits=self._limits)
+        wanted = parse_change(raw, source=queue_name.name, limits=self._limits)
         check_end(wanted.ttl, self._clock())
         if wanted.subscriber is not None:
             self._check_target(wanted.subscriber)
 
         with self._trusts.session(context) as session:
-            row, old, new = self._change(address, id_, lambda old, now: changed(session, old, wanted, now))
+            row, old, new = self._change(queue_name, id_, lambda old, now: changed(session, old, wanted, now))
             session.note_stored(new)
         self._release_trust(old, new)
         if wanted.ttl is not None:
             # A process whose clock is ahead may have found it expired, and may have turned Queue.notify off.
-            self.mark(address, row.uid, must_change=True)
+            self.mark(queue_name, row.uid, must_change=True)
         if new.subscriber != old.subscriber:
             self._ask(row, new, SUBSCRIPTION_CONFIRMATION)
 
-    def confirm(self, address: QueueName, id_: str, raw: bytes, *, grant: Grant | None = None) -> None:
+    def confirm(self, queue_name: QueueName, id_: str, raw: bytes, *, grant: Grant | None = None) -> None:
         """Confirm or unsubscribe as a request body says; see :meth:`set_confirmed`."""
-        self.set_confirmed(address, id_, parse_confirmation(raw), grant=grant)
+        self.set_confirmed(queue_name, id_, parse_confirmation(raw), grant=grant)
 
-    def check_grant(self, address: QueueName, id_: str, grant: Grant) -> None:
+    def check_grant(self, queue_name: QueueName, id_: str, grant: Grant) -> None:
         """Raise SignatureRefused unless ``grant`` is valid for the subscription as it is now.
 
         A missing subscription or queue raises the same error, so that a client cannot find out which ones exist.
         """
         try:
-            _, found = self.find(address, id_, self._clock())
+            _, found = self.find(queue_name, id_, self._clock())
         except NotFound:
             raise SignatureRefused("there is no such subscription") from None
         if not _opens(grant, found, confirmed=False):
             raise SignatureRefused("no key has made the confirmation")
 
-    def set_confirmed(self, address: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
+    def set_confirmed(self, queue_name: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
         """Confirm the subscription, or withdraw the confirmation.
 
         Raises NotFound if there is no such subscription, or if ``grant`` is given and not valid for it as it is now.
@@ -264,11 +264,11 @@ class Subscriptions:
                 return replace(old, state=CONFIRMED)
             return old if old.state == REFUSED else replace(old, state=REFUSED, challenge=old.challenge + 1)
 
-        row, old, new = self._change(address, id_, edit)
+        row, old, new = self._change(queue_name, id_, edit)
         if new.state == REFUSED != old.state:
             self._ask(row, new, UNSUBSCRIBE_CONFIRMATION)
 
-    def rotate_secret(self, address: QueueName, id_: str, raw: bytes) -> str:
+    def rotate_secret(self, queue_name: QueueName, id_: str, raw: bytes) -> str:
         """Make a new secret and return it. The replaced secret signs too, for the time in a request body.
 
         Raises NotFound, InvalidInput if the subscriber is no webhook, and Conflict if too many secrets are valid.
@@ -284,16 +284,16 @@ class Subscriptions:
                 raise Conflict(f"There are {MOST_SECRETS} secrets that still sign; wait until one of them is over.")
             return replace(old, secrets=(Secret(fresh), *valid))
 
-        self._change(address, id_, edit)
+        self._change(queue_name, id_, edit)
         return fresh
 
     def _change(
-        self, address: QueueName, id_: str, edit: Callable[[Subscription, float], Subscription]
+        self, queue_name: QueueName, id_: str, edit: Callable[[Subscription, float], Subscription]
     ) -> tuple[Queue, Subscription, Subscription]:
         """Replace the subscription by the result of ``edit``. Returns the queue, the old and the new subscription."""
         for _ in range(TRIES):
             now = self._clock()
-            row, old = self.find(address, id_, now)
+            row, old = self.find(queue_name, id_, now)
             new = edit(old, now)
             if new == old:
                 return row, old, old
@@ -304,17 +304,17 @@ class Subscriptions:
 
     # -- removal -----------------------------------------------------------------------------------------------------
 
-    def delete(self, address: QueueName, id_: str) -> None:
+    def delete(self, queue_name: QueueName, id_: str) -> None:
         """Remove the subscription. An absent one is no error."""
-        row = self._queues.row(address) if is_subscription_id(id_) else None
+        row = self._queues.row(queue_name) if is_subscription_id(id_) else None
         if row is not None:
             # now=0.0 finds an expired subscription too. If there is none, the message store is not called, because it
             # would store a tombstone for each id that a client makes up.
             found = self._management.subscriptions.get(queue_uid=row.uid, subscription_id=id_, now=0.0)
             self._management.subscriptions.delete(queue_uid=row.uid, subscription_id=id_)
-            self._queues.note_fewer_subscribers(address, row.uid)
+            self._queues.note_fewer_subscribers(queue_name, row.uid)
             if found is not None:
-                self._queues.drop_deliveries(address, row.uid, [id_])
+                self._queues.drop_deliveries(queue_name, row.uid, [id_])
                 self._release_trust(found)
 
     def end(self, subscription: Subscription) -> bool:
@@ -330,9 +330,9 @@ class Subscriptions:
                 return False
             # _remove() fails if another request changes it in between. Then it is read again.
             if found is None or self._remove(found):
-                address = _address_of(subscription)
-                self._queues.note_fewer_subscribers(address, subscription.queue_uid)
-                self._queues.drop_deliveries(address, subscription.queue_uid, [subscription.id])
+                queue_name = _queue_name_of(subscription)
+                self._queues.note_fewer_subscribers(queue_name, subscription.queue_uid)
+                self._queues.drop_deliveries(queue_name, subscription.queue_uid, [subscription.id])
                 self._release_trust(subscription)
                 return True
         raise StoreUnavailable
@@ -351,10 +351,10 @@ class Subscriptions:
             for each in expired:
                 if self._remove(each):
                     self._release_trust(each)
-                    of_queue.setdefault((_address_of(each), each.queue_uid), []).append(each.id)
-            for (address, uid), ids in of_queue.items():
-                self._queues.note_fewer_subscribers(address, uid)
-                self._queues.drop_deliveries(address, uid, ids)
+                    of_queue.setdefault((_queue_name_of(each), each.queue_uid), []).append(each.id)
+            for (queue_name, uid), ids in of_queue.items():
+                self._queues.note_fewer_subscribers(queue_name, uid)
+                self._queues.drop_deliveries(queue_name, uid, ids)
             removed += len(expired)
             if len(expired) < _BATCH:
                 return removed, True
@@ -372,8 +372,8 @@ class Subscriptions:
         )
 
 
-def _no_subscription(address: QueueName) -> NotFound:
-    return NotFound(f"The {address.kind} '{address.name}' has no such subscription.")
+def _no_subscription(queue_name: QueueName) -> NotFound:
+    return NotFound(f"The {queue_name.kind} '{queue_name.name}' has no such subscription.")
 
 
 def _opens(grant: Grant, subscription: Subscription, confirmed: bool) -> bool:
@@ -384,5 +384,5 @@ def _opens(grant: Grant, subscription: Subscription, confirmed: bool) -> bool:
     return repeated and grant(replace(subscription, challenge=subscription.challenge - 1).grant_terms)
 
 
-def _address_of(subscription: Subscription) -> QueueName:
+def _queue_name_of(subscription: Subscription) -> QueueName:
     return QueueName(subscription.project, subscription.kind, subscription.source)

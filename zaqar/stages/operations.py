@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arguments of hooks: one frozen request class for each operation. Its fields are checked and complete.
 
-A stage that changes a request returns a changed copy (``dataclasses.replace``). ``address`` is the queue or topic of
+A stage that changes a request returns a changed copy (``dataclasses.replace``). ``queue_name`` is the queue or topic of
 the operation. It cannot be changed, because the caller's rights were checked for it.
 """
 
@@ -46,7 +46,7 @@ class HeldClaim(NamedTuple):
 class Request:
     """The base class of the requests."""
 
-    address: QueueName
+    queue_name: QueueName
 
     operation: ClassVar[str] = ""
     """The hooks are ``before_`` and ``after_`` this name."""
@@ -93,7 +93,7 @@ class DeleteQueue(Request):
 
 @dataclass(frozen=True, slots=True)
 class ListQueues(Request):
-    """``address`` has an empty name.
+    """``queue_name`` has an empty name.
 
     ``name`` is the regular expression that names have to match, None for all; ``values`` are the metadata values that
     the caller asked for.

@@ -110,7 +110,7 @@ class Pipeline:
             answer = call_hook(hook, context, request)
             if isinstance(answer, Done):
                 return Done(_checked(answer.result, given.result, hook))
-            if type(answer) is not type(given) or answer.address != given.address:
+            if type(answer) is not type(given) or answer.queue_name != given.queue_name:
                 raise failure(hook, f"returned {_name(answer)} instead of the request, a changed copy or Done")
             request = answer
         try:

@@ -19,11 +19,11 @@ class ShareRules:
         self._authorizer = authorizer
         self._schemes = limits.subscriber_types
 
-    def check(self, caller: Context, address: QueueName) -> None:
+    def check(self, caller: Context, queue_name: QueueName) -> None:
         """Raises Forbidden unless the caller may make pre-signed URLs of the queue or topic."""
-        self._authorizer.check(caller, f"{address.kind}s:share", address)
+        self._authorizer.check(caller, f"{queue_name.kind}s:share", queue_name)
 
-    def check_granted(self, caller: Context, address: QueueName, wanted: Wanted) -> None:
+    def check_granted(self, caller: Context, queue_name: QueueName, wanted: Wanted) -> None:
         """Check the rule of each operation that the URL will open, because signed requests are not checked again.
 
         Raises Forbidden.
@@ -32,6 +32,6 @@ class ShareRules:
             if "scheme" in target_names(rule) and self._authorizer.asks_for(rule, "scheme"):
                 # The subscriber is not known yet, so check every scheme.
                 for scheme in self._schemes:
-                    self._authorizer.check(caller, rule, address, scheme=scheme)
+                    self._authorizer.check(caller, rule, queue_name, scheme=scheme)
             else:
-                self._authorizer.check(caller, rule, address)
+                self._authorizer.check(caller, rule, queue_name)

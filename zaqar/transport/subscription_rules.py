@@ -32,37 +32,37 @@ class SubscriptionRules:
         self._subscriptions = subscriptions
         self._limits = limits
 
-    def check_listing(self, caller: Context, address: QueueName) -> None:
-        self._authorizer.check(caller, "subscription:get_all", address)
+    def check_listing(self, caller: Context, queue_name: QueueName) -> None:
+        self._authorizer.check(caller, "subscription:get_all", queue_name)
 
-    def check_creation(self, caller: Context, address: QueueName, raw: bytes) -> None:
+    def check_creation(self, caller: Context, queue_name: QueueName, raw: bytes) -> None:
         """Check ``subscription:create``. Raises InvalidInput if the body does not show the scheme."""
         scheme = {}
         if self._asks(caller, "subscription:create"):
-            wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
+            wanted = parse_creation(raw, source=queue_name.name, project=queue_name.project, limits=self._limits)
             scheme[_SCHEME] = scheme_of(wanted.subscriber or "")
-        self._authorizer.check(caller, "subscription:create", address, **scheme)
+        self._authorizer.check(caller, "subscription:create", queue_name, **scheme)
 
-    def check_creation_of_connection(self, caller: Context, address: QueueName) -> None:
+    def check_creation_of_connection(self, caller: Context, queue_name: QueueName) -> None:
         """Check ``subscription:create``, with scheme ``websocket``, for a connection that subscribes itself."""
         if self._asks_for_scheme("subscription:create") and caller.signed:
             # The maker of the signature was checked for the schemes of ``subscriber_types``, which do not include this
             # one. So check the rule for a caller without roles.
             caller = replace(caller, signed=False)
-        self._authorizer.check(caller, "subscription:create", address, **{_SCHEME: CONNECTION_SCHEME})
+        self._authorizer.check(caller, "subscription:create", queue_name, **{_SCHEME: CONNECTION_SCHEME})
 
-    def check(self, caller: Context, rule: str, address: QueueName, id_: str) -> None:
+    def check(self, caller: Context, rule: str, queue_name: QueueName, id_: str) -> None:
         """Check a rule for a subscription, which need not exist."""
-        self._authorizer.check(caller, rule, address, **self._stored(caller, rule, address, id_))
+        self._authorizer.check(caller, rule, queue_name, **self._stored(caller, rule, queue_name, id_))
 
-    def check_change(self, caller: Context, address: QueueName, id_: str, raw: bytes) -> None:
+    def check_change(self, caller: Context, queue_name: QueueName, id_: str, raw: bytes) -> None:
         """Check ``subscription:update`` for the present subscriber, and for the new one if the body has one."""
-        self.check(caller, "subscription:update", address, id_)
+        self.check(caller, "subscription:update", queue_name, id_)
         if self._asks(caller, "subscription:update"):
-            wanted = parse_change(raw, source=address.name, limits=self._limits)
+            wanted = parse_change(raw, source=queue_name.name, limits=self._limits)
             if wanted.subscriber is not None:
                 scheme = scheme_of(wanted.subscriber)
-                self._authorizer.check(caller, "subscription:update", address, scheme=scheme)
+                self._authorizer.check(caller, "subscription:update", queue_name, scheme=scheme)
 
     def _asks(self, caller: Context, rule: str) -> bool:
         return not caller.signed and self._asks_for_scheme(rule)
@@ -70,10 +70,10 @@ class SubscriptionRules:
     def _asks_for_scheme(self, rule: str) -> bool:
         return self._authorizer.asks_for(rule, _SCHEME)
 
-    def _stored(self, caller: Context, rule: str, address: QueueName, id_: str) -> dict[str, str]:
+    def _stored(self, caller: Context, rule: str, queue_name: QueueName, id_: str) -> dict[str, str]:
         if self._asks(caller, rule):
             try:
-                return {_SCHEME: scheme_of(self._subscriptions.get(address, id_)[0].subscriber)}
+                return {_SCHEME: scheme_of(self._subscriptions.get(queue_name, id_)[0].subscriber)}
             except NotFound:
                 pass
         return {}

@@ -34,7 +34,7 @@ class Attempt(NamedTuple, Generic[T]):
 
 def wait_for(
     hub: Hub,
-    address: QueueName,
+    queue_name: QueueName,
     kind: Kind,
     *,
     seconds: float,
@@ -52,7 +52,7 @@ def wait_for(
     deadline = time.monotonic() + seconds
     event = threading.Event()
     last: Attempt[T] | None = None
-    waiter = hub.join(address, kind, wake=event.set)
+    waiter = hub.join(queue_name, kind, wake=event.set)
     unwatch = None if watch is None else watch(event.set)
     try:
         while True:

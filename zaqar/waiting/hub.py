@@ -70,9 +70,9 @@ class Hub:
         """The time, by ``time.monotonic``, from which a post has to call ``posted``. Before it no client waits."""
         _hubs.add(self)
 
-    def join(self, address: QueueName, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
+    def join(self, queue_name: QueueName, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Wait for a queue, which need not exist. ``wake`` must not block. Raises TooManyWaiting."""
-        waiter = self.registry.join(address, self._remembered(address), kind, wake=wake)
+        waiter = self.registry.join(queue_name, self._remembered(queue_name), kind, wake=wake)
         with self._lock:
             self.check_at = 0.0
         located = waiter.queue.located
@@ -89,9 +89,9 @@ class Hub:
         """Wake waiters: messages with these ids were posted. PERF: callers skip it before the time ``check_at``."""
         if self._is_nobody_waiting():
             return
-        address = QueueName(queue.project, queue.kind, queue.name)
+        queue_name = QueueName(queue.project, queue.kind, queue.name)
         last = int(ids[-1][UID_LENGTH:], 16) if ids else 0
-        self._post(address, Located(queue.uid, store_ref), last)
+        self._post(queue_name, Located(queue.uid, store_ref), last)
 
     def received(self, queue: Queue, store_ref: StoreRef) -> None:
         """Wake waiters: this process has put messages into the queue in another way than by a post."""
@@ -136,11 +136,11 @@ class Hub:
         if self.registry.waiting:
             self._look_up()
 
-    def _post(self, address: QueueName, located: Located, last: int) -> None:
-        here = self.registry.note_queue(address, located, is_own=True, last=last)
+    def _post(self, queue_name: QueueName, located: Located, last: int) -> None:
+        here = self.registry.note_queue(queue_name, located, is_own=True, last=last)
         if here:
             self._watch(located)
-        self._wake_others(Wake.SHOWN if here else Wake.POSTED, address, located.uid, last)
+        self._wake_others(Wake.SHOWN if here else Wake.POSTED, queue_name, located.uid, last)
 
     def _is_nobody_waiting(self) -> bool:
         if self.registry.waiting or self._wakeup_sender.listeners():
@@ -152,16 +152,16 @@ class Hub:
                 self.check_at = time.monotonic() + LISTING_SECONDS
         return True
 
-    def _pass_on(self, address: QueueName, uid: str) -> None:
-        self._wake_others(Wake.TAKERS, address, uid)
+    def _pass_on(self, queue_name: QueueName, uid: str) -> None:
+        self._wake_others(Wake.TAKERS, queue_name, uid)
 
-    def _wake_others(self, wake: Wake, address: QueueName, uid: str, last: int = 0) -> None:
+    def _wake_others(self, wake: Wake, queue_name: QueueName, uid: str, last: int = 0) -> None:
         """Send a wake-up to the other processes of this host."""
         job = self._background.get(_HOST)
         own = job.socket_name if isinstance(job, HostListener) else None
         names = self._wakeup_sender.listeners()
         if names and names != (own,):
-            self._wakeup_sender.wake(WakeupMessage(wake, uid, last, digest_of(address)).encode(), except_name=own)
+            self._wakeup_sender.wake(WakeupMessage(wake, uid, last, digest_of(queue_name)).encode(), except_name=own)
 
     # -- changes by other processes ----------------------------------------------------------------------------------
 
@@ -206,8 +206,8 @@ class Hub:
         if isinstance(poller, StorePoller):
             poller.look_if_new(located.uid)
 
-    def _found(self, address: QueueName, located: Located) -> None:
-        self.registry.note_queue(address, located)
+    def _found(self, queue_name: QueueName, located: Located) -> None:
+        self.registry.note_queue(queue_name, located)
         self._watch(located)
 
     def _make_listener(self) -> HostListener:
@@ -230,7 +230,7 @@ class Hub:
 
     def _make_name_poller(self) -> NamePoller:
         # A lambda, because a reload replaces the function while the poller goes on.
-        return NamePoller(self.registry, lambda addresses: self._find_queues(addresses), self._found)
+        return NamePoller(self.registry, lambda queue_names: self._find_queues(queue_names), self._found)
 
     def _make_poller(self, store_ref: StoreRef) -> StorePoller:
         return StorePoller(store_ref, self.registry, self._clock, lost=self._look_up)

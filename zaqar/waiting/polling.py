@@ -150,8 +150,8 @@ class NamePoller(Job):
     def step(self) -> float:
         self._began = time.monotonic()
         for chunk in chunks(self._registry.missing()):
-            for address, located in self._find_queues(chunk).items():
-                self._found(address, located)
+            for queue_name, located in self._find_queues(chunk).items():
+                self._found(queue_name, located)
         return max(0.0, self._began + POLL_SECONDS - time.monotonic())
 
     def rest(self, seconds: float) -> None:

@@ -102,7 +102,7 @@ class Registry:
         """Attempts of takers that found nothing."""
         self.is_draining = False
 
-    def join(self, address: QueueName, located: Located | None, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
+    def join(self, queue_name: QueueName, located: Located | None, kind: Kind, *, wake: Callable[[], None]) -> Waiter:
         """Begin to wait. The first taker of a queue has the turn at once, because no earlier event was noted for it.
 
         Raises TooManyWaiting.
@@ -112,20 +112,20 @@ class Registry:
         with self._lock:
             if self._count(is_stream) >= most or (self.is_draining and not is_stream):
                 raise TooManyWaiting(of_project=False)
-            if self._of_projects[is_stream, address.project] >= most_per_project:
+            if self._of_projects[is_stream, queue_name.project] >= most_per_project:
                 raise TooManyWaiting(of_project=True)
-            queue = self._queues.get(address)
+            queue = self._queues.get(queue_name)
             if queue is None:
-                queue = self._add(address)
+                queue = self._add(queue_name)
             if queue.located is None and located is not None:
                 self._locate(queue, located)
-            waiter = Waiter(self, queue, kind, address.project, wake)
+            waiter = Waiter(self, queue, kind, queue_name.project, wake)
             # A stream that begins while the process drains ends at once, in the same way as the others. Its client then
             # comes back; an error would make a browser give up.
             waiter.is_over = self.is_draining
             self.waiting += 1
             self.streams += is_stream
-            self._of_projects[is_stream, address.project] += 1
+            self._of_projects[is_stream, queue_name.project] += 1
             if kind is Kind.TAKER:
                 queue.takers[waiter] = None
                 if queue.turn is None and len(queue.takers) == 1:
@@ -150,16 +150,16 @@ class Registry:
             counts = Counter(each.kind for queue in self._queues.values() for each in (*queue.takers, *queue.readers))
         return {kind: counts[kind] for kind in Kind}
 
-    def has_takers(self, address: QueueName) -> bool:
+    def has_takers(self, queue_name: QueueName) -> bool:
         """Whether a taker waits for this queue, so that a new one has to wait behind it."""
-        queue = self._queues.get(address)
+        queue = self._queues.get(queue_name)
         return queue is not None and bool(queue.takers)
 
     def _count(self, is_stream: bool) -> int:
         return self.streams if is_stream else self.waiting - self.streams
 
-    def _add(self, address: QueueName) -> WaitedQueue:
-        queue = self._queues[address] = self._missing[address] = WaitedQueue(address, digest_of(address))
+    def _add(self, queue_name: QueueName) -> WaitedQueue:
+        queue = self._queues[queue_name] = self._missing[queue_name] = WaitedQueue(queue_name, digest_of(queue_name))
         self._by_digest[queue.digest] = queue
         return queue
 
@@ -210,7 +210,7 @@ class Registry:
             if more_may_be_free and queue.takers:
                 self._give_turn(queue)
             elif more_may_be_free and queue.must_tell_others:
-                passed_on, queue.must_tell_others = (queue.address, queue.uid), False
+                passed_on, queue.must_tell_others = (queue.queue_name, queue.uid), False
         if not queue.takers and not queue.readers:
             self._remove(queue)
         return passed_on
@@ -233,9 +233,9 @@ class Registry:
             del self._of_projects[counted]
 
     def _remove(self, queue: WaitedQueue) -> None:
-        if self._queues.get(queue.address) is queue:
+        if self._queues.get(queue.queue_name) is queue:
             self._locate(queue, None)
-            del self._queues[queue.address], self._missing[queue.address]
+            del self._queues[queue.queue_name], self._missing[queue.queue_name]
             if self._by_digest.get(queue.digest) is queue:
                 del self._by_digest[queue.digest]
 
@@ -265,12 +265,12 @@ class Registry:
             queue = self._by_uid.get(uid)
             return queue is not None and self._wake(queue, wake, is_own=is_own, last=last)
 
-    def note_queue(self, address: QueueName, located: Located, *, is_own: bool = False, last: int = 0) -> bool:
+    def note_queue(self, queue_name: QueueName, located: Located, *, is_own: bool = False, last: int = 0) -> bool:
         """As :meth:`wake`, for a queue that was posted to or created just now. Notes where the queue is."""
-        if address not in self._queues:
+        if queue_name not in self._queues:
             return False
         with self._lock:
-            queue = self._queues.get(address)
+            queue = self._queues.get(queue_name)
             if queue is None:
                 return False
             if queue.located != located:
@@ -351,9 +351,9 @@ class Registry:
                 del self._by_store[store_ref]
         queue.located, queue.last, queue.position = located, 0, None
         if located is None:
-            self._missing[queue.address] = queue
+            self._missing[queue.queue_name] = queue
         else:
-            self._missing.pop(queue.address, None)
+            self._missing.pop(queue.queue_name, None)
             self._by_uid[located.uid] = queue
             self._by_store.setdefault(located.store_ref, {})[located.uid] = queue
 

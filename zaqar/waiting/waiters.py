@@ -61,7 +61,7 @@ class WaitedQueue:
     ``version`` grows with each change that readers may see; see :class:`~zaqar.waiting.shared_reads.SharedReads`.
     """
 
-    address: QueueName
+    queue_name: QueueName
     digest: str
     located: Located | None = None
     takers: dict[Waiter, None] = field(default_factory=dict)
@@ -94,8 +94,8 @@ class WaitedQueue:
         return is_news
 
 
-def digest_of(address: QueueName) -> str:
+def digest_of(queue_name: QueueName) -> str:
     """Identifies the name of a queue among processes, in 16 characters."""
     # The digest is short. A tenant that finds two names with the same digest only delays and wakes its own waiters for
     # these two queues.
-    return blake2b("\0".join(address).encode(), digest_size=8).hexdigest()
+    return blake2b("\0".join(queue_name).encode(), digest_size=8).hexdigest()

@@ -194,12 +194,12 @@ def test_the_command_sweeps_once_by_default(state_dir: Path) -> None:
 def test_the_command_removes_expired_subscriptions(state_dir: Path) -> None:
     parts = app.build(conf.load(), clock=lambda: 1000.0)
     body = b'{"subscriber":"mailto:a@example.org","ttl":60}'
-    address = QueueName("p", "queue", "q")
-    parts.subscriptions.create(Context("p", "c"), address, body)
+    queue_name = QueueName("p", "queue", "q")
+    parts.subscriptions.create(Context("p", "c"), queue_name, body)
     parts.close()
     assert gc.main([]) == 0
     parts = app.build(conf.load())
-    row = parts.queues.row(address)
+    row = parts.queues.row(queue_name)
     parts.close()
     assert row is not None
     assert not row.notify
@@ -295,14 +295,14 @@ def test_reencrypt_rewrites_bodies_and_reports_how_many_are_left(
     state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old, new, lost = ("hex:" + digit * 64 for digit in "123")
-    address = QueueName("p", "queue", "q")
+    queue_name = QueueName("p", "queue", "q")
 
     def post(key: str, arguments: list[str]) -> None:
         configuration = conf.load(arguments)
         configuration.set_override("message_encryption_key", key, "transport")
         parts = app.build(configuration)
-        parts.queues.create(address, b'{"_enable_encrypt_messages": true}')
-        parts.messages.post(Context("p", "c" * 32), address, b'{"messages": [{"body": 1}, {"body": 2}]}')
+        parts.queues.create(queue_name, b'{"_enable_encrypt_messages": true}')
+        parts.messages.post(Context("p", "c" * 32), queue_name, b'{"messages": [{"body": 1}, {"body": 2}]}')
         parts.close()
 
     post(old, configure(state_dir))
@@ -314,7 +314,7 @@ def test_reencrypt_rewrites_bodies_and_reports_how_many_are_left(
     assert f"Every encrypted body has the key {newest}." in told
     # The old key can be removed.
     parts = app.build(conf.load(configure(state_dir, f"message_encryption_key = {new}")))
-    assert [message.body for message in parts.messages.prepare_pop(address, limit=10).answer_now().messages] == [
+    assert [message.body for message in parts.messages.prepare_pop(queue_name, limit=10).answer_now().messages] == [
         b"1",
         b"2",
     ]

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.unit.waiting.processes import ADDRESS, build, until
+from tests.unit.waiting.processes import QUEUE_NAME, build, until
 from zaqar import conf
 from zaqar.app import Parts
 from zaqar.ipc import socket_files
@@ -17,9 +17,9 @@ from zaqar.waiting.waiters import Kind, Wake
 
 def main(folder: Path) -> None:
     parts = build(folder, management=MemoryManagementStore(), messages=MemoryMessageStore())
-    known = parts.queues.ensure(ADDRESS)
+    known = parts.queues.ensure(QUEUE_NAME)
     sockets = conf.waiters_dir(parts.conf)
-    waiter = parts.hub.join(ADDRESS, Kind.READER, wake=lambda: None)
+    waiter = parts.hub.join(QUEUE_NAME, Kind.READER, wake=lambda: None)
     store_ref = known.store_ref
     until(lambda: len(socket_files.names(sockets)) == 1 and parts.hub._background.get(store_ref))
     # The first poll is over.
@@ -38,10 +38,10 @@ def main(folder: Path) -> None:
 def in_child(parts: Parts, sockets: Path) -> None:
     hub = parts.hub
     assert (hub.registry.waiting, hub._background._jobs) == (0, {})
-    known = parts.queues.find(ADDRESS, create=False)
+    known = parts.queues.find(QUEUE_NAME, create=False)
     assert known is not None
     # Posts and wake-ups of the child reach its own waiters, and the parent.
-    waiter = hub.join(ADDRESS, Kind.READER, wake=lambda: None)
+    waiter = hub.join(QUEUE_NAME, Kind.READER, wake=lambda: None)
     waiter.begin()
     until(lambda: len(socket_files.names(sockets)) == 2)
     hub._wakeup_sender._list_again = float("-inf")

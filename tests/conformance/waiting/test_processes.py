@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.waiting.processes import ADDRESS, SECONDS, Process, build, until
+from tests.unit.waiting.processes import QUEUE_NAME, SECONDS, Process, build, until
 from zaqar import conf
 from zaqar.ipc import socket_files
 
@@ -65,12 +65,12 @@ def test_posts_releases_and_new_queues_of_another_process(kind: str, tmp_path: P
     with waiting_in(tmp_path, kind) as other:
         until(lambda: len(socket_files.names(folder)) == 1)
         list_sockets_again(here)
-        here.parts.claims.release(ADDRESS, claim_id)
+        here.parts.claims.release(QUEUE_NAME, claim_id)
         assert other.line() == "released"
         for number in range(5):
             here.post(f"post {number}")
             assert other.line() == f"post {number}"
-        here.parts.queues.delete(ADDRESS)
+        here.parts.queues.delete(QUEUE_NAME)
         here.post("creates it anew")
         assert other.line() == "creates it anew"
         other.process.kill()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, make_limits
+from tests.unit.workers import CALLER, QUEUE_NAME, Cluster, Killed, Worker, die, make_limits
 from zaqar.errors import InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import Message
 
-DEAD = ADDRESS._replace(name="dead")
+DEAD = QUEUE_NAME._replace(name="dead")
 
 
 @pytest.fixture
@@ -34,15 +34,15 @@ def worker(cluster: Cluster) -> Worker:
 )
 def test_a_missing_field_gets_the_default(worker: Worker, raw: bytes, ttl: int, grace: int) -> None:
     worker.post("a")
-    claim = worker.claims.prepare(ADDRESS, raw, limit=1).answer_now().claim
+    claim = worker.claims.prepare(QUEUE_NAME, raw, limit=1).answer_now().claim
     assert (claim.ttl, claim.grace) == (ttl, grace)
-    found = worker.claims.get(ADDRESS, claim.id)
+    found = worker.claims.get(QUEUE_NAME, claim.id)
     assert (found.claim, len(found.messages)) == (claim, 1)
 
 
 def test_each_claim_has_its_own_id(worker: Worker) -> None:
     worker.post("a", "b")
-    ids = {worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id for _ in range(2)}
+    ids = {worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().claim.id for _ in range(2)}
     assert len(ids) == 2
     assert all(len(id_) == 24 for id_ in ids)
 
@@ -52,30 +52,30 @@ def test_bad_terms_claim_nothing(cluster: Cluster, worker: Worker, raw: bytes) -
     worker.post("a")
     cluster.forget_counts()
     with pytest.raises(InvalidInput):
-        worker.claims.prepare(ADDRESS, raw, limit=1).answer_now()
+        worker.claims.prepare(QUEUE_NAME, raw, limit=1).answer_now()
     with pytest.raises(InvalidInput):
-        worker.claims.renew(ADDRESS, "0" * 24, raw)
+        worker.claims.renew(QUEUE_NAME, "0" * 24, raw)
     assert not cluster.fences.calls
     assert not cluster.rows.calls
 
 
 def test_a_renewal_keeps_the_fields_that_it_leaves_out(cluster: Cluster, worker: Worker) -> None:
     worker.post("a")
-    claim = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim
+    claim = worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().claim
     cluster.clock.advance(100)
     for raw, ttl, grace in ((b"{}", 111, 222), (b'{"ttl":300}', 300, 222), (b'{"grace":400}', 300, 400)):
-        worker.claims.renew(ADDRESS, claim.id, raw)
-        renewed = worker.claims.get(ADDRESS, claim.id).claim
+        worker.claims.renew(QUEUE_NAME, claim.id, raw)
+        renewed = worker.claims.get(QUEUE_NAME, claim.id).claim
         assert (renewed.ttl, renewed.grace, renewed.started) == (ttl, grace, cluster.clock.now)
 
 
 def test_an_absent_claim_is_not_found_and_its_release_is_no_error(worker: Worker) -> None:
     for _ in range(2):
         with pytest.raises(NotFound):
-            worker.claims.get(ADDRESS, "0" * 24)
+            worker.claims.get(QUEUE_NAME, "0" * 24)
         with pytest.raises(NotFound):
-            worker.claims.renew(ADDRESS, "0" * 24, b"{}")
-        worker.claims.release(ADDRESS, "0" * 24)
+            worker.claims.renew(QUEUE_NAME, "0" * 24, b"{}")
+        worker.claims.release(QUEUE_NAME, "0" * 24)
         worker.post("a")
 
 
@@ -83,12 +83,12 @@ def test_a_claim_that_is_retried_makes_one_claim(cluster: Cluster, worker: Worke
     worker.post("a", "b")
     other = cluster.worker()
     cluster.fences.before(
-        "claims.claim", lambda: other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
+        "claims.claim", lambda: other.queues.patch(QUEUE_NAME, b'[{"op":"add","path":"/metadata/a","value":1}]')
     )
-    claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
+    claimed = worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now()
     assert cluster.fences.calls["claims.claim"] == 2
     assert [message.claim_id for message in claimed.messages] == [claimed.claim.id]
-    assert worker.queues.stats(ADDRESS)[0].claimed == 1
+    assert worker.queues.stats(QUEUE_NAME)[0].claimed == 1
 
 
 # -- dead letters ----------------------------------------------------------------------------------------------------
@@ -97,23 +97,23 @@ def test_a_claim_that_is_retried_makes_one_claim(cluster: Cluster, worker: Worke
 def prepare(worker: Worker, *bodies: str, count: int = 1, **metadata: Any) -> None:
     """Post messages and claim them as often as their queue allows."""
     reserved = {"_max_claim_count": count, "_dead_letter_queue": "dead", **metadata}
-    worker.queues.create(ADDRESS, json.dumps(reserved).encode())
+    worker.queues.create(QUEUE_NAME, json.dumps(reserved).encode())
     worker.post(*bodies)
     for _ in range(count):
-        claimed = worker.claims.prepare(ADDRESS, b"", limit=10).answer_now()
+        claimed = worker.claims.prepare(QUEUE_NAME, b"", limit=10).answer_now()
         assert len(claimed.messages) == len(bodies)
-        worker.claims.release(ADDRESS, claimed.claim.id)
+        worker.claims.release(QUEUE_NAME, claimed.claim.id)
 
 
 def claim(worker: Worker) -> list[Message]:
-    return worker.claims.prepare(ADDRESS, b"", limit=10).answer_now().messages
+    return worker.claims.prepare(QUEUE_NAME, b"", limit=10).answer_now().messages
 
 
 @pytest.mark.parametrize("metadata", [{"_max_claim_count": 1}, {"_dead_letter_queue": "dead"}])
 def test_an_incomplete_rule_creates_no_dead_letter_queue(
     cluster: Cluster, worker: Worker, metadata: dict[str, Any]
 ) -> None:
-    worker.queues.create(ADDRESS, json.dumps(metadata).encode())
+    worker.queues.create(QUEUE_NAME, json.dumps(metadata).encode())
     worker.post("a")
     assert len(claim(worker)) == 1
     assert cluster.row(DEAD) is None
@@ -122,7 +122,7 @@ def test_an_incomplete_rule_creates_no_dead_letter_queue(
 def test_a_claim_on_a_missing_queue_creates_no_dead_letter_queue(cluster: Cluster, worker: Worker) -> None:
     prepare(worker, "a")
     worker.queues.delete(DEAD)
-    cluster.worker().queues.delete(ADDRESS)
+    cluster.worker().queues.delete(QUEUE_NAME)
     assert claim(cluster.worker()) == []
     assert cluster.row(DEAD) is None
 
@@ -178,7 +178,7 @@ def test_a_claim_succeeds_if_both_queues_change_meanwhile(cluster: Cluster) -> N
 
     def change_both() -> None:
         recreate_dead(two)
-        two.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
+        two.queues.patch(QUEUE_NAME, b'[{"op":"add","path":"/metadata/a","value":1}]')
 
     cluster.fences.before("claims.claim", change_both, change_both)
     assert claim(one) == []
@@ -189,17 +189,17 @@ def test_a_new_dead_letter_queue_is_used_after_the_patch_is_acknowledged(cluster
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     patch = b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"other"}]'
-    cluster.fences.before("claims.claim", lambda: two.queues.patch(ADDRESS, patch))
+    cluster.fences.before("claims.claim", lambda: two.queues.patch(QUEUE_NAME, patch))
     assert claim(one) == []
     assert two.bodies(DEAD) == []
-    assert two.bodies(ADDRESS._replace(name="other")) == ["a"]
+    assert two.bodies(QUEUE_NAME._replace(name="other")) == ["a"]
 
 
 def test_after_the_rule_is_removed_no_message_moves(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     prepare(one, "a")
     patch = b'[{"op":"remove","path":"/metadata/_max_claim_count"}]'
-    cluster.fences.before("claims.claim", lambda: two.queues.patch(ADDRESS, patch))
+    cluster.fences.before("claims.claim", lambda: two.queues.patch(QUEUE_NAME, patch))
     assert [message.body for message in claim(one)] == [b'"a"']
     assert cluster.fences.all_sprung
     assert two.bodies() == ["a"]

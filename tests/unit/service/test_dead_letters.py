@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.unit.workers import ADDRESS, CALLER, Killed, PooledCluster, Worker, die
+from tests.unit.workers import CALLER, QUEUE_NAME, Killed, PooledCluster, Worker, die
 from zaqar.errors import StoreUnavailable
 from zaqar.model import Message
 from zaqar.service import dead_letters
 
-DEAD = ADDRESS._replace(name="dead")
+DEAD = QUEUE_NAME._replace(name="dead")
 
 
 @pytest.fixture
@@ -28,19 +28,20 @@ def prepare(cluster: PooledCluster, *bodies: str, **metadata: Any) -> Worker:
     worker = cluster.worker()
     reserved = {"_max_claim_count": 1, "_dead_letter_queue": "dead", **metadata}
     cluster.next_pool = "one"
-    worker.queues.create(ADDRESS, json.dumps(reserved).encode())
+    worker.queues.create(QUEUE_NAME, json.dumps(reserved).encode())
     cluster.next_pool = "two"
     worker.queues.create(DEAD, b"")
     worker.post(*bodies)
-    claimed = worker.claims.prepare(ADDRESS, b"", limit=len(bodies)).answer_now()
+    claimed = worker.claims.prepare(QUEUE_NAME, b"", limit=len(bodies)).answer_now()
     assert len(claimed.messages) == len(bodies)
-    worker.claims.release(ADDRESS, claimed.claim.id)
+    worker.claims.release(QUEUE_NAME, claimed.claim.id)
     return worker
 
 
 def claim(worker: Worker, limit: int = 10) -> list[str]:
     return [
-        json.loads(message.body) for message in worker.claims.prepare(ADDRESS, b"", limit=limit).answer_now().messages
+        json.loads(message.body)
+        for message in worker.claims.prepare(QUEUE_NAME, b"", limit=limit).answer_now().messages
     ]
 
 
@@ -54,7 +55,7 @@ def dead_letters_of(worker: Worker) -> list[Message]:
 def test_dead_letters_arrive_with_their_origin(cluster: PooledCluster) -> None:
     worker = prepare(cluster, "a", "b")
     ids = [message.id for message in worker.messages.prepare_list(
-        CALLER, ADDRESS, marker=None, limit=10, echo=True, include_claimed=True, include_delayed=True
+        CALLER, QUEUE_NAME, marker=None, limit=10, echo=True, include_claimed=True, include_delayed=True
     ).answer_now().messages]  # fmt: skip
     worker.post("c")
     assert claim(worker) == ["c"]
@@ -65,7 +66,7 @@ def test_dead_letters_arrive_with_their_origin(cluster: PooledCluster) -> None:
     ] == [("orders", 1)] * 2
     assert [dead_letter.origin.message_id for dead_letter in arrived if dead_letter.origin] == ids
     assert [(dead_letter.claim_id, dead_letter.claim_count) for dead_letter in arrived] == [(None, 0)] * 2
-    assert worker.queues.stats(ADDRESS)[0].total == 1
+    assert worker.queues.stats(QUEUE_NAME)[0].total == 1
     assert (cluster.held("one"), cluster.held("two")) == (1, 2)
 
 
@@ -96,8 +97,8 @@ def test_within_one_store_the_claim_itself_moves_exhausted_messages(cluster: Poo
     before = cluster.wires["one"].calls["dead_letters.set_aside"]
     for _ in range(3):
         worker.post("x")
-        claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
-        worker.claims.release(ADDRESS, claimed.claim.id)
+        claimed = worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now()
+        worker.claims.release(QUEUE_NAME, claimed.claim.id)
         assert claim(worker) == []
     assert cluster.wires["one"].calls["dead_letters.set_aside"] == before
     assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(worker)] == ["a", "b", "x", "x", "x"]
@@ -124,16 +125,16 @@ def test_messages_set_aside_arrive_if_the_dead_letter_queue_moves_to_the_same_st
 def test_messages_set_aside_arrive_in_the_new_queue_if_the_rule_changes(cluster: PooledCluster) -> None:
     worker = leave_dead_letters_set_aside(cluster)
     cluster.next_pool = "one"
-    worker.queues.patch(ADDRESS, b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]')
+    worker.queues.patch(QUEUE_NAME, b'[{"op":"replace","path":"/metadata/_dead_letter_queue","value":"grave"}]')
     assert claim(worker) == []
-    assert worker.bodies(ADDRESS._replace(name="grave")) == ["a", "b"]
+    assert worker.bodies(QUEUE_NAME._replace(name="grave")) == ["a", "b"]
     assert dead_letters_of(worker) == []
 
 
 @pytest.mark.parametrize("key", ["_dead_letter_queue", "_max_claim_count"])
 def test_messages_set_aside_return_to_their_queue_if_the_rule_is_removed(cluster: PooledCluster, key: str) -> None:
     worker = leave_dead_letters_set_aside(cluster)
-    worker.queues.patch(ADDRESS, f'[{{"op":"remove","path":"/metadata/{key}"}}]'.encode())
+    worker.queues.patch(QUEUE_NAME, f'[{{"op":"remove","path":"/metadata/{key}"}}]'.encode())
     assert claim(worker) == ["a", "b"]
     assert claim(worker) == []
     assert dead_letters_of(worker) == []
@@ -161,7 +162,7 @@ def test_each_dead_letter_arrives_once_if_a_worker_is_killed_at_any_step(
     assert claim(other) == []
     assert claim(other) == []
     assert [json.loads(dead_letter.body) for dead_letter in dead_letters_of(other)] == ["a", "b", "c"]
-    assert other.queues.stats(ADDRESS)[0].total == 0
+    assert other.queues.stats(QUEUE_NAME)[0].total == 0
 
 
 def test_each_dead_letter_arrives_once_if_workers_are_killed_repeatedly(cluster: PooledCluster) -> None:
@@ -188,7 +189,7 @@ PATCH = b'[{"op":"add","path":"/metadata/a","value":1}]'
 
 
 def patch_source(worker: Worker) -> None:
-    worker.queues.patch(ADDRESS, PATCH)
+    worker.queues.patch(QUEUE_NAME, PATCH)
 
 
 def patch_dead(worker: Worker) -> None:

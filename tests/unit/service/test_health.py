@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.workers import ADDRESS, Cluster, PooledCluster
+from tests.unit.workers import QUEUE_NAME, Cluster, PooledCluster
 from zaqar.errors import KeystoneUnavailable, StoreUnavailable
 from zaqar.service.health import Health
 from zaqar.storage.pools import Placement
@@ -65,7 +65,7 @@ def test_a_report_leaves_nothing_in_the_management_store(cluster: Cluster, healt
 def test_if_all_stores_answer_the_report_has_no_failures(cluster: Cluster, health: Health) -> None:
     worker = cluster.worker()
     worker.post("a", "b", "c")
-    worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
+    worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now()
     report = health.report()
     assert report["storage_reachable"] is report["catalog_reachable"] is True
     assert set(report["operation_status"]) == set(OPERATIONS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.workers import ADDRESS, CALLER, Cluster, Worker, make_limits
+from tests.unit.workers import CALLER, QUEUE_NAME, Cluster, Worker, make_limits
 from zaqar.context import Context
 from zaqar.errors import ClaimOver, Forbidden, InvalidInput, NotFound
 from zaqar.model import message_id
@@ -26,7 +26,7 @@ def worker(cluster: Cluster) -> Worker:
 
 def page(worker: Worker, *, caller: Context = CALLER, **changes: Any) -> MessagePage:
     wanted = {"marker": None, "limit": 10, "echo": True, "include_claimed": False, "include_delayed": False, **changes}
-    return worker.messages.prepare_list(caller, ADDRESS, **wanted).answer_now()
+    return worker.messages.prepare_list(caller, QUEUE_NAME, **wanted).answer_now()
 
 
 def bodies(found: MessagePage) -> list[str]:
@@ -52,7 +52,7 @@ def test_a_retried_operation_keeps_the_time_of_its_start(cluster: Cluster, worke
     other = cluster.worker()
 
     def patch_and_wait() -> None:
-        other.queues.patch(ADDRESS, b'[{"op":"add","path":"/metadata/a","value":1}]')
+        other.queues.patch(QUEUE_NAME, b'[{"op":"add","path":"/metadata/a","value":1}]')
         cluster.clock.advance(cluster.limits.default_message_ttl)
 
     cluster.fences.before("messages.list_after", patch_and_wait)
@@ -71,7 +71,7 @@ def test_the_age_of_a_message_counts_from_the_retry_that_stores_it(cluster: Clus
 
 def test_a_page_begins_after_its_marker(worker: Worker) -> None:
     ids = worker.post("a", "b", "c")
-    worker.messages.delete(ADDRESS, ids[1], claim_id=None)
+    worker.messages.delete(QUEUE_NAME, ids[1], claim_id=None)
     assert bodies(page(worker, marker=ids[1])) == ['"c"']
     assert bodies(page(worker, marker=ids[2])) == []
     assert bodies(page(worker, marker=message_id(ids[0][:24], 0))) == ['"a"', '"c"']
@@ -81,7 +81,7 @@ def test_a_marker_of_an_earlier_queue_begins_at_the_start(cluster: Cluster, work
     """Also if the worker still has the earlier queue in its cache."""
     marker = worker.post("old", "old")[1]
     other = cluster.worker()
-    other.queues.delete(ADDRESS)
+    other.queues.delete(QUEUE_NAME)
     other.post("new")
     assert bodies(page(worker, marker=marker)) == ['"new"']
 
@@ -98,15 +98,15 @@ def test_a_marker_has_the_form_of_an_id(worker: Worker, marker: str) -> None:
 
 
 def test_ids_of_another_queue_reach_no_store_operation(cluster: Cluster, worker: Worker) -> None:
-    other = ADDRESS._replace(name="other")
-    (foreign,) = worker.post("theirs", address=other)
+    other = QUEUE_NAME._replace(name="other")
+    (foreign,) = worker.post("theirs", queue_name=other)
     (own,) = worker.post("mine")
     assert foreign[24:] == own[24:], "the same sequence number, so that only the uid tells them apart"
     with pytest.raises(NotFound):
-        worker.messages.get(ADDRESS, foreign)
-    assert [message.id for message in worker.messages.get_many(ADDRESS, [foreign, own, "x"]).messages] == [own]
-    worker.messages.delete(ADDRESS, foreign, claim_id=None)
-    worker.messages.delete_many(ADDRESS, [foreign, "nonsense"], claim_ids=None)
+        worker.messages.get(QUEUE_NAME, foreign)
+    assert [message.id for message in worker.messages.get_many(QUEUE_NAME, [foreign, own, "x"]).messages] == [own]
+    worker.messages.delete(QUEUE_NAME, foreign, claim_id=None)
+    worker.messages.delete_many(QUEUE_NAME, [foreign, "nonsense"], claim_ids=None)
     assert worker.bodies() == ["mine"]
     assert worker.bodies(other) == ["theirs"]
 
@@ -114,7 +114,7 @@ def test_ids_of_another_queue_reach_no_store_operation(cluster: Cluster, worker:
 def test_a_delete_of_a_malformed_id_calls_no_store(cluster: Cluster, worker: Worker) -> None:
     worker.post("a")
     cluster.forget_counts()
-    worker.messages.delete(ADDRESS, "nonsense", claim_id="nonsense")
+    worker.messages.delete(QUEUE_NAME, "nonsense", claim_id="nonsense")
     assert not cluster.fences.calls
 
 
@@ -127,7 +127,7 @@ def test_echo_compares_client_ids_and_not_users(worker: Worker) -> None:
 
 @pytest.mark.parametrize("delay", [0, 5])
 def test_a_page_says_whether_the_queue_delays(worker: Worker, delay: int) -> None:
-    worker.queues.create(ADDRESS, b'{"_default_message_delay":%d}' % delay)
+    worker.queues.create(QUEUE_NAME, b'{"_default_message_delay":%d}' % delay)
     assert page(worker).delays is (delay > 0)
 
 
@@ -137,15 +137,15 @@ def test_a_page_says_whether_the_queue_delays(worker: Worker, delay: int) -> Non
 def test_a_list_of_ids_is_limited_to_the_messages_of_a_page() -> None:
     worker = Cluster(limits=make_limits(max_messages_per_page=2)).worker()
     ids = worker.post("a", "b", "c")
-    assert len(worker.messages.get_many(ADDRESS, ids[:2]).messages) == 2
+    assert len(worker.messages.get_many(QUEUE_NAME, ids[:2]).messages) == 2
     for too_many in (
-        lambda: worker.messages.get_many(ADDRESS, ids),
-        lambda: worker.messages.delete_many(ADDRESS, ids, claim_ids=None),
+        lambda: worker.messages.get_many(QUEUE_NAME, ids),
+        lambda: worker.messages.delete_many(QUEUE_NAME, ids, claim_ids=None),
     ):
         with pytest.raises(InvalidInput, match=r"^ids: must hold at most 2"):
             too_many()
     with pytest.raises(InvalidInput, match=r"^claim_ids: must hold at most 2"):
-        worker.messages.delete_many(ADDRESS, ids[:1], claim_ids=["a", "b", "c"])
+        worker.messages.delete_many(QUEUE_NAME, ids[:1], claim_ids=["a", "b", "c"])
     assert worker.bodies() == ["a", "b", "c"]
 
 
@@ -159,34 +159,34 @@ def strict_worker(cluster: Cluster) -> Worker:
 
 def test_with_message_delete_with_claim_id_a_delete_without_a_claim_is_refused(strict_worker: Worker) -> None:
     held, free = strict_worker.post("held", "free")
-    claim_id = strict_worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
+    claim_id = strict_worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().claim.id
     with pytest.raises(ClaimOver):
-        strict_worker.messages.delete(ADDRESS, free, claim_id=None)
+        strict_worker.messages.delete(QUEUE_NAME, free, claim_id=None)
     with pytest.raises(Forbidden):
-        strict_worker.messages.delete(ADDRESS, held, claim_id=None)
+        strict_worker.messages.delete(QUEUE_NAME, held, claim_id=None)
     with pytest.raises(InvalidInput, match=r"^claim_ids"):
-        strict_worker.messages.delete_many(ADDRESS, [held], claim_ids=None)
+        strict_worker.messages.delete_many(QUEUE_NAME, [held], claim_ids=None)
     with pytest.raises(ClaimOver):
-        strict_worker.messages.delete_many(ADDRESS, [held, free], claim_ids=[claim_id])
+        strict_worker.messages.delete_many(QUEUE_NAME, [held, free], claim_ids=[claim_id])
     assert strict_worker.bodies() == ["held", "free"]
-    strict_worker.messages.delete(ADDRESS, held, claim_id=claim_id)
+    strict_worker.messages.delete(QUEUE_NAME, held, claim_id=claim_id)
     assert strict_worker.bodies() == ["free"]
 
 
 def test_a_delete_of_an_absent_message_needs_no_claim(strict_worker: Worker) -> None:
     (id_,) = strict_worker.post("a")
-    claim_id = strict_worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
-    strict_worker.messages.delete(ADDRESS, id_, claim_id=claim_id)
-    strict_worker.messages.delete(ADDRESS, id_, claim_id=None)
-    strict_worker.messages.delete(ADDRESS, "nonsense", claim_id=None)
-    strict_worker.messages.delete(ADDRESS._replace(name="absent"), id_, claim_id=None)
+    claim_id = strict_worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().claim.id
+    strict_worker.messages.delete(QUEUE_NAME, id_, claim_id=claim_id)
+    strict_worker.messages.delete(QUEUE_NAME, id_, claim_id=None)
+    strict_worker.messages.delete(QUEUE_NAME, "nonsense", claim_id=None)
+    strict_worker.messages.delete(QUEUE_NAME._replace(name="absent"), id_, claim_id=None)
 
 
 def test_a_message_that_is_released_during_its_delete_stays(cluster: Cluster, strict_worker: Worker) -> None:
     """The check and the delete are two steps, so the check must not allow a delete without a claim."""
     (id_,) = strict_worker.post("a")
-    claim_id = strict_worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().claim.id
-    cluster.fences.after("messages.get", lambda: strict_worker.claims.release(ADDRESS, claim_id))
+    claim_id = strict_worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().claim.id
+    cluster.fences.after("messages.get", lambda: strict_worker.claims.release(QUEUE_NAME, claim_id))
     with pytest.raises(Forbidden):
-        strict_worker.messages.delete(ADDRESS, id_, claim_id=None)
+        strict_worker.messages.delete(QUEUE_NAME, id_, claim_id=None)
     assert strict_worker.bodies() == ["a"]

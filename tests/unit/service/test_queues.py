@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, Worker, die, make_limits
+from tests.unit.workers import CALLER, QUEUE_NAME, Cluster, Killed, Worker, die, make_limits
 from zaqar.bounded_cache import BoundedCache
 from zaqar.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import TOPIC, Queue, QueueName, Subscription
@@ -50,20 +50,20 @@ def test_warm_operations_read_no_row(cluster: Cluster) -> None:
     """Each operation makes one call of the message store and none of the management store."""
     worker = cluster.worker()
     (kept, _) = worker.post("kept", "other")
-    claimed = worker.claims.prepare(ADDRESS, b"", limit=1).answer_now()
+    claimed = worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now()
     operations: dict[str, Callable[[], object]] = {
         "messages.post": lambda: worker.post("more"),
         "messages.list_after": worker.bodies,
-        "messages.get": lambda: worker.messages.get(ADDRESS, kept),
-        "claims.claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
-        "claims.get": lambda: worker.claims.get(ADDRESS, claimed.claim.id),
-        "claims.renew": lambda: worker.claims.renew(ADDRESS, claimed.claim.id, b"{}"),
-        "messages.delete": lambda: worker.messages.delete(ADDRESS, kept, claim_id=claimed.claim.id),
-        "messages.delete_many": lambda: worker.messages.delete_many(ADDRESS, [kept], claim_ids=None),
-        "claims.release": lambda: worker.claims.release(ADDRESS, claimed.claim.id),
-        "messages.pop": lambda: worker.messages.prepare_pop(ADDRESS, limit=1).answer_now(),
-        "queues.stats": lambda: worker.queues.stats(ADDRESS),
-        "queues.purge": lambda: worker.queues.purge(ADDRESS, b'{"resource_types":["messages"]}'),
+        "messages.get": lambda: worker.messages.get(QUEUE_NAME, kept),
+        "claims.claim": lambda: worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now(),
+        "claims.get": lambda: worker.claims.get(QUEUE_NAME, claimed.claim.id),
+        "claims.renew": lambda: worker.claims.renew(QUEUE_NAME, claimed.claim.id, b"{}"),
+        "messages.delete": lambda: worker.messages.delete(QUEUE_NAME, kept, claim_id=claimed.claim.id),
+        "messages.delete_many": lambda: worker.messages.delete_many(QUEUE_NAME, [kept], claim_ids=None),
+        "claims.release": lambda: worker.claims.release(QUEUE_NAME, claimed.claim.id),
+        "messages.pop": lambda: worker.messages.prepare_pop(QUEUE_NAME, limit=1).answer_now(),
+        "queues.stats": lambda: worker.queues.stats(QUEUE_NAME),
+        "queues.purge": lambda: worker.queues.purge(QUEUE_NAME, b'{"resource_types":["messages"]}'),
     }
     for method, operation in operations.items():
         cluster.forget_counts()
@@ -84,7 +84,7 @@ def test_a_worker_with_an_empty_cache_reads_the_row_once(cluster: Cluster) -> No
 def test_after_a_change_another_worker_reads_the_row_once(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    two.queues.patch(ADDRESS, patch(a=1))
+    two.queues.patch(QUEUE_NAME, patch(a=1))
     cluster.forget_counts()
     one.post("b")
     assert dict(cluster.rows.calls) == {"queue_records.get": 1}
@@ -94,13 +94,13 @@ def test_after_a_change_another_worker_reads_the_row_once(cluster: Cluster) -> N
 def test_a_missing_queue_is_neither_cached_nor_created(cluster: Cluster) -> None:
     worker = cluster.worker()
     assert worker.bodies() == []
-    assert worker.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages == []
-    assert worker.messages.prepare_pop(ADDRESS, limit=1).answer_now().messages == []
-    assert worker.queues.stats(ADDRESS)[0].total == 0
-    worker.queues.purge(ADDRESS, b"")
-    worker.queues.delete(ADDRESS)
-    worker.messages.delete(ADDRESS, "0" * 36, claim_id=None)
-    worker.claims.release(ADDRESS, "0" * 24)
+    assert worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().messages == []
+    assert worker.messages.prepare_pop(QUEUE_NAME, limit=1).answer_now().messages == []
+    assert worker.queues.stats(QUEUE_NAME)[0].total == 0
+    worker.queues.purge(QUEUE_NAME, b"")
+    worker.queues.delete(QUEUE_NAME)
+    worker.messages.delete(QUEUE_NAME, "0" * 36, claim_id=None)
+    worker.claims.release(QUEUE_NAME, "0" * 24)
     assert cluster.row() is None
     assert not cluster.fences.calls
     cluster.worker().post("a")
@@ -109,12 +109,12 @@ def test_a_missing_queue_is_neither_cached_nor_created(cluster: Cluster) -> None
 
 def test_queues_of_other_kinds_and_projects_are_separate(cluster: Cluster) -> None:
     worker = cluster.worker()
-    for address in (ADDRESS, ADDRESS._replace(kind=TOPIC), ADDRESS._replace(project="other")):
-        worker.post(f"{address.project} {address.kind}", address=address)
-    worker.queues.delete(ADDRESS._replace(kind=TOPIC))
+    for queue_name in (QUEUE_NAME, QUEUE_NAME._replace(kind=TOPIC), QUEUE_NAME._replace(project="other")):
+        worker.post(f"{queue_name.project} {queue_name.kind}", queue_name=queue_name)
+    worker.queues.delete(QUEUE_NAME._replace(kind=TOPIC))
     assert worker.bodies() == ["shop queue"]
-    assert worker.bodies(ADDRESS._replace(project="other")) == ["other queue"]
-    assert worker.bodies(ADDRESS._replace(kind=TOPIC)) == []
+    assert worker.bodies(QUEUE_NAME._replace(project="other")) == ["other queue"]
+    assert worker.bodies(QUEUE_NAME._replace(kind=TOPIC)) == []
 
 
 # -- the cache -------------------------------------------------------------------------------------------------------
@@ -123,24 +123,24 @@ def test_queues_of_other_kinds_and_projects_are_separate(cluster: Cluster) -> No
 def entry_bytes(cluster: Cluster) -> int:
     """Return the bytes that the cache counts for a queue with a short name and without metadata."""
     worker = cluster.worker()
-    worker.post("a", address=ADDRESS._replace(name="qx"))
+    worker.post("a", queue_name=QUEUE_NAME._replace(name="qx"))
     return worker.queues._cache.size
 
 
 def test_the_cache_is_bounded_and_removes_the_oldest_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_cache, "CACHE_BYTES", 3 * entry_bytes(cluster))
     worker = cluster.worker()
-    addresses = [ADDRESS._replace(name=f"q{number}") for number in range(5)]
-    for address in addresses:
-        worker.post("a", address=address)
+    queue_names = [QUEUE_NAME._replace(name=f"q{number}") for number in range(5)]
+    for queue_name in queue_names:
+        worker.post("a", queue_name=queue_name)
         assert len(worker.queues._cache) <= 3
-    assert list(worker.queues._cache) == addresses[2:]
+    assert list(worker.queues._cache) == queue_names[2:]
     # An entry that is cached already removes no other.
-    worker.queues.refresh(addresses[3], create=False)
-    assert set(worker.queues._cache) == set(addresses[2:])
+    worker.queues.refresh(queue_names[3], create=False)
+    assert set(worker.queues._cache) == set(queue_names[2:])
     cluster.forget_counts()
-    for address in addresses:
-        assert worker.bodies(address) == ["a"]
+    for queue_name in queue_names:
+        assert worker.bodies(queue_name) == ["a"]
     assert cluster.rows.calls["queue_records.get"] > 0
 
 
@@ -148,12 +148,12 @@ def test_a_full_cache_is_safe_for_threads(cluster: Cluster, monkeypatch: pytest.
     """Finding the oldest entry fails while another thread adds or removes one."""
     monkeypatch.setattr(queue_cache, "CACHE_BYTES", 4 * entry_bytes(cluster) + 100)
     worker = cluster.worker()
-    addresses = [ADDRESS._replace(name=f"q{number}") for number in range(12)]
+    queue_names = [QUEUE_NAME._replace(name=f"q{number}") for number in range(12)]
 
     def churn(first: int) -> None:
         for step in range(400):
-            address = addresses[(first + 7 * step) % len(addresses)]
-            worker.queues.refresh(address, create=True)
+            queue_name = queue_names[(first + 7 * step) % len(queue_names)]
+            worker.queues.refresh(queue_name, create=True)
 
     with threads_switch_often(), ThreadPoolExecutor(8) as pool:
         list(pool.map(churn, range(8)))
@@ -191,7 +191,7 @@ def test_metadata_of_tenants_take_no_more_memory_than_the_bound(
     tracemalloc.start()
     try:
         while found < 2 * len(worker.queues._cache) + 3:
-            assert worker.queues.find(ADDRESS._replace(name=f"q{found}"), create=False) is not None
+            assert worker.queues.find(QUEUE_NAME._replace(name=f"q{found}"), create=False) is not None
             found += 1
         remembered = len(worker.queues._cache)
         gc.collect()
@@ -211,13 +211,13 @@ def test_the_cache_holds_fifty_thousand_typical_queues(cluster: Cluster) -> None
     few = {"_default_message_ttl": 3600, "team": "payments"}
     for number in range(2000):
         cluster.management.queue_records.create(queue=make_row(f"q{number:04}", few if number % 2 else {}))
-        worker.queues.find(ADDRESS._replace(name=f"q{number:04}"), create=False)
+        worker.queues.find(QUEUE_NAME._replace(name=f"q{number:04}"), create=False)
     assert worker.queues._cache.size / 2000 * 50_000 < 1.5 * queue_cache.CACHE_BYTES
     assert len(worker.queues._cache) == 2000
 
 
 def make_row(name: str, metadata: dict[str, Any]) -> Queue:
-    return Queue(uid=secrets.token_hex(12), project=ADDRESS.project, name=name, metadata=metadata)
+    return Queue(uid=secrets.token_hex(12), project=QUEUE_NAME.project, name=name, metadata=metadata)
 
 
 @contextlib.contextmanager
@@ -256,13 +256,13 @@ def test_concurrent_first_posts_create_one_queue(cluster: Cluster) -> None:
 
 def test_a_first_post_succeeds_if_a_put_creates_its_queue_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    cluster.rows.before("queue_records.create", lambda: two.queues.create(ADDRESS, b'{"_default_message_ttl":77}'))
+    cluster.rows.before("queue_records.create", lambda: two.queues.create(QUEUE_NAME, b'{"_default_message_ttl":77}'))
     one.post("a")
     assert cluster.rows.all_sprung
-    (message,) = one.messages.get(ADDRESS, one.post("b")[0]).messages
+    (message,) = one.messages.get(QUEUE_NAME, one.post("b")[0]).messages
     assert message.ttl == 77
     page = two.messages.prepare_list(
-        CALLER, ADDRESS, marker=None, limit=9, echo=True, include_claimed=False, include_delayed=False
+        CALLER, QUEUE_NAME, marker=None, limit=9, echo=True, include_claimed=False, include_delayed=False
     ).answer_now()
     assert [message.ttl for message in page.messages] == [77, 77]
 
@@ -270,18 +270,18 @@ def test_a_first_post_succeeds_if_a_put_creates_its_queue_meanwhile(cluster: Clu
 def test_one_of_two_concurrent_puts_creates_the_queue(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     answers = []
-    cluster.rows.before("queue_records.create", lambda: answers.append(two.queues.create(ADDRESS, b'{"by":"two"}')))
-    answers.append(one.queues.create(ADDRESS, b'{"by":"one"}'))
+    cluster.rows.before("queue_records.create", lambda: answers.append(two.queues.create(QUEUE_NAME, b'{"by":"two"}')))
+    answers.append(one.queues.create(QUEUE_NAME, b'{"by":"one"}'))
     assert answers == [True, False]
-    assert one.queues.get(ADDRESS)["by"] == "two"
+    assert one.queues.get(QUEUE_NAME)["by"] == "two"
 
 
 def test_a_put_succeeds_if_its_queue_is_deleted_before_its_fence_is_raised(cluster: Cluster) -> None:
     """The delete is acknowledged before the put, so the queue exists afterwards."""
     one, two = cluster.worker(), cluster.worker()
-    cluster.rows.after("queue_records.create", lambda: two.queues.delete(ADDRESS))
-    assert one.queues.create(ADDRESS, b'{"mine":1}') is True
-    assert one.queues.get(ADDRESS)["mine"] == 1
+    cluster.rows.after("queue_records.create", lambda: two.queues.delete(QUEUE_NAME))
+    assert one.queues.create(QUEUE_NAME, b'{"mine":1}') is True
+    assert one.queues.get(QUEUE_NAME)["mine"] == 1
     assert two.post("a")
     assert one.bodies() == ["a"]
 
@@ -290,11 +290,11 @@ def test_a_queue_whose_creator_was_killed_is_opened_by_the_next_request(cluster:
     one, two = cluster.worker(), cluster.worker()
     cluster.fences.before("queues.open", die)
     with pytest.raises(Killed):
-        one.queues.create(ADDRESS, b'{"_default_message_ttl":77}')
+        one.queues.create(QUEUE_NAME, b'{"_default_message_ttl":77}')
     assert cluster.shelves() == set()
     assert two.bodies() == []
     (id_,) = two.post("a")
-    assert two.messages.get(ADDRESS, id_).messages[0].ttl == 77
+    assert two.messages.get(QUEUE_NAME, id_).messages[0].ttl == 77
 
 
 REFUSED = [
@@ -311,7 +311,7 @@ REFUSED = [
 def test_a_refused_first_post_creates_no_queue(cluster: Cluster, raw: bytes) -> None:
     worker = cluster.worker()
     with pytest.raises(InvalidInput):
-        worker.messages.post(CALLER, ADDRESS, raw)
+        worker.messages.post(CALLER, QUEUE_NAME, raw)
     assert cluster.row() is None
     assert cluster.shelves() == set()
     assert len(worker.queues._cache) == 0
@@ -327,9 +327,9 @@ def test_a_post_succeeds_if_its_queue_is_deleted_before_the_store_operation(clus
     two.post("old")
     old = cluster.row()
     if point == "queue_records.get":
-        cluster.rows.after("queue_records.get", lambda: two.queues.delete(ADDRESS))
+        cluster.rows.after("queue_records.get", lambda: two.queues.delete(QUEUE_NAME))
     else:
-        cluster.fences.before("messages.post", lambda: two.queues.delete(ADDRESS))
+        cluster.fences.before("messages.post", lambda: two.queues.delete(QUEUE_NAME))
     one.post("new")
     row = cluster.row()
     assert old is not None
@@ -343,14 +343,14 @@ def test_a_post_reaches_the_new_queue_if_its_queue_is_recreated_meanwhile(cluste
     (old,) = two.post("old")
 
     def recreate() -> None:
-        two.queues.delete(ADDRESS)
-        two.queues.create(ADDRESS, b'{"_default_message_ttl":88}')
+        two.queues.delete(QUEUE_NAME)
+        two.queues.create(QUEUE_NAME, b'{"_default_message_ttl":88}')
 
     cluster.rows.after("queue_records.get", recreate)
     (new,) = one.post("new")
-    assert one.messages.get(ADDRESS, new).messages[0].ttl == 88
+    assert one.messages.get(QUEUE_NAME, new).messages[0].ttl == 88
     with pytest.raises(NotFound):
-        one.messages.get(ADDRESS, old)
+        one.messages.get(QUEUE_NAME, old)
 
 
 @pytest.mark.parametrize("operation", ["list", "pop", "claim", "delete"])
@@ -363,12 +363,12 @@ def test_reads_of_a_queue_deleted_meanwhile_find_nothing(cluster: Cluster, opera
         "claim": "claims.claim",
         "delete": "messages.delete",
     }
-    cluster.fences.before(points[operation], lambda: two.queues.delete(ADDRESS))
+    cluster.fences.before(points[operation], lambda: two.queues.delete(QUEUE_NAME))
     found: dict[str, Callable[[], object]] = {
         "list": one.bodies,
-        "pop": lambda: one.messages.prepare_pop(ADDRESS, limit=1).answer_now().messages,
-        "claim": lambda: one.claims.prepare(ADDRESS, b"", limit=1).answer_now().messages,
-        "delete": lambda: one.messages.delete(ADDRESS, id_, claim_id=None),
+        "pop": lambda: one.messages.prepare_pop(QUEUE_NAME, limit=1).answer_now().messages,
+        "claim": lambda: one.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now().messages,
+        "delete": lambda: one.messages.delete(QUEUE_NAME, id_, claim_id=None),
     }
     assert not found[operation]()
     assert cluster.fences.all_sprung
@@ -381,7 +381,7 @@ def kill_between_drop_and_row(cluster: Cluster) -> Queue:
     victim.post("old")
     cluster.rows.before("queue_records.delete", die)
     with pytest.raises(Killed):
-        victim.queues.delete(ADDRESS)
+        victim.queues.delete(QUEUE_NAME)
     row = cluster.row()
     assert row is not None
     return row
@@ -407,21 +407,21 @@ def test_a_killed_delete_is_finished_by_a_post(cluster: Cluster) -> None:
 def test_a_killed_delete_is_finished_by_a_put(cluster: Cluster) -> None:
     kill_between_drop_and_row(cluster)
     worker = cluster.worker()
-    assert worker.queues.create(ADDRESS, b'{"new":1}') is True
-    assert worker.queues.get(ADDRESS)["new"] == 1
+    assert worker.queues.create(QUEUE_NAME, b'{"new":1}') is True
+    assert worker.queues.get(QUEUE_NAME)["new"] == 1
 
 
 def test_a_killed_delete_is_finished_by_a_patch(cluster: Cluster) -> None:
     """The delete was never acknowledged, so it may take effect after the patch."""
     kill_between_drop_and_row(cluster)
     worker = cluster.worker()
-    assert worker.queues.patch(ADDRESS, patch(a=1))["a"] == 1
+    assert worker.queues.patch(QUEUE_NAME, patch(a=1))["a"] == 1
     assert cluster.row() is None
 
 
 def test_a_killed_delete_is_finished_by_a_delete(cluster: Cluster) -> None:
     kill_between_drop_and_row(cluster)
-    cluster.worker().queues.delete(ADDRESS)
+    cluster.worker().queues.delete(QUEUE_NAME)
     assert cluster.row() is None
 
 
@@ -441,8 +441,8 @@ def test_a_delete_can_be_repeated_after_an_outage(cluster: Cluster, point: str) 
     worker.post("old")
     (cluster.fences if point == "queues.drop" else cluster.rows).before(point, store_does_not_answer)
     with pytest.raises(StoreUnavailable):
-        worker.queues.delete(ADDRESS)
-    worker.queues.delete(ADDRESS)
+        worker.queues.delete(QUEUE_NAME)
+    worker.queues.delete(QUEUE_NAME)
     assert cluster.row() is None
     assert cluster.shelves() == set()
 
@@ -453,19 +453,19 @@ def test_a_slow_delete_does_not_change_the_next_queue_with_the_name(cluster: Clu
     one.post("old")
 
     def recreate() -> None:
-        two.queues.delete(ADDRESS)
+        two.queues.delete(QUEUE_NAME)
         two.post("new")
 
     (cluster.fences if point == "queues.drop" else cluster.rows).before(point, recreate)
-    one.queues.delete(ADDRESS)
+    one.queues.delete(QUEUE_NAME)
     assert one.bodies() == two.bodies() == ["new"]
 
 
 def test_two_concurrent_deletes_succeed(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("old")
-    cluster.fences.after("queues.drop", lambda: two.queues.delete(ADDRESS))
-    one.queues.delete(ADDRESS)
+    cluster.fences.after("queues.drop", lambda: two.queues.delete(QUEUE_NAME))
+    one.queues.delete(QUEUE_NAME)
     assert cluster.row() is None
 
 
@@ -476,22 +476,22 @@ def test_a_post_follows_a_patch_that_comes_before_the_store_operation(cluster: C
     """The queue was cached before the patch, and the patch was acknowledged before the operation."""
     for point in ("queue_records.get", "messages.post"):
         one, two = cluster.worker(), cluster.worker()
-        two.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
+        two.queues.create(QUEUE_NAME, b'{"_default_message_ttl":100}')
         wires = cluster.rows if point == "queue_records.get" else cluster.fences
         (wires.after if point == "queue_records.get" else wires.before)(
-            point, lambda two=two: two.queues.patch(ADDRESS, patch(_default_message_ttl=200))
+            point, lambda two=two: two.queues.patch(QUEUE_NAME, patch(_default_message_ttl=200))
         )
         (id_,) = one.post("a")
         assert wires.all_sprung
-        assert one.messages.get(ADDRESS, id_).messages[0].ttl == 200
-        one.queues.delete(ADDRESS)
+        assert one.messages.get(QUEUE_NAME, id_).messages[0].ttl == 200
+        one.queues.delete(QUEUE_NAME)
 
 
 def test_removed_rules_refuse_no_post(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
+    one.queues.create(QUEUE_NAME, b'{"_max_messages_post_size":40}')
     one.post("a")
-    two.queues.patch(ADDRESS, patch(_max_messages_post_size=1000))
+    two.queues.patch(QUEUE_NAME, patch(_max_messages_post_size=1000))
     one.post("b" * 100)
     with pytest.raises(InvalidInput, match="more than 1000"):
         one.post("c" * 1000)
@@ -499,16 +499,16 @@ def test_removed_rules_refuse_no_post(cluster: Cluster) -> None:
 
 def test_rules_of_a_deleted_queue_refuse_no_post(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    one.queues.create(ADDRESS, b'{"_max_messages_post_size":40}')
+    one.queues.create(QUEUE_NAME, b'{"_max_messages_post_size":40}')
     one.post("a")
-    two.queues.delete(ADDRESS)
+    two.queues.delete(QUEUE_NAME)
     one.post("b" * 100)
     assert two.bodies() == ["b" * 100]
 
 
 def test_a_post_refused_by_current_rules_reads_the_row_once(cluster: Cluster) -> None:
     worker = cluster.worker()
-    worker.queues.create(ADDRESS, b'{"_max_messages_post_size":10}')
+    worker.queues.create(QUEUE_NAME, b'{"_max_messages_post_size":10}')
     cluster.forget_counts()
     with pytest.raises(InvalidInput):
         worker.post("a")
@@ -519,16 +519,16 @@ def test_a_post_refused_by_current_rules_reads_the_row_once(cluster: Cluster) ->
 def test_a_patch_killed_before_it_raised_the_fence_takes_effect_later(cluster: Cluster) -> None:
     """It was never acknowledged. The next request that reads the new row raises the fence for all workers."""
     one, two, three = cluster.worker(), cluster.worker(), cluster.worker()
-    one.queues.create(ADDRESS, b'{"_default_message_ttl":100}')
+    one.queues.create(QUEUE_NAME, b'{"_default_message_ttl":100}')
     one.post("a")
     cluster.fences.before("queues.open", die)
     with pytest.raises(Killed):
-        three.queues.patch(ADDRESS, patch(_default_message_ttl=200))
+        three.queues.patch(QUEUE_NAME, patch(_default_message_ttl=200))
 
     def ttl(worker: Worker) -> int:
-        return worker.messages.get(ADDRESS, worker.post("x")[0]).messages[0].ttl
+        return worker.messages.get(QUEUE_NAME, worker.post("x")[0]).messages[0].ttl
 
-    assert one.queues.get(ADDRESS)["_default_message_ttl"] == 200
+    assert one.queues.get(QUEUE_NAME)["_default_message_ttl"] == 200
     assert ttl(one) == 100
     assert ttl(two) == 200
     assert ttl(one) == 200
@@ -539,17 +539,17 @@ def test_a_patch_that_could_not_raise_the_fence_takes_effect_in_its_own_worker(c
     worker.post("a")
     cluster.fences.before("queues.open", store_does_not_answer)
     with pytest.raises(StoreUnavailable):
-        worker.queues.patch(ADDRESS, patch(_default_message_ttl=200))
-    assert worker.messages.get(ADDRESS, worker.post("b")[0]).messages[0].ttl == 200
+        worker.queues.patch(QUEUE_NAME, patch(_default_message_ttl=200))
+    assert worker.messages.get(QUEUE_NAME, worker.post("b")[0]).messages[0].ttl == 200
 
 
 def test_two_concurrent_patches_both_take_effect(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    one.queues.create(ADDRESS, b'{"n":0}')
-    cluster.rows.before("queue_records.replace", lambda: two.queues.patch(ADDRESS, patch(b=2)))
-    shown = one.queues.patch(ADDRESS, patch(a=1))
+    one.queues.create(QUEUE_NAME, b'{"n":0}')
+    cluster.rows.before("queue_records.replace", lambda: two.queues.patch(QUEUE_NAME, patch(b=2)))
+    shown = one.queues.patch(QUEUE_NAME, patch(a=1))
     assert (shown["n"], shown["a"], shown["b"]) == (0, 1, 2)
-    assert one.queues.get(ADDRESS) == shown
+    assert one.queues.get(QUEUE_NAME) == shown
     row = cluster.row()
     assert row is not None
     assert row.generation == 3
@@ -557,11 +557,11 @@ def test_two_concurrent_patches_both_take_effect(cluster: Cluster) -> None:
 
 def test_the_slower_of_two_patches_may_conflict(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    one.queues.create(ADDRESS, b'{"a":1}')
+    one.queues.create(QUEUE_NAME, b'{"a":1}')
     remove = b'[{"op":"remove","path":"/metadata/a"}]'
-    cluster.rows.before("queue_records.replace", lambda: two.queues.patch(ADDRESS, remove))
+    cluster.rows.before("queue_records.replace", lambda: two.queues.patch(QUEUE_NAME, remove))
     with pytest.raises(Conflict):
-        one.queues.patch(ADDRESS, remove)
+        one.queues.patch(QUEUE_NAME, remove)
 
 
 @pytest.mark.parametrize("point", ["queue_records.replace", "queues.open"])
@@ -569,14 +569,14 @@ def test_a_patch_is_not_found_if_its_queue_is_deleted_meanwhile(cluster: Cluster
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
     (cluster.rows if point == "queue_records.replace" else cluster.fences).before(
-        point, lambda: two.queues.delete(ADDRESS)
+        point, lambda: two.queues.delete(QUEUE_NAME)
     )
     if point == "queue_records.replace":
         with pytest.raises(NotFound):
-            one.queues.patch(ADDRESS, patch(a=1))
+            one.queues.patch(QUEUE_NAME, patch(a=1))
     else:
         # The patch was stored first, and was deleted with the queue.
-        assert one.queues.patch(ADDRESS, patch(a=1))["a"] == 1
+        assert one.queues.patch(QUEUE_NAME, patch(a=1))["a"] == 1
     assert cluster.row() is None
     assert one.bodies() == []
 
@@ -584,47 +584,47 @@ def test_a_patch_is_not_found_if_its_queue_is_deleted_meanwhile(cluster: Cluster
 def test_a_delete_succeeds_if_its_queue_is_patched_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    cluster.rows.before("queue_records.delete", lambda: two.queues.patch(ADDRESS, patch(a=1)))
-    one.queues.delete(ADDRESS)
+    cluster.rows.before("queue_records.delete", lambda: two.queues.patch(QUEUE_NAME, patch(a=1)))
+    one.queues.delete(QUEUE_NAME)
     assert cluster.row() is None
-    assert two.queues.get(ADDRESS).get("a") is None
+    assert two.queues.get(QUEUE_NAME).get("a") is None
 
 
 def test_a_patch_changes_the_new_queue_if_its_queue_is_recreated_meanwhile(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    one.queues.create(ADDRESS, b'{"old":1}')
+    one.queues.create(QUEUE_NAME, b'{"old":1}')
 
     def recreate() -> None:
-        two.queues.delete(ADDRESS)
-        two.queues.create(ADDRESS, b'{"new":1}')
+        two.queues.delete(QUEUE_NAME)
+        two.queues.create(QUEUE_NAME, b'{"new":1}')
 
     cluster.rows.before("queue_records.replace", recreate)
-    shown = one.queues.patch(ADDRESS, patch(a=1))
+    shown = one.queues.patch(QUEUE_NAME, patch(a=1))
     assert "old" not in shown
     assert (shown["new"], shown["a"]) == (1, 1)
 
 
 def test_a_bad_patch_changes_nothing(cluster: Cluster) -> None:
     worker = cluster.worker()
-    worker.queues.create(ADDRESS, b'{"a":1}')
+    worker.queues.create(QUEUE_NAME, b'{"a":1}')
     before = cluster.row()
     for values in ({"b": 2, "_default_message_ttl": 1}, {"_dead_letter_queue": "orders"}, {"big": "x" * 70_000}):
         with pytest.raises(InvalidInput):
-            worker.queues.patch(ADDRESS, patch(**values))
+            worker.queues.patch(QUEUE_NAME, patch(**values))
     with pytest.raises(NotFound):
-        worker.queues.patch(ADDRESS._replace(name="absent"), patch(a=1))
+        worker.queues.patch(QUEUE_NAME._replace(name="absent"), patch(a=1))
     assert cluster.row() == before
 
 
 def test_a_patch_can_remove_metadata_that_lowered_limits_forbid(cluster: Cluster) -> None:
     worker = cluster.worker()
-    worker.queues.create(ADDRESS, b'{"_default_message_ttl":1000}')
+    worker.queues.create(QUEUE_NAME, b'{"_default_message_ttl":1000}')
     lowered = cluster.worker(limits=make_limits(max_message_ttl=500, default_message_ttl=300))
-    assert lowered.messages.get(ADDRESS, lowered.post("a")[0]).messages[0].ttl == 500
+    assert lowered.messages.get(QUEUE_NAME, lowered.post("a")[0]).messages[0].ttl == 500
     with pytest.raises(InvalidInput, match=r"^_default_message_ttl"):
-        lowered.queues.patch(ADDRESS, patch(a=1))
-    lowered.queues.patch(ADDRESS, b'[{"op":"remove","path":"/metadata/_default_message_ttl"}]')
-    assert lowered.messages.get(ADDRESS, lowered.post("a")[0]).messages[0].ttl == 300
+        lowered.queues.patch(QUEUE_NAME, patch(a=1))
+    lowered.queues.patch(QUEUE_NAME, b'[{"op":"remove","path":"/metadata/_default_message_ttl"}]')
+    assert lowered.messages.get(QUEUE_NAME, lowered.post("a")[0]).messages[0].ttl == 300
 
 
 # -- fences and rows that lost each other ----------------------------------------------------------------------------
@@ -633,16 +633,16 @@ def test_a_patch_can_remove_metadata_that_lowered_limits_forbid(cluster: Cluster
 def test_a_stale_row_is_not_written_back(cluster: Cluster) -> None:
     """The row was changed after it was read."""
     one, two = cluster.worker(), cluster.worker()
-    two.queues.create(ADDRESS, b'{"n":0}')
+    two.queues.create(QUEUE_NAME, b'{"n":0}')
 
     def change_twice() -> None:
-        two.queues.patch(ADDRESS, patch(n=1))
-        two.queues.patch(ADDRESS, patch(n=2))
+        two.queues.patch(QUEUE_NAME, patch(n=1))
+        two.queues.patch(QUEUE_NAME, patch(n=2))
 
     cluster.fences.before("queues.open", change_twice)
-    one.queues.refresh(ADDRESS, create=False)
-    assert ADDRESS not in one.queues._cache
-    assert one.queues.get(ADDRESS)["n"] == 2
+    one.queues.refresh(QUEUE_NAME, create=False)
+    assert QUEUE_NAME not in one.queues._cache
+    assert one.queues.get(QUEUE_NAME)["n"] == 2
     one.post("a")
     row = cluster.row()
     assert row is not None
@@ -651,12 +651,12 @@ def test_a_stale_row_is_not_written_back(cluster: Cluster) -> None:
 
 def test_a_row_from_a_backup_overtakes_the_fence(cluster: Cluster) -> None:
     worker = cluster.worker()
-    worker.queues.create(ADDRESS, b'{"n":0}')
+    worker.queues.create(QUEUE_NAME, b'{"n":0}')
     row = cluster.row()
     assert row is not None
     for n in (1, 2, 3):
-        worker.queues.patch(ADDRESS, patch(n=n))
-    cluster.management.queue_records._records[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = row
+        worker.queues.patch(QUEUE_NAME, patch(n=n))
+    cluster.management.queue_records._records[QUEUE_NAME.project, QUEUE_NAME.kind, QUEUE_NAME.name] = row
     fresh = cluster.worker()
     fresh.post("a")
     caught_up = cluster.row()
@@ -669,21 +669,21 @@ def test_a_row_from_a_backup_overtakes_the_fence(cluster: Cluster) -> None:
 @pytest.mark.parametrize("operation", ["post", "patch", "put", "claim"])
 def test_a_row_from_a_backup_overtakes_the_fence_in_one_write(cluster: Cluster, behind: int, operation: str) -> None:
     """The number of changes after the backup, by which the fence is ahead, does not matter."""
-    cluster.worker().queues.create(ADDRESS, b'{"n":0}')
+    cluster.worker().queues.create(QUEUE_NAME, b'{"n":0}')
     row = cluster.row()
     assert row is not None
     ahead = replace(row, generation=row.generation + behind)
     cluster.store.queues.open(queue=ahead, now=cluster.clock())
     # A worker that was not restarted has the queue of before the restore in its cache.
     remembers = cluster.worker()
-    remembers.queues._cache.remember(ADDRESS, ahead)
+    remembers.queues._cache.remember(QUEUE_NAME, ahead)
     worker = cluster.worker()
     cluster.forget_counts()
     operations: dict[str, Callable[[], object]] = {
         "post": lambda: worker.post("a"),
-        "patch": lambda: worker.queues.patch(ADDRESS, patch(n=1)),
-        "put": lambda: worker.queues.create(ADDRESS, b""),
-        "claim": lambda: worker.claims.prepare(ADDRESS, b"", limit=1).answer_now(),
+        "patch": lambda: worker.queues.patch(QUEUE_NAME, patch(n=1)),
+        "put": lambda: worker.queues.create(QUEUE_NAME, b""),
+        "claim": lambda: worker.claims.prepare(QUEUE_NAME, b"", limit=1).answer_now(),
     }
     operations[operation]()
     # The patch itself is a write too.
@@ -698,7 +698,7 @@ def test_a_row_from_a_backup_overtakes_the_fence_in_one_write(cluster: Cluster, 
 
 
 def test_one_of_several_workers_writes_a_row_that_overtakes_the_fence(cluster: Cluster) -> None:
-    cluster.worker().queues.create(ADDRESS, b'{"n":0}')
+    cluster.worker().queues.create(QUEUE_NAME, b'{"n":0}')
     row = cluster.row()
     assert row is not None
     cluster.store.queues.open(queue=replace(row, generation=1000), now=cluster.clock())
@@ -724,7 +724,7 @@ def test_a_fence_that_the_message_store_lost_is_raised_again(cluster: Cluster) -
 def test_a_post_to_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 100)
+    cluster.fences.before("messages.post", *[lambda: two.queues.patch(QUEUE_NAME, patch(n=1))] * 100)
     with pytest.raises(StoreUnavailable):
         one.post("b")
     assert two.bodies() == ["a"]
@@ -732,34 +732,34 @@ def test_a_post_to_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> 
 
 def test_a_put_of_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
-    cluster.rows.after("queue_records.create", *[lambda: two.queues.delete(ADDRESS)] * 100)
+    cluster.rows.after("queue_records.create", *[lambda: two.queues.delete(QUEUE_NAME)] * 100)
     with pytest.raises(StoreUnavailable):
-        one.queues.create(ADDRESS, b"")
+        one.queues.create(QUEUE_NAME, b"")
     with pytest.raises(StoreUnavailable):
-        one.queues.ensure(ADDRESS)
+        one.queues.ensure(QUEUE_NAME)
     assert cluster.row() is None
 
 
 def test_a_patch_of_a_queue_that_keeps_changing_ends_in_503(cluster: Cluster) -> None:
     one = cluster.worker()
-    one.queues.create(ADDRESS, b'{"n":0}')
+    one.queues.create(QUEUE_NAME, b'{"n":0}')
 
     def change() -> None:
         row = cluster.row()
         assert row is not None
         later = replace(row, generation=row.generation + 1)
-        cluster.management.queue_records._records[ADDRESS.project, ADDRESS.kind, ADDRESS.name] = later
+        cluster.management.queue_records._records[QUEUE_NAME.project, QUEUE_NAME.kind, QUEUE_NAME.name] = later
 
     cluster.rows.before("queue_records.replace", *[change] * 100)
     with pytest.raises(StoreUnavailable):
-        one.queues.patch(ADDRESS, patch(n=1))
-    assert one.queues.get(ADDRESS)["n"] == 0
+        one.queues.patch(QUEUE_NAME, patch(n=1))
+    assert one.queues.get(QUEUE_NAME)["n"] == 0
 
 
 def test_a_post_succeeds_after_fewer_changes_than_tries(cluster: Cluster) -> None:
     one, two = cluster.worker(), cluster.worker()
     one.post("a")
-    cluster.fences.before("messages.post", *[lambda: two.queues.patch(ADDRESS, patch(n=1))] * 10)
+    cluster.fences.before("messages.post", *[lambda: two.queues.patch(QUEUE_NAME, patch(n=1))] * 10)
     one.post("b")
     assert two.bodies() == ["a", "b"]
 
@@ -775,16 +775,16 @@ def test_operations_succeed_after_a_short_outage(cluster: Cluster, point: str) -
     assert worker.bodies() == ["b"]
 
 
-def subscribe(cluster: Cluster, worker: Worker, address: QueueName = ADDRESS) -> None:
-    row = worker.queues.ensure_row(address)
+def subscribe(cluster: Cluster, worker: Worker, queue_name: QueueName = QUEUE_NAME) -> None:
+    row = worker.queues.ensure_row(queue_name)
     now = cluster.clock()
     cluster.management.subscriptions.create(
         subscription=Subscription(
             id="s",
             queue_uid=row.uid,
-            project=address.project,
-            kind=address.kind,
-            source=address.name,
+            project=queue_name.project,
+            kind=queue_name.kind,
+            source=queue_name.name,
             subscriber="mailto:a@example.org",
             ttl=3600,
             created=now,
@@ -792,12 +792,12 @@ def subscribe(cluster: Cluster, worker: Worker, address: QueueName = ADDRESS) ->
         ),
         now=now,
     )
-    assert worker.queues.mark_subscribed(address, row.uid, must_change=True)
+    assert worker.queues.mark_subscribed(queue_name, row.uid, must_change=True)
 
 
-def subscriptions(cluster: Cluster, address: QueueName = ADDRESS) -> tuple[list[str], bool]:
+def subscriptions(cluster: Cluster, queue_name: QueueName = QUEUE_NAME) -> tuple[list[str], bool]:
     """Return the ids of the subscriptions of the queue, and ``notify`` of its row."""
-    row = cluster.row(address)
+    row = cluster.row(queue_name)
     assert row is not None
     listed = cluster.management.subscriptions.list_after(queue_uid=row.uid, after="", limit=9, now=cluster.clock())
     return [subscription.id for subscription in listed], row.notify
@@ -818,12 +818,12 @@ def test_a_purge_removes_what_it_names_and_leaves_the_rest(
     cluster: Cluster, types: list[str] | None, bodies: list[str], left: tuple[list[str], bool]
 ) -> None:
     worker, other = cluster.worker(), cluster.worker()
-    beside = ADDRESS._replace(name="beside")
-    for address in (ADDRESS, beside):
-        worker.post("a", address=address)
-        subscribe(cluster, worker, address)
-        worker.post("b", address=address)
-    worker.queues.purge(ADDRESS, b"" if types is None else json.dumps({"resource_types": types}).encode())
+    beside = QUEUE_NAME._replace(name="beside")
+    for queue_name in (QUEUE_NAME, beside):
+        worker.post("a", queue_name=queue_name)
+        subscribe(cluster, worker, queue_name)
+        worker.post("b", queue_name=queue_name)
+    worker.queues.purge(QUEUE_NAME, b"" if types is None else json.dumps({"resource_types": types}).encode())
     assert worker.bodies() == other.bodies() == bodies
     assert subscriptions(cluster) == left
     # Later posts are in the queue, and are noted for the remaining subscribers.
@@ -837,7 +837,7 @@ def test_a_purge_of_subscriptions_alone_does_not_ask_for_messages(cluster: Clust
     worker = cluster.worker()
     worker.post("a")
     cluster.forget_counts()
-    worker.queues.purge(ADDRESS, b'{"resource_types":["subscriptions"]}')
+    worker.queues.purge(QUEUE_NAME, b'{"resource_types":["subscriptions"]}')
     assert not cluster.fences.calls
 
 

@@ -19,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.unit.workers import ADDRESS, Cluster
+from tests.unit.workers import QUEUE_NAME, Cluster
 from zaqar.context import Context
 from zaqar.encryption.messages import NO_KEYS
 from zaqar.model import UID_LENGTH, Claim
@@ -128,7 +128,7 @@ class Streaming(RuleBasedStateMachine):
         ttl = max(ttl, delay + 30)
         messages = [{"body": "x" * size, "ttl": ttl, "delay": delay} for size in sizes]
         raw = json.dumps({"messages": messages}).encode()
-        for id_ in self.writer.messages.post(Context(ADDRESS.project, client), ADDRESS, raw):
+        for id_ in self.writer.messages.post(Context(QUEUE_NAME.project, client), QUEUE_NAME, raw):
             now = self.clock.now
             self.sent[id_] = Sent(id_, len(self.sent), client, now + delay, now + ttl, delay > 0)
         if is_told:
@@ -158,12 +158,12 @@ class Streaming(RuleBasedStateMachine):
 
     @rule()
     def purge(self) -> None:
-        self.writer.queues.purge(ADDRESS, b'{"resource_types": ["messages"]}')
+        self.writer.queues.purge(QUEUE_NAME, b'{"resource_types": ["messages"]}')
         self.gone(list(self.sent.values()))
 
     @rule(is_told=st.booleans())
     def drop(self, is_told: bool) -> None:
-        self.writer.queues.delete(ADDRESS)
+        self.writer.queues.delete(QUEUE_NAME)
         self.gone(list(self.sent.values()))
         if is_told:
             self.look()
@@ -182,7 +182,7 @@ class Streaming(RuleBasedStateMachine):
     def tell(self) -> None:
         row = self.cluster.row()
         if row is not None:
-            self.hub.registry.note_queue(ADDRESS, Located(row.uid, self.placement.store_of(row)))
+            self.hub.registry.note_queue(QUEUE_NAME, Located(row.uid, self.placement.store_of(row)))
 
     @rule()
     def look(self) -> None:
@@ -192,8 +192,8 @@ class Streaming(RuleBasedStateMachine):
             uids = registry.uids_of(store_ref)
             positions = store_ref.store.queues.positions(uids=uids, now=self.clock.now)
             registry.note_positions(uids, positions, self.clock.now)
-        for address in registry.missing():
-            if address == ADDRESS:
+        for queue_name in registry.missing():
+            if queue_name == QUEUE_NAME:
                 self.tell()
 
     # -- readers -----------------------------------------------------------------------------------------------------
@@ -237,11 +237,11 @@ class Streaming(RuleBasedStateMachine):
         self.read_all(data.draw(st.sampled_from(self.readers)))
 
     def connect(self, reader: Reader, *, from_start: bool) -> None:
-        waiter = reader.waiter = self.hub.registry.join(ADDRESS, None, Kind.READER, wake=lambda: None)
-        caller = Context(ADDRESS.project, reader.excluded or "")
+        waiter = reader.waiter = self.hub.registry.join(QUEUE_NAME, None, Kind.READER, wake=lambda: None)
+        caller = Context(QUEUE_NAME.project, reader.excluded or "")
         stream: Stream = self.streams.open(
             caller,
-            ADDRESS,
+            QUEUE_NAME,
             marker=reader.last or None,
             from_start=from_start,
             echo=reader.excluded is None,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.workers import ADDRESS, CALLER, Cluster
+from tests.unit.workers import CALLER, QUEUE_NAME, Cluster
 from zaqar.context import Context
 from zaqar.encryption.messages import NO_KEYS
 from zaqar.errors import Forbidden, NotAcceptable, StageFailed
@@ -68,7 +68,7 @@ def streams(cluster: Cluster, gate: Gate) -> StagedStreams:
 
 
 def begin(streams: StagedStreams, marker: str | None = None) -> Stream:
-    return streams.open(CALLER, ADDRESS, marker=marker, from_start=True, echo=True, version=1)
+    return streams.open(CALLER, QUEUE_NAME, marker=marker, from_start=True, echo=True, version=1)
 
 
 def test_before_hooks_run_once_and_after_hooks_get_each_batch(
@@ -79,7 +79,7 @@ def test_before_hooks_run_once_and_after_hooks_get_each_batch(
     assert len(stream.read(version=1, limit=20)) == 20
     assert len(stream.read(version=1, limit=20)) == 10
     assert stream.read(version=2, limit=20) == []
-    assert gate.asked == [ListMessages(ADDRESS, None, 100, True, include_claimed=True, include_delayed=True)]
+    assert gate.asked == [ListMessages(QUEUE_NAME, None, 100, True, include_claimed=True, include_delayed=True)]
     assert [len(batch) for batch in gate.seen] == [20, 10]
 
 
@@ -97,7 +97,7 @@ def test_a_stream_is_refused_if_a_stage_answers_the_listing(streams: StagedStrea
 
 def test_a_stage_may_change_the_marker(cluster: Cluster, streams: StagedStreams, gate: Gate) -> None:
     ids = cluster.worker().post("a", "b", "c")
-    request = ListMessages(ADDRESS, None, 100, True, include_claimed=True, include_delayed=True)
+    request = ListMessages(QUEUE_NAME, None, 100, True, include_claimed=True, include_delayed=True)
     gate.answer = replace(request, marker=ids[1])
     assert len(begin(streams).read(version=1, limit=20)) == 1
     gate.answer = replace(request, marker="no id")

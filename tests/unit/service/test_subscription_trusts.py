@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.service.test_subscriptions import Subscribers
 from tests.unit.service.trusting import Keystone
-from tests.unit.workers import ADDRESS, Cluster, Killed, die
+from tests.unit.workers import QUEUE_NAME, Cluster, Killed, die
 from zaqar.clock import MAX_CLOCK_SKEW
 from zaqar.context import Context
 from zaqar.errors import Conflict, Forbidden, InvalidInput, KeystoneUnavailable, NotFound, StoreUnavailable
@@ -33,10 +33,10 @@ class Trusting(Subscribers):
 
     def create(self, subscriber: str = HOOK, *, by: Context = ANN, **fields: Any) -> Created:
         raw = json.dumps({"subscriber": subscriber, **fields}).encode()
-        return self.service.create(by, ADDRESS, raw)
+        return self.service.create(by, QUEUE_NAME, raw)
 
     def patch(self, id_: str, *, by: Context = ANN, **fields: Any) -> None:
-        self.service.patch(by, ADDRESS, id_, json.dumps(fields).encode())
+        self.service.patch(by, QUEUE_NAME, id_, json.dumps(fields).encode())
 
     def one(self) -> Subscription:
         (found,) = self.listed()
@@ -90,7 +90,7 @@ def test_options_may_be_sent_back_as_they_were_shown(subscribers: Trusting) -> N
 def test_no_trust_is_made_if_the_subscription_exists(subscribers: Trusting, confirmed: bool) -> None:
     id_ = subscribers.create().subscription_id
     if confirmed:
-        subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
+        subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=True)
         with pytest.raises(Conflict):
             subscribers.create()
     else:
@@ -195,7 +195,7 @@ def test_a_trust_given_by_the_caller_is_checked_and_never_due(subscribers: Trust
     assert subscribers.one().options == {"k": 1, "trust_id": "x"}
     subscribers.patch(id_, by=BOB, options={"k": 2})
     assert subscribers.one().options == {"k": 2, "trust_id": "bob-0"}
-    subscribers.service.delete(ADDRESS, id_)
+    subscribers.service.delete(QUEUE_NAME, id_)
     assert subscribers.due() == ["bob-0"]
 
 
@@ -269,7 +269,7 @@ def test_a_change_that_is_retried_makes_one_trust(subscribers: Trusting) -> None
     other = Subscribers(subscribers.cluster)
 
     def confirm() -> None:
-        other.service.set_confirmed(ADDRESS, id_, confirmed=True)
+        other.service.set_confirmed(QUEUE_NAME, id_, confirmed=True)
 
     subscribers.cluster.rows.before("subscriptions.replace", confirm)
     subscribers.patch(id_, subscriber=HOOK)
@@ -281,7 +281,7 @@ def test_a_trust_becomes_due_if_the_change_fails(subscribers: Trusting) -> None:
     id_ = subscribers.create(PLAIN).subscription_id
 
     def remove() -> None:
-        subscribers.service.delete(ADDRESS, id_)
+        subscribers.service.delete(QUEUE_NAME, id_)
 
     subscribers.cluster.rows.before("subscriptions.replace", remove)
     with pytest.raises(NotFound):
@@ -305,16 +305,16 @@ def test_the_trust_becomes_due_if_the_subscription_ends(subscribers: Trusting, w
     id_ = subscribers.create(ttl=60).subscription_id
     queues = subscribers.worker.queues
     if way == "delete":
-        subscribers.service.delete(ADDRESS, id_)
+        subscribers.service.delete(QUEUE_NAME, id_)
     elif way == "end":
         assert subscribers.service.end(subscribers.one())
     elif way == "expire":
         subscribers.cluster.clock.advance(60 + MAX_CLOCK_SKEW)
         assert subscribers.service.tidy() == (1, True)
     elif way == "purge":
-        queues.purge(ADDRESS, b'{"resource_types":["subscriptions"]}')
+        queues.purge(QUEUE_NAME, b'{"resource_types":["subscriptions"]}')
     else:
-        queues.delete(ADDRESS)
+        queues.delete(QUEUE_NAME)
     assert subscribers.listed() == []
     assert subscribers.due() == ["ann-0"]
 
@@ -334,4 +334,4 @@ def test_deleting_a_queue_without_subscribers_touches_no_trusts(subscribers: Tru
         raise AssertionError
 
     subscribers.cluster.management.trusts.hasten = hasten  # type: ignore[method-assign, assignment]
-    subscribers.worker.queues.delete(ADDRESS)
+    subscribers.worker.queues.delete(QUEUE_NAME)

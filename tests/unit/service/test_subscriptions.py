@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.service.trusting import Keystone
-from tests.unit.workers import ADDRESS, CALLER, Cluster, Killed, PooledCluster, Worker, die
+from tests.unit.workers import CALLER, QUEUE_NAME, Cluster, Killed, PooledCluster, Worker, die
 from zaqar.errors import AlreadySubscribed, InvalidInput, NotFound, StoreUnavailable
 from zaqar.model import REFUSED, Delivery, Subscription
 from zaqar.notification.webhook_targets import WebhookTargetPolicy
@@ -44,10 +44,10 @@ class Subscribers:
 
     def subscribe(self, subscriber: str = MAIL, **fields: Any) -> str:
         raw = json.dumps({"subscriber": subscriber, **fields}).encode()
-        return self.service.create(CALLER, ADDRESS, raw).subscription_id
+        return self.service.create(CALLER, QUEUE_NAME, raw).subscription_id
 
     def listed(self) -> list[Subscription]:
-        return self.service.list_page(ADDRESS, marker=None, limit=100)[0]
+        return self.service.list_page(QUEUE_NAME, marker=None, limit=100)[0]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_workers_with_a_cached_queue_notice_its_first_subscription(cluster: Clus
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
     assert noted(cluster, other)
-    subscribers.service.delete(ADDRESS, id_)
+    subscribers.service.delete(QUEUE_NAME, id_)
     assert not noted(cluster, other)
 
 
@@ -88,7 +88,7 @@ def test_posts_are_noted_if_a_subscription_is_created_while_the_last_one_is_remo
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe()
     getattr(cluster.rows, when)(method, lambda: two.subscribe("mailto:b@example.org"))
-    one.service.delete(ADDRESS, id_)
+    one.service.delete(QUEUE_NAME, id_)
     assert cluster.rows.all_sprung
     assert [each.subscriber for each in one.listed()] == ["mailto:b@example.org"]
     assert noted(cluster, cluster.worker())
@@ -103,7 +103,7 @@ def test_posts_are_noted_if_the_last_subscription_is_removed_while_another_is_cr
 ) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
     id_ = one.subscribe()
-    steps = [lambda: None] * nth + [lambda: one.service.delete(ADDRESS, id_)]
+    steps = [lambda: None] * nth + [lambda: one.service.delete(QUEUE_NAME, id_)]
     getattr(cluster.rows, when)(method, *steps)
     two.subscribe("mailto:b@example.org")
     cluster.rows.forget_plan()
@@ -123,7 +123,7 @@ def test_posts_are_noted_from_before_a_subscription_is_acknowledged(cluster: Clu
     cluster.rows.after("subscriptions.list_after", lambda: two.subscribe("mailto:b@example.org"))
     # When the removal reads again, its change of the row was made or has failed.
     cluster.rows.before("subscriptions.list_after", lambda: None, lambda: seen.append(noted(cluster, cluster.worker())))
-    one.service.delete(ADDRESS, id_)
+    one.service.delete(QUEUE_NAME, id_)
     cluster.rows.forget_plan()
     assert seen == [True]
     assert noted(cluster, cluster.worker())
@@ -142,13 +142,13 @@ def test_a_longer_ttl_takes_effect_for_a_worker_with_a_fast_clock(cluster: Clust
 
     def look_back_and_change() -> None:
         cluster.clock.advance(-2)
-        one.service.patch(CALLER, ADDRESS, id_, b'{"ttl":1000}')
+        one.service.patch(CALLER, QUEUE_NAME, id_, b'{"ttl":1000}')
 
     cluster.rows.before("subscriptions.list_after", look_ahead)
     cluster.rows.after("subscriptions.list_after", look_back_and_change)
     cluster.rows.before("queue_records.replace", lambda: None)
     cluster.rows.before("subscriptions.list_after", lambda: seen.append(noted(cluster, cluster.worker())))
-    two.service.delete(ADDRESS, other)
+    two.service.delete(QUEUE_NAME, other)
     cluster.rows.forget_plan()
     assert all(seen)
     assert noted(cluster, cluster.worker())
@@ -163,7 +163,7 @@ def test_a_subscription_stored_while_its_queue_is_deleted_is_removed(cluster: Cl
     cluster.rows.after(
         "subscriptions.delete_all", lambda: cluster.management.subscriptions.create(subscription=late, now=late.created)
     )
-    subscribers.worker.queues.delete(ADDRESS)
+    subscribers.worker.queues.delete(QUEUE_NAME)
     assert all_stored(cluster) == 0
 
 
@@ -176,7 +176,7 @@ def test_every_stored_subscription_is_listed_if_the_queue_is_deleted_during_a_cr
     cluster: Cluster, method: str, when: str, nth: int
 ) -> None:
     one, two = Subscribers(cluster), Subscribers(cluster)
-    steps = [lambda: None] * nth + [lambda: one.worker.queues.delete(ADDRESS)]
+    steps = [lambda: None] * nth + [lambda: one.worker.queues.delete(QUEUE_NAME)]
     getattr(cluster.rows, when)(method, *steps)
     two.subscribe()
     cluster.rows.forget_plan()
@@ -194,7 +194,7 @@ def test_every_stored_subscription_is_listed_if_it_is_created_during_a_delete(
     one, two = Subscribers(cluster), Subscribers(cluster)
     one.subscribe()
     getattr(cluster.rows, when)(method, two.subscribe)
-    one.worker.queues.delete(ADDRESS)
+    one.worker.queues.delete(QUEUE_NAME)
     assert all_stored(cluster) == len(one.listed())
     if one.listed():
         assert noted(cluster, cluster.worker())
@@ -207,7 +207,7 @@ def test_no_subscription_is_left_after_a_killed_delete_of_the_queue(cluster: Clu
     subscribers.subscribe()
     getattr(cluster.rows, when)(method, die)
     with pytest.raises(Killed):
-        subscribers.worker.queues.delete(ADDRESS)
+        subscribers.worker.queues.delete(QUEUE_NAME)
     # The next request for the queue finishes the delete.
     worker = cluster.worker()
     worker.post("new")
@@ -245,9 +245,9 @@ def test_two_concurrent_creations_with_one_subscriber_make_one_subscription(clus
 def test_a_subscription_may_be_confirmed_while_it_is_created_again(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
-    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
+    subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=False)
     cluster.rows.before(
-        "subscriptions.replace", lambda: subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
+        "subscriptions.replace", lambda: subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=True)
     )
     with pytest.raises(AlreadySubscribed):
         subscribers.subscribe()
@@ -257,10 +257,10 @@ def test_changes_do_not_undo_each_other(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
     cluster.rows.before(
-        "subscriptions.replace", lambda: subscribers.service.patch(CALLER, ADDRESS, id_, b'{"options":{"a":1}}')
+        "subscriptions.replace", lambda: subscribers.service.patch(CALLER, QUEUE_NAME, id_, b'{"options":{"a":1}}')
     )
-    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
-    ((found,), _) = subscribers.service.list_page(ADDRESS, marker=None, limit=5)
+    subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=False)
+    ((found,), _) = subscribers.service.list_page(QUEUE_NAME, marker=None, limit=5)
     assert (found.options, found.state, found.version) == ({"a": 1}, REFUSED, 3)
 
 
@@ -304,14 +304,14 @@ def store_does_not_answer() -> None:
 
 def test_tidy_continues_if_the_store_of_a_queue_does_not_answer(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
-    addresses = [ADDRESS._replace(name=name) for name in ("one", "two", "three")]
-    for address in addresses:
-        subscribers.service.create(CALLER, address, b'{"subscriber":"mailto:a@example.org","ttl":60}')
+    queue_names = [QUEUE_NAME._replace(name=name) for name in ("one", "two", "three")]
+    for queue_name in queue_names:
+        subscribers.service.create(CALLER, queue_name, b'{"subscriber":"mailto:a@example.org","ttl":60}')
     cluster.clock.advance(121)
     cluster.fences.before("queues.open", store_does_not_answer)
     assert subscribers.service.tidy() == (3, True)
     assert cluster.fences.all_sprung
-    rows = [cluster.row(address) for address in addresses]
+    rows = [cluster.row(queue_name) for queue_name in queue_names]
     assert [row.notify for row in rows if row is not None] == [False, False, False]
 
 
@@ -319,7 +319,7 @@ def test_the_end_of_an_old_subscription_does_not_change_a_new_queue(cluster: Clu
     subscribers = Subscribers(cluster)
     subscribers.subscribe()
     (old,) = subscribers.listed()
-    subscribers.worker.queues.delete(ADDRESS)
+    subscribers.worker.queues.delete(QUEUE_NAME)
     subscribers.subscribe()
     subscribers.service.end(old)
     assert len(subscribers.listed()) == 1
@@ -331,7 +331,7 @@ def test_the_end_of_an_old_subscriber_does_not_remove_the_changed_subscription(c
     subscribers = Subscribers(cluster)
     id_ = subscribers.subscribe()
     (read,) = subscribers.listed()
-    subscribers.service.patch(CALLER, ADDRESS, id_, b'{"subscriber": "mailto:b@example.org"}')
+    subscribers.service.patch(CALLER, QUEUE_NAME, id_, b'{"subscriber": "mailto:b@example.org"}')
     assert subscribers.service.end(read) is False
     (changed,) = subscribers.listed()
     assert subscribers.service.end(changed) is True
@@ -342,11 +342,11 @@ def test_notifiers_are_woken_for_a_confirmation(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster, require_confirmation=True)
     id_ = subscribers.subscribe()
     subscribers.subscribe()
-    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
-    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=True)
+    subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=True)
+    subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=True)
     assert subscribers.wakeups == 2
-    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
-    subscribers.service.set_confirmed(ADDRESS, id_, confirmed=False)
+    subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=False)
+    subscribers.service.set_confirmed(QUEUE_NAME, id_, confirmed=False)
     assert subscribers.wakeups == 3
 
 
@@ -371,9 +371,9 @@ def test_the_target_policy_checks_creations_and_changes(cluster: Cluster) -> Non
             subscribers.subscribe(f"{scheme}://127.0.0.1/")
     id_ = subscribers.subscribe()
     with pytest.raises(InvalidInput, match="webhook_allowed_networks"):
-        subscribers.service.patch(CALLER, ADDRESS, id_, b'{"subscriber":"http://127.0.0.1/"}')
+        subscribers.service.patch(CALLER, QUEUE_NAME, id_, b'{"subscriber":"http://127.0.0.1/"}')
     with pytest.raises(NotFound):
-        subscribers.service.get(ADDRESS, "0" * 24)
+        subscribers.service.get(QUEUE_NAME, "0" * 24)
 
 
 # -- what was on its way to one that is removed ------------------------------------------------------------------------
@@ -398,9 +398,9 @@ def test_deliveries_are_removed_with_their_subscriptions(cluster: Cluster, how: 
     left = [ids[2]]
     if how == "delete":
         for id_ in ids[:2]:
-            subscribers.service.delete(ADDRESS, id_)
+            subscribers.service.delete(QUEUE_NAME, id_)
     elif how == "purge":
-        subscribers.worker.queues.purge(ADDRESS, b'{"resource_types": ["subscriptions"]}')
+        subscribers.worker.queues.purge(QUEUE_NAME, b'{"resource_types": ["subscriptions"]}')
         left = []
     elif how == "end":
         for subscription in subscribers.listed():
@@ -418,7 +418,7 @@ def test_a_purge_drops_deliveries_in_batches(cluster: Cluster, count: int) -> No
     ids = [subscribers.subscribe(f"mailto:{n}@example.org") for n in range(count)]
     row = cluster.row()
     assert row is not None
-    subscribers.worker.queues.purge(ADDRESS, b'{"resource_types": ["subscriptions"]}')
+    subscribers.worker.queues.purge(QUEUE_NAME, b'{"resource_types": ["subscriptions"]}')
     assert cluster.fences.calls["delivery_log.drop"] == 2
     assert delivered_to(cluster, cluster.store, row.uid, *ids) == []
 
@@ -427,7 +427,7 @@ def test_deleting_an_unknown_id_stores_no_tombstone(cluster: Cluster) -> None:
     subscribers = Subscribers(cluster)
     kept = subscribers.subscribe()
     for n in range(20):
-        subscribers.service.delete(ADDRESS, f"{n:024x}")
+        subscribers.service.delete(QUEUE_NAME, f"{n:024x}")
     assert cluster.fences.calls["delivery_log.drop"] == 0
     assert [subscription.id for subscription in subscribers.listed()] == [kept]
 
@@ -448,9 +448,9 @@ def test_a_subscription_can_be_removed_while_the_store_of_its_queue_does_not_ans
     calls_before = cluster.wires["far"].calls.copy()
     if how == "delete":
         for id_ in ids:
-            subscribers.service.delete(ADDRESS, id_)
+            subscribers.service.delete(QUEUE_NAME, id_)
     elif how == "purge":
-        subscribers.worker.queues.purge(ADDRESS, b'{"resource_types": ["subscriptions"]}')
+        subscribers.worker.queues.purge(QUEUE_NAME, b'{"resource_types": ["subscriptions"]}')
     elif how == "end":
         for subscription in subscribers.listed():
             subscribers.service.end(subscription)
@@ -473,12 +473,12 @@ def test_a_queue_is_not_deleted_while_its_store_does_not_answer() -> None:
 
     cluster.wires["far"].before("queues.drop", fail)
     with pytest.raises(StoreUnavailable):
-        subscribers.worker.queues.delete(ADDRESS)
+        subscribers.worker.queues.delete(QUEUE_NAME)
     row = cluster.row()
     assert row is not None
     assert [subscription.id for subscription in subscribers.listed()] == [id_]
     assert delivered_to(cluster, cluster.stores["far"], row.uid, id_) == [id_]
-    subscribers.worker.queues.delete(ADDRESS)
+    subscribers.worker.queues.delete(QUEUE_NAME)
     assert cluster.row() is None
     assert all_stored(cluster) == 0
     assert delivered_to(cluster, cluster.stores["far"], row.uid, id_) == []

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from oslo_config import cfg
 
-from tests.unit.workers import ADDRESS, CALLER, Cluster
+from tests.unit.workers import CALLER, QUEUE_NAME, Cluster
 from zaqar import conf
 from zaqar.context import Context
 from zaqar.errors import ClientError, Conflict, Forbidden, InvalidInput, StaleQueue, StartupError
@@ -123,7 +123,7 @@ def test_refused_input_reaches_no_stage(cluster: Cluster) -> None:
     worker = cluster.worker(Note("1", log))
     for raw in (b"{", b'{"messages":[]}', b'{"messages":[{"body":1,"ttl":1}]}'):
         with pytest.raises(InvalidInput):
-            worker.messages.post(CALLER, ADDRESS, raw)
+            worker.messages.post(CALLER, QUEUE_NAME, raw)
     assert log == []
 
 
@@ -140,7 +140,7 @@ def test_a_retried_post_passes_the_stages_again_with_the_new_queue(cluster: Clus
 
     log: list[str] = []
     patch = b'[{"op":"add","path":"/metadata/a","value":1}]'
-    worker = cluster.worker(See(), Run(lambda: other.queues.patch(ADDRESS, patch)), Note("n", log))
+    worker = cluster.worker(See(), Run(lambda: other.queues.patch(QUEUE_NAME, patch)), Note("n", log))
     assert len(worker.post("new")) == 1
     assert generations == [1, 2]
     assert [line.split()[0] for line in log] == ["before", "before", "after"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 import select
 from pathlib import Path
 
-from tests.unit.workers import ADDRESS, CALLER
+from tests.unit.workers import CALLER, QUEUE_NAME
 from zaqar import conf as configuration
 from zaqar import entry_points
 from zaqar.ipc.wakeup_socket import open_wakeup_socket
@@ -22,7 +22,7 @@ def test_notifiers_are_woken_after_a_post_to_a_queue_with_subscribers(tmp_path: 
     listener = open_wakeup_socket(configuration.notifiers_dir(conf))
     assert listener is not None
     for notify in (False, True):
-        queue = Queue("0" * 24, ADDRESS.project, ADDRESS.name, notify=notify)
+        queue = Queue("0" * 24, QUEUE_NAME.project, QUEUE_NAME.name, notify=notify)
         stage.after_post(CALLER, queue, ["1"])
         assert bool(select.select([listener], [], [], 0)[0]) == notify
     listener.close()

@@ -17,7 +17,7 @@ from zaqar.stages.operations import CLAIMS, MESSAGES, QUEUES, CreateClaim, Creat
 from zaqar.stages.pipeline import Changed, Pipeline
 from zaqar.stages.published.adapters import make_stage
 
-ADDRESS = QueueName("shop", QUEUE, "orders")
+QUEUE_NAME = QueueName("shop", QUEUE, "orders")
 CALLER = Context("shop", "producer")
 
 
@@ -46,7 +46,7 @@ def run(*names: str) -> tuple[bool, list[Changed[CreateQueue]], list[str]]:
         return True
 
     pipeline = Pipeline([Sign(name, log) for name in names], resource=QUEUES)
-    return pipeline.run(CALLER, CreateQueue(ADDRESS, {}), act), served, log
+    return pipeline.run(CALLER, CreateQueue(QUEUE_NAME, {}), act), served, log
 
 
 def test_each_stage_gets_the_request_of_the_previous_stage() -> None:
@@ -64,7 +64,7 @@ def test_done_skips_later_stages_and_the_store() -> None:
 def test_an_operation_without_hooks_runs_directly() -> None:
     pipeline = Pipeline([Sign("one", [])], resource=QUEUES)
     assert not pipeline.has(DeleteQueue)
-    request = GetQueue(ADDRESS)
+    request = GetQueue(QUEUE_NAME)
     wanted = pipeline.run(CALLER, request, lambda wanted: wanted)
     assert wanted == Changed(request, by_stages=False)
 
@@ -79,7 +79,7 @@ def test_a_change_in_place_is_detected() -> None:
     pipeline = Pipeline([InPlace()], resource=QUEUES)
     # 1 and True are equal in Python, but different JSON.
     for metadata, changed in (({"a": 1}, True), ({"a": True}, False), ({}, True)):
-        wanted = pipeline.run_before(CALLER, CreateQueue(ADDRESS, metadata))
+        wanted = pipeline.run_before(CALLER, CreateQueue(QUEUE_NAME, metadata))
         assert isinstance(wanted, Changed)
         assert wanted.by_stages is changed
 
@@ -87,10 +87,10 @@ def test_a_change_in_place_is_detected() -> None:
 def test_another_address_is_refused() -> None:
     class Redirect(Stage):
         def before_get_queue(self, context: Context, request: GetQueue) -> GetQueue:
-            return GetQueue(ADDRESS._replace(project="other"))
+            return GetQueue(QUEUE_NAME._replace(project="other"))
 
     with pytest.raises(StageFailed):
-        Pipeline([Redirect()], resource=QUEUES).run_before(CALLER, GetQueue(ADDRESS))
+        Pipeline([Redirect()], resource=QUEUES).run_before(CALLER, GetQueue(QUEUE_NAME))
 
 
 # -- which stages a pipeline takes -------------------------------------------------------------------------------------

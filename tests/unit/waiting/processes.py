@@ -15,7 +15,7 @@ from zaqar.model import QUEUE, QueueName
 from zaqar.waiting.blocking import Attempt, wait_for
 from zaqar.waiting.waiters import Kind
 
-ADDRESS = QueueName("shop", QUEUE, "orders")
+QUEUE_NAME = QueueName("shop", QUEUE, "orders")
 CALLER = Context("shop", "c" * 32)
 SECONDS = 20.0
 """How long a test waits for an event that should happen at once."""
@@ -32,16 +32,16 @@ class Process:
     def __init__(self, parts: app.Parts) -> None:
         self.parts = parts
 
-    def post(self, *bodies: str, address: QueueName = ADDRESS) -> list[str]:
+    def post(self, *bodies: str, queue_name: QueueName = QUEUE_NAME) -> list[str]:
         raw = json.dumps({"messages": [{"body": body} for body in bodies]}).encode()
-        return self.parts.messages.post(CALLER, address, raw)
+        return self.parts.messages.post(CALLER, queue_name, raw)
 
-    def claim(self, limit: int = 1, address: QueueName = ADDRESS) -> tuple[str, list[str]]:
-        claimed = self.parts.claims.prepare(address, b"", limit=limit).answer_now()
+    def claim(self, limit: int = 1, queue_name: QueueName = QUEUE_NAME) -> tuple[str, list[str]]:
+        claimed = self.parts.claims.prepare(queue_name, b"", limit=limit).answer_now()
         return claimed.claim.id, [json.loads(message.body) for message in claimed.messages]
 
-    def attempt(self, limit: int = 1, address: QueueName = ADDRESS) -> Attempt:
-        _, bodies = self.claim(limit, address)
+    def attempt(self, limit: int = 1, queue_name: QueueName = QUEUE_NAME) -> Attempt:
+        _, bodies = self.claim(limit, queue_name)
         return Attempt(bodies, bool(bodies), len(bodies) == limit)
 
 
@@ -54,7 +54,7 @@ class WaitingClaim:
         *,
         seconds: float = SECONDS,
         limit: int = 1,
-        address: QueueName = ADDRESS,
+        queue_name: QueueName = QUEUE_NAME,
         attempt: Callable[[int], Attempt] | None = None,
     ) -> None:
         self.error: BaseException | None = None
@@ -64,13 +64,13 @@ class WaitingClaim:
 
         def counted(version: int) -> Attempt:
             self.attempts += 1
-            return attempt(version) if attempt is not None else process.attempt(limit, address)
+            return attempt(version) if attempt is not None else process.attempt(limit, queue_name)
 
         def wait() -> None:
             try:
                 self.answer = wait_for(
                     process.parts.hub,
-                    address,
+                    queue_name,
                     Kind.TAKER,
                     seconds=seconds,
                     attempt=counted,

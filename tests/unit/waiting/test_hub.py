@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.clock import FakeClock
-from tests.unit.waiting.processes import ADDRESS, SECONDS, Process, WaitingClaim, build, until
+from tests.unit.waiting.processes import QUEUE_NAME, SECONDS, Process, WaitingClaim, build, until
 from zaqar import conf
 from zaqar.errors import StoreUnavailable
 from zaqar.ipc import socket_files, wakeup_socket
@@ -86,7 +86,7 @@ def test_a_release_in_another_process_wakes_a_waiter(pair: Pair) -> None:
     pair.there.post("once")
     claim_id, _ = pair.there.claim()
     waiting = pair.wait()
-    pair.there.parts.claims.release(ADDRESS, claim_id)
+    pair.there.parts.claims.release(QUEUE_NAME, claim_id)
     assert waiting.bodies == ["once"]
 
 
@@ -100,20 +100,20 @@ def test_a_queue_that_another_process_deletes_and_creates_wakes_its_waiters(pair
     pair.here.post("old")
     pair.here.claim()
     waiting = pair.wait()
-    pair.there.parts.queues.delete(ADDRESS)
+    pair.there.parts.queues.delete(QUEUE_NAME)
     pair.there.post("new")
     assert waiting.bodies == ["new"]
 
 
 def test_dead_letters_that_a_claim_moves_wake_waiters_of_their_queue(pair: Pair) -> None:
-    lost = ADDRESS._replace(name="lost")
+    lost = QUEUE_NAME._replace(name="lost")
     metadata = {"_dead_letter_queue": "lost", "_max_claim_count": 1}
-    pair.there.parts.queues.create(ADDRESS, json.dumps(metadata).encode())
+    pair.there.parts.queues.create(QUEUE_NAME, json.dumps(metadata).encode())
     pair.there.post("bad")
     claim_id, _ = pair.there.claim()
-    pair.there.parts.claims.release(ADDRESS, claim_id)
+    pair.there.parts.claims.release(QUEUE_NAME, claim_id)
     pair.there.parts.queues.ensure(lost)
-    waiting = pair.wait(address=lost)
+    waiting = pair.wait(queue_name=lost)
     assert pair.there.claim()[1] == []
     assert waiting.bodies == ["bad"]
 
@@ -154,7 +154,7 @@ def test_without_sockets_the_poll_finds_it(tmp_path: Path, monkeypatch: pytest.M
         claim_id = there.claim()[0]
         there.post("posted")
         assert posted.bodies == ["posted"]
-        there.parts.claims.release(ADDRESS, claim_id)
+        there.parts.claims.release(QUEUE_NAME, claim_id)
     finally:
         for process in (here, there):
             process.parts.hub.drain()
@@ -168,7 +168,7 @@ def test_the_store_is_asked_if_datagrams_may_be_lost(pair: Pair, monkeypatch: py
     waiting = pair.wait()
     monkeypatch.setattr(pair.there.parts.hub, "_wake_others", lambda *_: None)
     pair.there.post("not told")
-    other = WakeupMessage(Wake.POSTED, "f" * 24, 1, digest_of(ADDRESS._replace(name="other"))).encode()
+    other = WakeupMessage(Wake.POSTED, "f" * 24, 1, digest_of(QUEUE_NAME._replace(name="other"))).encode()
     while waiting.thread.is_alive():
         for _ in range(50):
             pair.there.parts.hub._wakeup_sender.wake(other)
@@ -182,9 +182,9 @@ def test_datagrams_that_may_be_lost_cost_a_store_little(pair: Pair, monkeypatch:
     store_ref = pair.here.parts.placement.all_stores()[0]
     waiters = []
     for number in range(101):
-        address = ADDRESS._replace(name=f"q{number}")
+        queue_name = QUEUE_NAME._replace(name=f"q{number}")
         located = Located(f"{number:024x}", store_ref)
-        waiters.append(hub.registry.join(address, located, Kind.READER, wake=lambda: None))
+        waiters.append(hub.registry.join(queue_name, located, Kind.READER, wake=lambda: None))
     hub._look_at_all()
     assert looked == []
     waiters.pop().leave()
@@ -206,7 +206,7 @@ def test_datagrams_of_other_programs_are_ignored(pair: Pair) -> None:
 
 
 def test_wakeup_messages_are_decoded_as_encoded() -> None:
-    message = WakeupMessage(Wake.FREED, "0123456789ab" * 2, 2**47, digest_of(ADDRESS))
+    message = WakeupMessage(Wake.FREED, "0123456789ab" * 2, 2**47, digest_of(QUEUE_NAME))
     assert WakeupMessage.decode(message.encode()) == message
     nothing = message._replace(wake=Wake(0), last=0)
     assert WakeupMessage.decode(nothing.encode()) == nothing
@@ -247,7 +247,7 @@ def test_a_post_is_noted_from_the_moment_a_client_waits(rare_listings: None, pai
     pair.here.claim()
     hub = pair.here.parts.hub
     assert hub.check_at > time.monotonic()
-    waiter = hub.join(ADDRESS, Kind.TAKER, wake=lambda: None)
+    waiter = hub.join(QUEUE_NAME, Kind.TAKER, wake=lambda: None)
     waiter.begin()
     waiter.finish(is_full=False, is_served=False)
     pair.here.post("y")
@@ -279,7 +279,7 @@ def test_a_drain(pair: Pair) -> None:
     pair.here.parts.hub.drain()
     assert [each.bodies for each in waiting] == [[], [], []]
     with pytest.raises(TooManyWaiting):
-        pair.here.parts.hub.join(ADDRESS, Kind.TAKER, wake=lambda: None)
+        pair.here.parts.hub.join(QUEUE_NAME, Kind.TAKER, wake=lambda: None)
     # A post after that works as before.
     pair.here.post("x")
 
@@ -298,7 +298,7 @@ def test_a_drain_between_two_looks_of_a_waiter_is_not_lost(pair: Pair) -> None:
     empty = Attempt([], is_served=False, is_full=False)
     keywords: dict[str, Any] = {"seconds": 3600.0, "attempt": lambda _: empty, "is_gone": drain}
     thread = threading.Thread(
-        target=lambda: answers.append(wait_for(pair.here.parts.hub, ADDRESS, Kind.TAKER, **keywords)), daemon=True
+        target=lambda: answers.append(wait_for(pair.here.parts.hub, QUEUE_NAME, Kind.TAKER, **keywords)), daemon=True
     )
     thread.start()
     thread.join(SECONDS)
@@ -363,7 +363,7 @@ def test_the_time_ends_although_something_happens_all_the_time(pair: Pair) -> No
 def test_a_client_that_is_gone_takes_nothing(pair: Pair) -> None:
     pair.here.post("x")
     keywords: dict[str, Any] = {"seconds": SECONDS, "attempt": lambda _: pair.here.attempt()}
-    assert wait_for(pair.here.parts.hub, ADDRESS, Kind.TAKER, is_gone=lambda: True, **keywords) is None
+    assert wait_for(pair.here.parts.hub, QUEUE_NAME, Kind.TAKER, is_gone=lambda: True, **keywords) is None
     assert pair.here.claim()[1] == ["x"]
     assert pair.here.parts.hub.registry.waiting == 0
 
@@ -457,10 +457,10 @@ def test_a_silent_store_delays_no_other_one(process: Process, tmp_path: Path, mo
     for store in (silent, other):
         # A pool of the same process.
         pool = build(tmp_path, management=MemoryManagementStore(), messages=store)
-        address = ADDRESS._replace(name=f"queue {id(store)}")
-        known = pool.queues.ensure(address)
-        hub.registry.join(address, None, Kind.READER, wake=lambda: None)
-        hub._found(address, Located(known.queue.uid, known.store_ref))
+        queue_name = QUEUE_NAME._replace(name=f"queue {id(store)}")
+        known = pool.queues.ensure(queue_name)
+        hub.registry.join(queue_name, None, Kind.READER, wake=lambda: None)
+        hub._found(queue_name, Located(known.queue.uid, known.store_ref))
     until(lambda: len(other.looks) > 5)
     assert len(silent.looks) == 1
     silent.is_silent = False
@@ -475,7 +475,7 @@ def test_one_call_for_all_queues(process: Process, store: WatchedStore, monkeypa
     for number in range(25):
         uid = f"{number:024x}"
         for kind in Kind:
-            registry.join(ADDRESS._replace(name=uid), Located(uid, store_ref), kind, wake=lambda: None)
+            registry.join(QUEUE_NAME._replace(name=uid), Located(uid, store_ref), kind, wake=lambda: None)
     lost: list[bool] = []
     poller = StorePoller(store_ref, registry, time.time, lost=lambda: lost.append(True))
     poller.step()
@@ -500,9 +500,9 @@ class Waited:
             max_streams_per_project=10,
             passed_on=lambda *_: None,
         )
-        known = parts.queues.ensure(ADDRESS)
+        known = parts.queues.ensure(QUEUE_NAME)
         self.located = Located(known.queue.uid, known.store_ref)
-        self.waiter = self.registry.join(ADDRESS, self.located, Kind.TAKER, wake=lambda: None)
+        self.waiter = self.registry.join(QUEUE_NAME, self.located, Kind.TAKER, wake=lambda: None)
         self.poller = StorePoller(known.store_ref, self.registry, self.clock, lost=lambda: None)
 
     def rest(self) -> None:
@@ -516,7 +516,7 @@ def test_waiters_are_woken_when_claims_end(tmp_path: Path) -> None:
     waited.process.post("one", "two")
     for ttl in (60, 90):
         raw = json.dumps({"ttl": ttl, "grace": 60}).encode()
-        assert waited.process.parts.claims.prepare(ADDRESS, raw, limit=1).answer_now().messages
+        assert waited.process.parts.claims.prepare(QUEUE_NAME, raw, limit=1).answer_now().messages
     waited.rest()
     assert waited.poller.step() <= polling.POLL_SECONDS
     for seconds in (59.5, 29.5):
@@ -536,9 +536,9 @@ def test_a_queue_that_was_not_waited_for_is_looked_at_soon(tmp_path: Path, monke
     monkeypatch.setattr(polling, "SOON_SECONDS", 0.0)
     waited = Waited(tmp_path)
     waited.poller.step()
-    new = waited.process.parts.queues.ensure(ADDRESS._replace(name="new"))
+    new = waited.process.parts.queues.ensure(QUEUE_NAME._replace(name="new"))
     waited.registry.join(
-        ADDRESS._replace(name="new"), Located(new.queue.uid, new.store_ref), Kind.TAKER, wake=lambda: None
+        QUEUE_NAME._replace(name="new"), Located(new.queue.uid, new.store_ref), Kind.TAKER, wake=lambda: None
     )
     waited.poller.look_if_new(waited.located.uid)
     assert waited.poller.step() > 0

@@ -13,7 +13,7 @@ from zaqar.storage.pools import Placement, StoreRef
 from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.waiters import UNCHANGED_SECONDS, Kind, Located, TooManyWaiting, Wake, digest_of
 
-ADDRESS = QueueName("shop", QUEUE, "orders")
+QUEUE_NAME = QueueName("shop", QUEUE, "orders")
 UID = "a" * 24
 NEWER_UID = "b" * 24
 STORE_REF: StoreRef = Placement(MemoryMessageStore()).all_stores()[0]
@@ -31,21 +31,23 @@ class Clients:
             "max_streams": 100,
             "max_streams_per_project": 100,
         }
-        self.registry = Registry(**{**most, **limits}, passed_on=lambda address, uid: self._note(address, uid))
+        self.registry = Registry(**{**most, **limits}, passed_on=lambda queue_name, uid: self._note(queue_name, uid))
         self.wakes: dict[Waiter, int] = {}
 
-    def _note(self, address: QueueName, uid: str) -> None:
+    def _note(self, queue_name: QueueName, uid: str) -> None:
         assert not self.registry._lock.locked()
-        self.passed_on.append((address, uid))
+        self.passed_on.append((queue_name, uid))
 
-    def join(self, kind: Kind = Kind.TAKER, address: QueueName = ADDRESS, located: Located | None = LOCATED) -> Waiter:
+    def join(
+        self, kind: Kind = Kind.TAKER, queue_name: QueueName = QUEUE_NAME, located: Located | None = LOCATED
+    ) -> Waiter:
         woken = [0]
 
         def wake() -> None:
             woken[0] += 1
             self.wakes[waiter] = woken[0]
 
-        waiter = self.registry.join(address, located, kind, wake=wake)
+        waiter = self.registry.join(queue_name, located, kind, wake=wake)
         self.wakes[waiter] = 0
         return waiter
 
@@ -72,9 +74,9 @@ def ready(waiters: list[Waiter]) -> list[bool]:
 
 
 def test_the_first_taker_tries_at_once_and_the_next_waits_behind_it(clients: Clients) -> None:
-    assert not clients.registry.has_takers(ADDRESS)
+    assert not clients.registry.has_takers(QUEUE_NAME)
     first = clients.join()
-    assert clients.registry.has_takers(ADDRESS)
+    assert clients.registry.has_takers(QUEUE_NAME)
     assert ready([first, clients.join()]) == [True, False]
 
 
@@ -137,7 +139,7 @@ def test_others_are_told_if_all_takers_here_took_all_they_could(clients: Clients
     attempt(first, found=1)
     assert clients.passed_on == []
     attempt(second, found=1)
-    assert clients.passed_on == [(ADDRESS, UID)]
+    assert clients.passed_on == [(QUEUE_NAME, UID)]
     assert clients.registry.waiting == 0
 
 
@@ -145,24 +147,24 @@ def test_others_are_told_if_the_last_taker_leaves_with_the_turn(clients: Clients
     (only,) = clients.takers(1)
     clients.registry.wake(UID, is_own=True)
     only.leave()
-    assert clients.passed_on == [(ADDRESS, UID)]
+    assert clients.passed_on == [(QUEUE_NAME, UID)]
 
 
 def test_processes_do_not_pass_on_wake_ups_of_other_processes(clients: Clients) -> None:
     """Otherwise two processes would wake each other in turn."""
     (only,) = clients.takers(1)
-    clients.registry.note_other_process(digest_of(ADDRESS), UID, Wake.POSTED, 0)
+    clients.registry.note_other_process(digest_of(QUEUE_NAME), UID, Wake.POSTED, 0)
     attempt(only, found=1)
     assert clients.passed_on == []
 
 
 def test_a_post_here_during_turns_that_others_began_is_passed_on(clients: Clients) -> None:
     (only,) = clients.takers(1)
-    clients.registry.note_other_process(digest_of(ADDRESS), UID, Wake.POSTED, 0)
+    clients.registry.note_other_process(digest_of(QUEUE_NAME), UID, Wake.POSTED, 0)
     only.begin()
     assert clients.registry.wake(UID, is_own=True)
     only.finish(is_full=True, is_served=True)
-    assert clients.passed_on == [(ADDRESS, UID)]
+    assert clients.passed_on == [(QUEUE_NAME, UID)]
 
 
 def test_others_are_not_told_if_messages_ran_out(clients: Clients) -> None:
@@ -215,9 +217,9 @@ def test_a_reader_that_comes_to_a_queue_without_readers_gets_a_version_of_its_ow
 def test_a_taker_waits_for_a_queue_that_does_not_exist_until_it_is_created(clients: Clients) -> None:
     taker = clients.join(located=None)
     attempt(taker, found=0)
-    assert clients.registry.missing() == [ADDRESS]
+    assert clients.registry.missing() == [QUEUE_NAME]
     assert not clients.registry.is_waited_at(STORE_REF)
-    assert clients.registry.note_queue(ADDRESS, LOCATED)
+    assert clients.registry.note_queue(QUEUE_NAME, LOCATED)
     assert taker.is_ready
     assert clients.registry.missing() == []
     assert clients.registry.uids_of(STORE_REF) == [UID]
@@ -229,20 +231,20 @@ def test_a_queue_that_another_process_created(clients: Clients) -> None:
     taker, reader = clients.join(located=None), clients.join(Kind.READER, located=None)
     attempt(taker, found=0)
     attempt(reader, found=0)
-    assert clients.registry.note_other_process(digest_of(ADDRESS), UID, Wake.POSTED, 1)
+    assert clients.registry.note_other_process(digest_of(QUEUE_NAME), UID, Wake.POSTED, 1)
     assert ready([taker, reader]) == [True, True]
-    assert clients.registry.missing() == [ADDRESS]
+    assert clients.registry.missing() == [QUEUE_NAME]
 
 
 def test_a_queue_that_was_created_again_wakes_its_waiters(clients: Clients) -> None:
     taker = clients.join()
     attempt(taker, found=0)
-    assert clients.registry.note_other_process(digest_of(ADDRESS), NEWER_UID, Wake.POSTED, 1)
+    assert clients.registry.note_other_process(digest_of(QUEUE_NAME), NEWER_UID, Wake.POSTED, 1)
     assert taker.is_ready
     attempt(taker, found=0)
     # Its old uid is not asked for any more.
     assert clients.registry.uids_of(STORE_REF) == []
-    clients.registry.note_queue(ADDRESS, Located(NEWER_UID, STORE_REF))
+    clients.registry.note_queue(QUEUE_NAME, Located(NEWER_UID, STORE_REF))
     assert clients.registry.uids_of(STORE_REF) == [NEWER_UID]
     assert not clients.registry.wake(UID)
 
@@ -276,7 +278,7 @@ def test_a_position_wakes_readers_if_there_is_a_newer_message(clients: Clients) 
 
 def test_a_position_shows_nothing_new_about_a_post_that_was_noted(clients: Clients) -> None:
     reader = clients.join(Kind.READER)
-    clients.registry.note_queue(ADDRESS, LOCATED, last=7)
+    clients.registry.note_queue(QUEUE_NAME, LOCATED, last=7)
     attempt(reader, found=0)
     note(clients, position(7))
     assert not reader.is_ready
@@ -321,7 +323,7 @@ def test_a_queue_that_its_store_does_not_have_is_looked_up_again(clients: Client
     for waiter in (reader, taker):
         attempt(waiter, found=0)
     note(clients, None)
-    assert clients.registry.missing() == [ADDRESS]
+    assert clients.registry.missing() == [QUEUE_NAME]
     # A stream shows that its queue is gone; there is nothing to take.
     assert ready([reader, taker]) == [True, False]
 
@@ -372,9 +374,9 @@ def test_a_drain_answers_all_waiters_and_refuses_new_ones(clients: Clients) -> N
 def test_nothing_is_kept_of_queues_without_waiters(clients: Clients) -> None:
     registry = clients.registry
     for number in range(50):
-        address = QueueName(f"p{number}", QUEUE, "q")
-        waiters = [clients.join(kind, address, None) for kind in Kind]
-        registry.note_queue(address, Located(f"{number:024x}", STORE_REF))
+        queue_name = QueueName(f"p{number}", QUEUE, "q")
+        waiters = [clients.join(kind, queue_name, None) for kind in Kind]
+        registry.note_queue(queue_name, Located(f"{number:024x}", STORE_REF))
         for waiter in waiters:
             waiter.leave()
     kept = (registry._queues, registry._by_uid, registry._by_digest, registry._by_store, registry._missing)
@@ -389,7 +391,7 @@ def test_a_waiter_that_cannot_be_woken_disturbs_no_other_one(
     def fail() -> None:
         raise RuntimeError("Event loop is closed")
 
-    broken = clients.registry.join(ADDRESS, LOCATED, Kind.READER, wake=fail)
+    broken = clients.registry.join(QUEUE_NAME, LOCATED, Kind.READER, wake=fail)
     broken.begin()
     reader, taker = clients.join(Kind.READER), clients.join()
     for waiter in (reader, taker):

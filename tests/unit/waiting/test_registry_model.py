@@ -16,10 +16,10 @@ from zaqar.waiting.registry import Registry, Waiter
 from zaqar.waiting.shared_reads import SharedReads
 from zaqar.waiting.waiters import Kind, Located, Wake, digest_of
 
-ADDRESS = QueueName("shop", QUEUE, "orders")
+QUEUE_NAME = QueueName("shop", QUEUE, "orders")
 UID = "a" * 24
 LOCATED = Located(UID, Placement(MemoryMessageStore()).all_stores()[0])
-DIGEST = digest_of(ADDRESS)
+DIGEST = digest_of(QUEUE_NAME)
 
 
 @dataclass
@@ -85,20 +85,20 @@ class Waiting(RuleBasedStateMachine):
     @rule(at=numbers, limit=st.integers(1, 3))
     def a_taker_comes(self, at: int, limit: int) -> None:
         process = self.processes[at]
-        while not process.registry.has_takers(ADDRESS):
+        while not process.registry.has_takers(QUEUE_NAME):
             # It tries before it waits; and so do others, until one has to wait.
             taken = min(limit, self.free)
             if not taken:
                 break
             self.free -= taken
         self.joined += 1
-        waiter = process.registry.join(ADDRESS, LOCATED, Kind.TAKER, wake=lambda: None)
+        waiter = process.registry.join(QUEUE_NAME, LOCATED, Kind.TAKER, wake=lambda: None)
         process.takers.append(Client(waiter, limit, self.joined))
 
     @rule(at=numbers)
     def a_reader_comes(self, at: int) -> None:
         process = self.processes[at]
-        waiter = process.registry.join(ADDRESS, LOCATED, Kind.READER, wake=lambda: None)
+        waiter = process.registry.join(QUEUE_NAME, LOCATED, Kind.READER, wake=lambda: None)
         process.readers.append(Reader(waiter))
 
     @rule(at=numbers, count=st.integers(1, 4))
@@ -107,7 +107,7 @@ class Waiting(RuleBasedStateMachine):
         self.last += count
         self.events += 1
         process = self.processes[at]
-        here = process.registry.note_queue(ADDRESS, LOCATED, is_own=True, last=self.last)
+        here = process.registry.note_queue(QUEUE_NAME, LOCATED, is_own=True, last=self.last)
         process.tell(Wake.SHOWN if here else Wake.POSTED, self.last)
 
     @rule(at=numbers)

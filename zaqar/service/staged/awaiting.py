@@ -35,7 +35,7 @@ def prepare_staged(
     """
     wanted = pipeline.run_before(context, request)
     if isinstance(wanted, Done):
-        return answered(request.address, to_answer(wanted.result))
+        return answered(request.queue_name, to_answer(wanted.result))
     prepared = pipeline.serve(wanted, prepare)
 
     def attempt(version: int | None) -> Attempt[T]:

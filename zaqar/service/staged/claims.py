@@ -24,7 +24,7 @@ class StagedClaims(Claims):
         super().__init__(**parts)
         self._pipeline = pipeline
 
-    def prepare(self, address: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
+    def prepare(self, queue_name: QueueName, raw: bytes, *, limit: int) -> Awaited[Claimed]:
         ttl, grace = self._terms(raw)
 
         def prepare(wanted: Changed[CreateClaim]) -> Awaited[Claimed]:
@@ -32,29 +32,29 @@ class StagedClaims(Claims):
             if wanted.by_stages:
                 check_limit(request.limit, self._limits.max_messages_per_claim_or_pop)
                 document = encode_changed({"ttl": request.ttl, "grace": request.grace})
-            return super(StagedClaims, self).prepare(address, document, limit=request.limit)
+            return super(StagedClaims, self).prepare(queue_name, document, limit=request.limit)
 
         return prepare_staged(
             self._pipeline,
-            caller_in(address.project),
-            CreateClaim(address, ttl, grace, limit),
+            caller_in(queue_name.project),
+            CreateClaim(queue_name, ttl, grace, limit),
             prepare,
             to_result=lambda claimed: HeldClaim(claimed.claim, claimed.messages),
             to_answer=lambda held: Claimed(held.claim, list(held.messages), self._clock()),
         )
 
-    def get(self, address: QueueName, claim_id: str) -> Claimed:
+    def get(self, queue_name: QueueName, claim_id: str) -> Claimed:
         now = self._clock()
 
         def act(wanted: Changed[GetClaim]) -> HeldClaim:
             nonlocal now
-            claim, messages, now = super(StagedClaims, self).get(address, str(wanted.request.claim_id))
+            claim, messages, now = super(StagedClaims, self).get(queue_name, str(wanted.request.claim_id))
             return HeldClaim(claim, messages)
 
-        held = self._pipeline.run(caller_in(address.project), GetClaim(address, claim_id), act)
+        held = self._pipeline.run(caller_in(queue_name.project), GetClaim(queue_name, claim_id), act)
         return Claimed(held.claim, list(held.messages), now)
 
-    def renew(self, address: QueueName, claim_id: str, raw: bytes) -> None:
+    def renew(self, queue_name: QueueName, claim_id: str, raw: bytes) -> None:
         terms = parse_terms(raw, limits=self._limits)
 
         def act(wanted: Changed[RenewClaim]) -> None:
@@ -62,13 +62,13 @@ class StagedClaims(Claims):
             if wanted.by_stages:
                 fields = {"ttl": request.ttl, "grace": request.grace}
                 document = encode_changed({name: value for name, value in fields.items() if value is not None})
-            super(StagedClaims, self).renew(address, str(request.claim_id), document)
+            super(StagedClaims, self).renew(queue_name, str(request.claim_id), document)
 
-        request = RenewClaim(address, claim_id, terms.ttl, terms.grace)
-        self._pipeline.run(caller_in(address.project), request, act)
+        request = RenewClaim(queue_name, claim_id, terms.ttl, terms.grace)
+        self._pipeline.run(caller_in(queue_name.project), request, act)
 
-    def release(self, address: QueueName, claim_id: str) -> None:
+    def release(self, queue_name: QueueName, claim_id: str) -> None:
         def act(wanted: Changed[ReleaseClaim]) -> None:
-            super(StagedClaims, self).release(address, str(wanted.request.claim_id))
+            super(StagedClaims, self).release(queue_name, str(wanted.request.claim_id))
 
-        self._pipeline.run(caller_in(address.project), ReleaseClaim(address, claim_id), act)
+        self._pipeline.run(caller_in(queue_name.project), ReleaseClaim(queue_name, claim_id), act)

@@ -27,20 +27,20 @@ class QueueController:
         """Set the part of the service that answers."""
         self._queues = queues
 
-    def address_of(self, name: str, project: str | None) -> QueueName:
+    def queue_name_of(self, name: str, project: str | None) -> QueueName:
         """Return the full name of the queue, or of the topic if there is no such queue."""
         queue = QueueName(project or "", QUEUE, name)
         return queue if self._queues.row(queue) is not None else queue._replace(kind=TOPIC)
 
     def get(self, name: str, project: str | None = None) -> dict[str, Any]:
         """Return the metadata with the reserved defaults; only the defaults for a missing queue."""
-        return Queues.get(self._queues, self.address_of(name, project))
+        return Queues.get(self._queues, self.queue_name_of(name, project))
 
     get_metadata = get
 
     def exists(self, name: str, project: str | None = None) -> bool:
         """Whether there is a queue or topic with this name."""
-        return self._queues.row(self.address_of(name, project)) is not None
+        return self._queues.row(self.queue_name_of(name, project)) is not None
 
 
 class SubscriptionController:
@@ -57,12 +57,12 @@ class SubscriptionController:
 
     def list(self, queue: str, project: str | None = None, marker: str | None = None, limit: int = 10) -> Iterator[Any]:
         """Yield the page, then the marker of the next page, which is None after the last page."""
-        address, most = self._queues.address_of(queue, project), min(limit, _MOST)
-        page, now = Subscriptions.list_page(self._subscriptions, address, marker=marker or None, limit=most)
+        queue_name, most = self._queues.queue_name_of(queue, project), min(limit, _MOST)
+        page, now = Subscriptions.list_page(self._subscriptions, queue_name, marker=marker or None, limit=most)
         yield iter([shown(subscription, now) for subscription in page])
         yield page[-1].id if page else None
 
     def get(self, queue: str, subscription_id: str, project: str | None = None) -> dict[str, Any]:
         """Return the subscription. Raises NotFound if there is none."""
-        address = self._queues.address_of(queue, project)
-        return shown(*Subscriptions.get(self._subscriptions, address, subscription_id))
+        queue_name = self._queues.queue_name_of(queue, project)
+        return shown(*Subscriptions.get(self._subscriptions, queue_name, subscription_id))

@@ -36,7 +36,7 @@ class StagedMessages(Messages):
     def prepare_list(
         self,
         context: Context,
-        address: QueueName,
+        queue_name: QueueName,
         *,
         marker: str | None,
         limit: int,
@@ -50,7 +50,7 @@ class StagedMessages(Messages):
                 check_limit(request.limit, self._limits.max_messages_per_page)
             return super(StagedMessages, self).prepare_list(
                 context,
-                address,
+                queue_name,
                 marker=_text(request.marker, "marker") if request.marker is not None else None,
                 limit=request.limit,
                 echo=bool(request.echo),
@@ -58,7 +58,7 @@ class StagedMessages(Messages):
                 include_delayed=bool(request.include_delayed),
             )
 
-        request = ListMessages(address, marker, limit, echo, include_claimed, include_delayed)
+        request = ListMessages(queue_name, marker, limit, echo, include_claimed, include_delayed)
         return prepare_staged(
             self._pipeline, context, request, prepare, to_result=_messages_of, to_answer=self._page_of
         )
@@ -66,39 +66,41 @@ class StagedMessages(Messages):
     def _page_of(self, messages: Sequence[Message]) -> MessagePage:
         return MessagePage(list(messages), self._clock())
 
-    def get(self, address: QueueName, message: str) -> MessagePage:
+    def get(self, queue_name: QueueName, message: str) -> MessagePage:
         page = MessagePage([], self._clock())
 
         def act(wanted: Changed[GetMessage]) -> Message:
             nonlocal page
-            page = super(StagedMessages, self).get(address, _text(wanted.request.message_id, "message_id"))
+            page = super(StagedMessages, self).get(queue_name, _text(wanted.request.message_id, "message_id"))
             return page.messages[0]
 
-        found = self._pipeline.run(caller_in(address.project), GetMessage(address, message), act)
+        found = self._pipeline.run(caller_in(queue_name.project), GetMessage(queue_name, message), act)
         return page._replace(messages=[found])
 
-    def get_many(self, address: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
+    def get_many(self, queue_name: QueueName, ids: Sequence[str], *, field: str = "ids") -> MessagePage:
         page = MessagePage([], self._clock())
 
         def act(wanted: Changed[GetMessages]) -> Sequence[Message]:
             nonlocal page
-            page = super(StagedMessages, self).get_many(address, _ids(wanted.request.message_ids, field), field=field)
+            page = super(StagedMessages, self).get_many(
+                queue_name, _ids(wanted.request.message_ids, field), field=field
+            )
             return page.messages
 
         wanted = tuple(check_ids(ids, most=self._limits.max_messages_per_page, field=field))
-        messages = self._pipeline.run(caller_in(address.project), GetMessages(address, wanted), act)
+        messages = self._pipeline.run(caller_in(queue_name.project), GetMessages(queue_name, wanted), act)
         return page._replace(messages=list(messages))
 
-    def delete(self, address: QueueName, message: str, *, claim_id: str | None) -> None:
+    def delete(self, queue_name: QueueName, message: str, *, claim_id: str | None) -> None:
         def act(wanted: Changed[DeleteMessage]) -> None:
             id_, claim = _text(wanted.request.message_id, "message_id"), wanted.request.claim_id
             claim = None if claim is None else _text(claim, "claim_id")
-            super(StagedMessages, self).delete(address, id_, claim_id=claim)
+            super(StagedMessages, self).delete(queue_name, id_, claim_id=claim)
 
-        self._pipeline.run(caller_in(address.project), DeleteMessage(address, message, claim_id), act)
+        self._pipeline.run(caller_in(queue_name.project), DeleteMessage(queue_name, message, claim_id), act)
 
     def delete_many(
-        self, address: QueueName, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
+        self, queue_name: QueueName, ids: Sequence[str], *, claim_ids: Sequence[str] | None, field: str = "ids"
     ) -> None:
         most = self._limits.max_messages_per_page
         claims = None if claim_ids is None else tuple(check_ids(claim_ids, most=most, field="claim_ids"))
@@ -106,22 +108,22 @@ class StagedMessages(Messages):
         def act(wanted: Changed[DeleteMessages]) -> None:
             kept, given = _ids(wanted.request.message_ids, field), wanted.request.claim_ids
             super(StagedMessages, self).delete_many(
-                address, kept, claim_ids=None if given is None else _ids(given, "claim_ids"), field=field
+                queue_name, kept, claim_ids=None if given is None else _ids(given, "claim_ids"), field=field
             )
 
-        request = DeleteMessages(address, tuple(check_ids(ids, most=most, field=field)), claims)
-        self._pipeline.run(caller_in(address.project), request, act)
+        request = DeleteMessages(queue_name, tuple(check_ids(ids, most=most, field=field)), claims)
+        self._pipeline.run(caller_in(queue_name.project), request, act)
 
-    def prepare_pop(self, address: QueueName, *, limit: int) -> Awaited[MessagePage]:
+    def prepare_pop(self, queue_name: QueueName, *, limit: int) -> Awaited[MessagePage]:
         def prepare(wanted: Changed[PopMessages]) -> Awaited[MessagePage]:
             if wanted.by_stages:
                 check_limit(wanted.request.limit, self._limits.max_messages_per_claim_or_pop)
-            return super(StagedMessages, self).prepare_pop(address, limit=wanted.request.limit)
+            return super(StagedMessages, self).prepare_pop(queue_name, limit=wanted.request.limit)
 
         return prepare_staged(
             self._pipeline,
-            caller_in(address.project),
-            PopMessages(address, limit),
+            caller_in(queue_name.project),
+            PopMessages(queue_name, limit),
             prepare,
             to_result=_messages_of,
             to_answer=self._page_of,

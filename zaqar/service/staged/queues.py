@@ -49,54 +49,54 @@ class StagedQueues(Queues):
 
     # -- creation ----------------------------------------------------------------------------------------------------
 
-    def create(self, address: QueueName, raw: bytes) -> bool:
+    def create(self, queue_name: QueueName, raw: bytes) -> bool:
         metadata = self.schemas.parse_metadata(raw)
-        self.schemas.check_metadata(metadata, name=address.name, kind=address.kind)
-        return self._pipelines[address.kind].run(
-            caller_in(address.project),
-            CreateQueue(address, metadata),
+        self.schemas.check_metadata(metadata, name=queue_name.name, kind=queue_name.kind)
+        return self._pipelines[queue_name.kind].run(
+            caller_in(queue_name.project),
+            CreateQueue(queue_name, metadata),
             lambda wanted: self._create(wanted, raw),
         )
 
     def _create(self, wanted: Changed[CreateQueue], raw: bytes) -> bool:
         request = wanted.request
-        return super().create(request.address, encode_changed(request.metadata) if wanted.by_stages else raw)
+        return super().create(request.queue_name, encode_changed(request.metadata) if wanted.by_stages else raw)
 
-    def create_implied(self, context: Context, address: QueueName) -> None:
+    def create_implied(self, context: Context, queue_name: QueueName) -> None:
         """Create a missing queue for a post or a subscription, if stages have hooks for a creation.
 
         Raises NotFound if a stage ends the creation, because then the post or subscription has no queue.
         """
-        pipeline = self._pipelines[address.kind]
-        if not pipeline.has(CreateQueue) or self.find(address, create=False) is not None:
+        pipeline = self._pipelines[queue_name.kind]
+        if not pipeline.has(CreateQueue) or self.find(queue_name, create=False) is not None:
             return
-        answer = pipeline.run_before(context, CreateQueue(address, {}, implied=True))
+        answer = pipeline.run_before(context, CreateQueue(queue_name, {}, implied=True))
         if isinstance(answer, Done):
-            raise NotFound(f"There is no {address.kind} '{address.name}'.")
+            raise NotFound(f"There is no {queue_name.kind} '{queue_name.name}'.")
         created = pipeline.serve(answer, lambda wanted: self._create(wanted, b"{}"))
         pipeline.run_after(context, answer.request, created)
 
-    def ensure_row(self, address: QueueName) -> Queue:
-        self.create_implied(caller_in(address.project), address)
-        return super().ensure_row(address)
+    def ensure_row(self, queue_name: QueueName) -> Queue:
+        self.create_implied(caller_in(queue_name.project), queue_name)
+        return super().ensure_row(queue_name)
 
     # -- one queue ---------------------------------------------------------------------------------------------------
 
-    def get(self, address: QueueName, *, defaults: bool = True) -> JsonObject:
-        return self._pipelines[address.kind].run(
-            caller_in(address.project),
-            GetQueue(address),
-            lambda wanted: super(StagedQueues, self).get(address, defaults=defaults),
+    def get(self, queue_name: QueueName, *, defaults: bool = True) -> JsonObject:
+        return self._pipelines[queue_name.kind].run(
+            caller_in(queue_name.project),
+            GetQueue(queue_name),
+            lambda wanted: super(StagedQueues, self).get(queue_name, defaults=defaults),
         )
 
-    def patch(self, address: QueueName, raw: bytes, *, defaults: bool = True) -> JsonObject:
-        context, pipeline = caller_in(address.project), self._pipelines[address.kind]
+    def patch(self, queue_name: QueueName, raw: bytes, *, defaults: bool = True) -> JsonObject:
+        context, pipeline = caller_in(queue_name.project), self._pipelines[queue_name.kind]
         operations = self.schemas.parse_patch(raw)
-        last = UpdateQueue(address, {})
+        last = UpdateQueue(queue_name, {})
 
         def edit(old: Metadata) -> Metadata:
             def check(metadata: Metadata) -> Metadata:
-                self.schemas.check_metadata(metadata, name=address.name, kind=address.kind, before=old)
+                self.schemas.check_metadata(metadata, name=queue_name.name, kind=queue_name.kind, before=old)
                 return metadata
 
             def recheck(wanted: Changed[UpdateQueue]) -> Metadata:
@@ -105,7 +105,7 @@ class StagedQueues(Queues):
 
             nonlocal last
             answer = pipeline.run_before(
-                context, UpdateQueue(address, check(self.schemas.apply_patch(operations, old)))
+                context, UpdateQueue(queue_name, check(self.schemas.apply_patch(operations, old)))
             )
             if isinstance(answer, Done):
                 raise _UpdateEnded(answer.result)
@@ -113,36 +113,38 @@ class StagedQueues(Queues):
             return pipeline.serve(answer, recheck)
 
         try:
-            shown = self._update(address, edit, defaults)
+            shown = self._update(queue_name, edit, defaults)
         except _UpdateEnded as ended:
             return ended.result
         pipeline.run_after(context, last, shown)
         return shown
 
-    def delete(self, address: QueueName) -> None:
-        self._pipelines[address.kind].run(
-            caller_in(address.project), DeleteQueue(address), lambda wanted: super(StagedQueues, self).delete(address)
+    def delete(self, queue_name: QueueName) -> None:
+        self._pipelines[queue_name.kind].run(
+            caller_in(queue_name.project),
+            DeleteQueue(queue_name),
+            lambda wanted: super(StagedQueues, self).delete(queue_name),
         )
 
-    def stats(self, address: QueueName) -> tuple[Stats, float]:
+    def stats(self, queue_name: QueueName) -> tuple[Stats, float]:
         now = self._clock()
 
         def act(wanted: Changed[QueueStats]) -> Stats:
             nonlocal now
-            stats, now = super(StagedQueues, self).stats(address)
+            stats, now = super(StagedQueues, self).stats(queue_name)
             return stats
 
-        stats = self._pipelines[address.kind].run(caller_in(address.project), QueueStats(address), act)
+        stats = self._pipelines[queue_name.kind].run(caller_in(queue_name.project), QueueStats(queue_name), act)
         return stats, now
 
-    def purge(self, address: QueueName, raw: bytes) -> None:
+    def purge(self, queue_name: QueueName, raw: bytes) -> None:
         types = tuple(self.schemas.parse_purge(raw))
 
         def act(wanted: Changed[PurgeQueue]) -> None:
             document = encode_changed({"resource_types": wanted.request.resource_types}) if wanted.by_stages else raw
-            super(StagedQueues, self).purge(address, document)
+            super(StagedQueues, self).purge(queue_name, document)
 
-        self._pipelines[address.kind].run(caller_in(address.project), PurgeQueue(address, types), act)
+        self._pipelines[queue_name.kind].run(caller_in(queue_name.project), PurgeQueue(queue_name, types), act)
 
     # -- the listing -------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class StagedQueues(Queues):
         with_count: bool,
         detailed: bool = False,
     ) -> QueuePage:
-        address = QueueName(project, kind, "")
+        queue_name = QueueName(project, kind, "")
 
         def act(wanted: Changed[ListQueues]) -> ListedQueues:
             request, kept = wanted.request, keep
@@ -177,8 +179,8 @@ class StagedQueues(Queues):
             return _listed(page, detailed)
 
         name, values = (None, {}) if keep is None else (keep.name, keep.values)
-        request = ListQueues(address, after, limit, detailed, with_count, name, values)
-        return _page(self._pipelines[kind].run(caller_in(project), request, act), address, detailed, with_count)
+        request = ListQueues(queue_name, after, limit, detailed, with_count, name, values)
+        return _page(self._pipelines[kind].run(caller_in(project), request, act), queue_name, detailed, with_count)
 
 
 class ImpliedCreation(Stage):
@@ -220,9 +222,9 @@ def _listed(page: QueuePage, detailed: bool) -> ListedQueues:
     return ListedQueues(queues, page.following, page.count)
 
 
-def _page(listed: ListedQueues, address: QueueName, detailed: bool, with_count: bool) -> QueuePage:
+def _page(listed: ListedQueues, queue_name: QueueName, detailed: bool, with_count: bool) -> QueuePage:
     queues = [
-        Queue("", address.project, queue.name, address.kind, queue.metadata or {})
+        Queue("", queue_name.project, queue.name, queue_name.kind, queue.metadata or {})
         for queue in listed.queues
         if detailed
     ]

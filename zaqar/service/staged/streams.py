@@ -23,9 +23,9 @@ class StagedStreams(Streams):
         self._pipeline = pipeline
 
     def open(
-        self, context: Context, address: QueueName, *, marker: str | None, from_start: bool, echo: bool, version: int
+        self, context: Context, queue_name: QueueName, *, marker: str | None, from_start: bool, echo: bool, version: int
     ) -> Stream:
-        request = ListMessages(address, marker, self.most, echo, include_claimed=True, include_delayed=True)
+        request = ListMessages(queue_name, marker, self.most, echo, include_claimed=True, include_delayed=True)
         wanted = self._pipeline.run_before(context, request)
         if isinstance(wanted, Done):
             # The result of a stage is a page without a position from which a stream could continue.
@@ -34,7 +34,7 @@ class StagedStreams(Streams):
         def begin(changed: Changed[ListMessages]) -> Stream:
             return super(StagedStreams, self).open(
                 context,
-                address,
+                queue_name,
                 marker=changed.request.marker,
                 from_start=from_start,
                 echo=bool(changed.request.echo),

@@ -34,8 +34,8 @@ class StagedSubscriptions(Subscriptions):
         super().__init__(**parts)
         self._pipeline = pipeline
 
-    def create(self, context: Context, address: QueueName, raw: bytes) -> Created:
-        wanted = parse_creation(raw, source=address.name, project=address.project, limits=self._limits)
+    def create(self, context: Context, queue_name: QueueName, raw: bytes) -> Created:
+        wanted = parse_creation(raw, source=queue_name.name, project=queue_name.project, limits=self._limits)
         ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
         secret: str | None = None
 
@@ -46,13 +46,13 @@ class StagedSubscriptions(Subscriptions):
                 document = encode_changed(
                     {"subscriber": request.subscriber, "ttl": request.ttl, "options": request.options}
                 )
-            id_, secret = super(StagedSubscriptions, self).create(context, address, document)
+            id_, secret = super(StagedSubscriptions, self).create(context, queue_name, document)
             return id_
 
-        request = CreateSubscription(address, wanted.subscriber or "", ttl, wanted.options or {})
+        request = CreateSubscription(queue_name, wanted.subscriber or "", ttl, wanted.options or {})
         return Created(self._pipeline.run(context, request, act), secret)
 
-    def list_page(self, address: QueueName, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
+    def list_page(self, queue_name: QueueName, *, marker: str | None, limit: int) -> tuple[list[Subscription], float]:
         now = self._clock()
 
         def act(wanted: Changed[ListSubscriptions]) -> Sequence[Subscription]:
@@ -61,59 +61,59 @@ class StagedSubscriptions(Subscriptions):
             if wanted.by_stages:
                 check_limit(request.limit, self._limits.max_subscriptions_per_page)
             after = None if request.marker is None else str(request.marker)
-            found, now = super(StagedSubscriptions, self).list_page(address, marker=after, limit=request.limit)
+            found, now = super(StagedSubscriptions, self).list_page(queue_name, marker=after, limit=request.limit)
             return found
 
-        request = ListSubscriptions(address, marker, limit)
-        return list(self._pipeline.run(caller_in(address.project), request, act)), now
+        request = ListSubscriptions(queue_name, marker, limit)
+        return list(self._pipeline.run(caller_in(queue_name.project), request, act)), now
 
-    def get(self, address: QueueName, id_: str) -> tuple[Subscription, float]:
+    def get(self, queue_name: QueueName, id_: str) -> tuple[Subscription, float]:
         now = self._clock()
 
         def act(wanted: Changed[GetSubscription]) -> Subscription:
             nonlocal now
-            found, now = super(StagedSubscriptions, self).get(address, str(wanted.request.subscription_id))
+            found, now = super(StagedSubscriptions, self).get(queue_name, str(wanted.request.subscription_id))
             return found
 
-        return self._pipeline.run(caller_in(address.project), GetSubscription(address, id_), act), now
+        return self._pipeline.run(caller_in(queue_name.project), GetSubscription(queue_name, id_), act), now
 
-    def patch(self, context: Context, address: QueueName, id_: str, raw: bytes) -> None:
-        change = parse_change(raw, source=address.name, limits=self._limits)
+    def patch(self, context: Context, queue_name: QueueName, id_: str, raw: bytes) -> None:
+        change = parse_change(raw, source=queue_name.name, limits=self._limits)
 
         def act(wanted: Changed[UpdateSubscription]) -> None:
             request, document = wanted.request, raw
             if wanted.by_stages:
                 fields = {"subscriber": request.subscriber, "ttl": request.ttl, "options": request.options}
                 document = encode_changed({name: value for name, value in fields.items() if value is not None})
-            super(StagedSubscriptions, self).patch(context, address, str(request.subscription_id), document)
+            super(StagedSubscriptions, self).patch(context, queue_name, str(request.subscription_id), document)
 
-        request = UpdateSubscription(address, id_, change.subscriber, change.ttl, change.options)
+        request = UpdateSubscription(queue_name, id_, change.subscriber, change.ttl, change.options)
         self._pipeline.run(context, request, act)
 
-    def set_confirmed(self, address: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
+    def set_confirmed(self, queue_name: QueueName, id_: str, confirmed: bool, *, grant: Grant | None = None) -> None:
         def act(wanted: Changed[ConfirmSubscription]) -> None:
             request = wanted.request
             super(StagedSubscriptions, self).set_confirmed(
-                address, str(request.subscription_id), bool(request.confirmed), grant=grant
+                queue_name, str(request.subscription_id), bool(request.confirmed), grant=grant
             )
 
-        request = ConfirmSubscription(address, id_, confirmed)
-        self._pipeline.run(caller_in(address.project), request, act)
+        request = ConfirmSubscription(queue_name, id_, confirmed)
+        self._pipeline.run(caller_in(queue_name.project), request, act)
 
-    def rotate_secret(self, address: QueueName, id_: str, raw: bytes) -> str:
+    def rotate_secret(self, queue_name: QueueName, id_: str, raw: bytes) -> str:
         def act(wanted: Changed[RotateSecret]) -> str:
             request = wanted.request
             document = encode_changed({"grace": request.grace}) if wanted.by_stages else raw
-            return super(StagedSubscriptions, self).rotate_secret(address, str(request.subscription_id), document)
+            return super(StagedSubscriptions, self).rotate_secret(queue_name, str(request.subscription_id), document)
 
-        request = RotateSecret(address, id_, parse_grace(raw))
-        return self._pipeline.run(caller_in(address.project), request, act)
+        request = RotateSecret(queue_name, id_, parse_grace(raw))
+        return self._pipeline.run(caller_in(queue_name.project), request, act)
 
-    def delete(self, address: QueueName, id_: str) -> None:
+    def delete(self, queue_name: QueueName, id_: str) -> None:
         def act(wanted: Changed[DeleteSubscription]) -> None:
-            super(StagedSubscriptions, self).delete(address, str(wanted.request.subscription_id))
+            super(StagedSubscriptions, self).delete(queue_name, str(wanted.request.subscription_id))
 
-        self._pipeline.run(caller_in(address.project), DeleteSubscription(address, id_), act)
+        self._pipeline.run(caller_in(queue_name.project), DeleteSubscription(queue_name, id_), act)
 
 
 class StagedConnectionSubscriptions(ConnectionSubscriptions):
@@ -124,8 +124,8 @@ class StagedConnectionSubscriptions(ConnectionSubscriptions):
         super().__init__(*parts)
         self._pipeline = pipeline
 
-    def create(self, context: Context, address: QueueName, raw: bytes, connection: str) -> str:
-        wanted = parse_connection_creation(raw, source=address.name, project=address.project, limits=self._limits)
+    def create(self, context: Context, queue_name: QueueName, raw: bytes, connection: str) -> str:
+        wanted = parse_connection_creation(raw, source=queue_name.name, project=queue_name.project, limits=self._limits)
         ttl = self._limits.default_subscription_ttl if wanted.ttl is None else wanted.ttl
         subscriber = f"{CONNECTION_SCHEME}:{connection}"
 
@@ -135,7 +135,7 @@ class StagedConnectionSubscriptions(ConnectionSubscriptions):
                 if request.subscriber != subscriber:
                     raise InvalidInput("subscriber", "is the connection, which a stage cannot change")
                 document = encode_changed({"ttl": request.ttl, "options": request.options})
-            return super(StagedConnectionSubscriptions, self).create(context, address, document, connection)
+            return super(StagedConnectionSubscriptions, self).create(context, queue_name, document, connection)
 
-        request = CreateSubscription(address, subscriber, ttl, wanted.options or {})
+        request = CreateSubscription(queue_name, subscriber, ttl, wanted.options or {})
         return self._pipeline.run(context, request, act)

@@ -37,7 +37,7 @@ class PublishedClaimStage(PublishedStage):
     def before_create_claim(self, context: Context, request: CreateClaim) -> CreateClaim | Done[HeldClaim]:
         terms: dict[str, Any] = {"ttl": request.ttl, "grace": request.grace}
         answer = self._call(
-            "create", request.address.name, metadata=terms, project=request.address.project, limit=request.limit
+            "create", request.queue_name.name, metadata=terms, project=request.queue_name.project, limit=request.limit
         )
         if answer is None:
             return _with(request, terms["ttl"], terms["grace"])
@@ -45,7 +45,9 @@ class PublishedClaimStage(PublishedStage):
         return Done(self._held(context, id_, {}, messages, ttl=request.ttl, grace=request.grace))
 
     def before_get_claim(self, context: Context, request: GetClaim) -> GetClaim | Done[HeldClaim]:
-        answer = self._call("get", request.address.name, claim_id=request.claim_id, project=request.address.project)
+        answer = self._call(
+            "get", request.queue_name.name, claim_id=request.claim_id, project=request.queue_name.project
+        )
         if answer is None:
             return request
         terms, messages = _two(answer)
@@ -58,17 +60,19 @@ class PublishedClaimStage(PublishedStage):
         terms: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         answer = self._call(
             "update",
-            request.address.name,
+            request.queue_name.name,
             claim_id=request.claim_id,
             metadata=terms,
-            project=request.address.project,
+            project=request.queue_name.project,
         )
         if answer is None:
             return _with(request, terms.get("ttl"), terms.get("grace"))
         return Done(None)
 
     def before_release_claim(self, context: Context, request: ReleaseClaim) -> ReleaseClaim | Done[None]:
-        answer = self._call("delete", request.address.name, claim_id=request.claim_id, project=request.address.project)
+        answer = self._call(
+            "delete", request.queue_name.name, claim_id=request.claim_id, project=request.queue_name.project
+        )
         return request if answer is None else Done(None)
 
     def _held(

@@ -58,8 +58,8 @@ class PublishedMessageStage(PublishedStage):
     def before_list_messages(self, context: Context, request: ListMessages) -> ListMessages | Done[Sequence[Message]]:
         answer = self._call(
             "list",
-            request.address.name,
-            project=request.address.project,
+            request.queue_name.name,
+            project=request.queue_name.project,
             client_uuid=uuid_of(context),
             marker=request.marker,
             limit=request.limit,
@@ -73,24 +73,24 @@ class PublishedMessageStage(PublishedStage):
         return Done(messages_of(page, self._clock(), context.client_id))
 
     def before_get_message(self, context: Context, request: GetMessage) -> GetMessage | Done[Message]:
-        answer = self._call("get", request.address.name, request.message_id, project=request.address.project)
+        answer = self._call("get", request.queue_name.name, request.message_id, project=request.queue_name.project)
         return request if answer is None else Done(message_of(answer, self._clock(), context.client_id))
 
     def before_get_messages(self, context: Context, request: GetMessages) -> GetMessages | Done[Sequence[Message]]:
         answer = self._call(
             "bulk_get",
-            request.address.name,
+            request.queue_name.name,
             message_ids=list(request.message_ids),
-            project=request.address.project,
+            project=request.queue_name.project,
         )
         return request if answer is None else Done(messages_of(items_of(answer), self._clock(), context.client_id))
 
     def before_delete_message(self, context: Context, request: DeleteMessage) -> DeleteMessage | Done[None]:
         answer = self._call(
             "delete",
-            request.address.name,
+            request.queue_name.name,
             message_id=request.message_id,
-            project=request.address.project,
+            project=request.queue_name.project,
             claim=request.claim_id,
         )
         return request if answer is None else Done(None)
@@ -98,15 +98,15 @@ class PublishedMessageStage(PublishedStage):
     def before_delete_messages(self, context: Context, request: DeleteMessages) -> DeleteMessages | Done[None]:
         answer = self._call(
             "bulk_delete",
-            request.address.name,
+            request.queue_name.name,
             message_ids=list(request.message_ids),
-            project=request.address.project,
+            project=request.queue_name.project,
             claim_ids=None if request.claim_ids is None else list(request.claim_ids),
         )
         return request if answer is None else Done(None)
 
     def before_pop_messages(self, context: Context, request: PopMessages) -> PopMessages | Done[Sequence[Message]]:
-        answer = self._call("pop", request.address.name, project=request.address.project, limit=request.limit)
+        answer = self._call("pop", request.queue_name.name, project=request.queue_name.project, limit=request.limit)
         return request if answer is None else Done(messages_of(items_of(answer), self._clock(), context.client_id))
 
 

@@ -43,7 +43,7 @@ class PublishedQueueStage(PublishedStage):
     }
 
     def before_create_queue(self, context: Context, request: CreateQueue) -> CreateQueue | Done[bool]:
-        name, project = request.address.name, request.address.project
+        name, project = request.queue_name.name, request.queue_name.project
         if request.implied:
             created = self._call("create", name, project=project)
         else:
@@ -52,23 +52,23 @@ class PublishedQueueStage(PublishedStage):
         return request if created is None else Done(bool(created))
 
     def before_get_queue(self, context: Context, request: GetQueue) -> GetQueue | Done[dict[str, Any]]:
-        name, project = request.address.name, request.address.project
+        name, project = request.queue_name.name, request.queue_name.project
         found = self._call("get" if "get" in self._calls else "get_metadata", name, project=project)
         return request if found is None else Done(object_of(found))
 
     def before_update_queue(self, context: Context, request: UpdateQueue) -> UpdateQueue | Done[dict[str, Any]]:
-        answer = self._call("set_metadata", request.address.name, request.metadata, request.address.project)
+        answer = self._call("set_metadata", request.queue_name.name, request.metadata, request.queue_name.project)
         # A result other than None means only that the update is complete. The client gets the metadata.
         return request if answer is None else Done(object_of(request.metadata))
 
     def before_delete_queue(self, context: Context, request: DeleteQueue) -> DeleteQueue | Done[None]:
-        answer = self._call("delete", request.address.name, project=request.address.project)
+        answer = self._call("delete", request.queue_name.name, project=request.queue_name.project)
         return request if answer is None else Done(None)
 
     def before_list_queues(self, context: Context, request: ListQueues) -> ListQueues | Done[ListedQueues]:
         answer = self._call(
             "list",
-            project=request.address.project,
+            project=request.queue_name.project,
             kfilter=dict(request.values),
             marker=request.marker or None,
             limit=request.limit,
@@ -83,7 +83,7 @@ class PublishedQueueStage(PublishedStage):
         return Done(ListedQueues(queues, following, len(queues)))
 
     def before_queue_stats(self, context: Context, request: QueueStats) -> QueueStats | Done[Stats]:
-        answer = self._call("stats", request.address.name, project=request.address.project)
+        answer = self._call("stats", request.queue_name.name, project=request.queue_name.project)
         if answer is None:
             return request
         counts = object_of(object_of(answer).get("messages", answer))

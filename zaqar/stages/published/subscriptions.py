@@ -40,38 +40,38 @@ class PublishedSubscriptionStage(PublishedStage):
     ) -> CreateSubscription | Done[str]:
         answer = self._call(
             "create",
-            request.address.name,
+            request.queue_name.name,
             request.subscriber,
             request.ttl,
             request.options,
-            project=request.address.project,
+            project=request.queue_name.project,
         )
         if answer is None:
             return request
         if not answer:
-            raise Conflict(f"'{request.address.name}' does not take this subscriber.")
+            raise Conflict(f"'{request.queue_name.name}' does not take this subscriber.")
         return Done(str(answer))
 
     def before_get_subscription(
         self, context: Context, request: GetSubscription
     ) -> GetSubscription | Done[Subscription]:
-        answer = self._call("get", request.address.name, request.subscription_id, project=request.address.project)
-        return request if answer is None else Done(self._subscription(request.address, answer))
+        answer = self._call("get", request.queue_name.name, request.subscription_id, project=request.queue_name.project)
+        return request if answer is None else Done(self._subscription(request.queue_name, answer))
 
     def before_list_subscriptions(
         self, context: Context, request: ListSubscriptions
     ) -> ListSubscriptions | Done[Sequence[Subscription]]:
         answer = self._call(
             "list",
-            request.address.name,
-            project=request.address.project,
+            request.queue_name.name,
+            project=request.queue_name.project,
             marker=request.marker,
             limit=request.limit,
         )
         if answer is None:
             return request
         page, _ = page_of(answer, request.limit)
-        return Done([self._subscription(request.address, item) for item in page])
+        return Done([self._subscription(request.queue_name, item) for item in page])
 
     def before_update_subscription(
         self, context: Context, request: UpdateSubscription
@@ -81,9 +81,9 @@ class PublishedSubscriptionStage(PublishedStage):
         }
         answer = self._call(
             "update",
-            request.address.name,
+            request.queue_name.name,
             request.subscription_id,
-            project=request.address.project,
+            project=request.queue_name.project,
             **fields,
         )
         return request if answer is None else Done(None)
@@ -91,7 +91,9 @@ class PublishedSubscriptionStage(PublishedStage):
     def before_delete_subscription(
         self, context: Context, request: DeleteSubscription
     ) -> DeleteSubscription | Done[None]:
-        answer = self._call("delete", request.address.name, request.subscription_id, project=request.address.project)
+        answer = self._call(
+            "delete", request.queue_name.name, request.subscription_id, project=request.queue_name.project
+        )
         return request if answer is None else Done(None)
 
     def before_confirm_subscription(
@@ -99,14 +101,14 @@ class PublishedSubscriptionStage(PublishedStage):
     ) -> ConfirmSubscription | Done[None]:
         answer = self._call(
             "confirm",
-            request.address.name,
+            request.queue_name.name,
             request.subscription_id,
-            project=request.address.project,
+            project=request.queue_name.project,
             confirmed=request.confirmed,
         )
         return request if answer is None else Done(None)
 
-    def _subscription(self, address: QueueName, value: object) -> Subscription:
+    def _subscription(self, queue_name: QueueName, value: object) -> Subscription:
         fields = object_of(value)
         if not isinstance(fields.get("id"), str) or not isinstance(fields.get("subscriber"), str):
             raise BadResult("a subscription without 'id' or 'subscriber'")
@@ -115,9 +117,9 @@ class PublishedSubscriptionStage(PublishedStage):
         return Subscription(
             id=fields["id"],
             queue_uid="",
-            project=address.project,
-            kind=address.kind,
-            source=str(fields.get("source", address.name)),
+            project=queue_name.project,
+            kind=queue_name.kind,
+            source=str(fields.get("source", queue_name.name)),
             subscriber=fields["subscriber"],
             ttl=ttl,
             created=created,

@@ -32,7 +32,7 @@ class MemoryQueueRecords(QueueRecordStore):
 
     def find(self, *, names: Collection[QueueName]) -> dict[QueueName, Queue]:
         with self._lock:
-            return {address: _copy(self._records[address]) for address in names if address in self._records}
+            return {queue_name: _copy(self._records[queue_name]) for queue_name in names if queue_name in self._records}
 
     def list_after(self, *, project: str, kind: str, after: str, limit: int) -> list[Queue]:
         with self._lock:

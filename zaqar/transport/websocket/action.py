@@ -70,15 +70,15 @@ class Call:
     """One request frame after its headers and the types of its fields have been checked.
 
     ``body`` has the fields of the action that the frame has, by name. ``raw`` is the whole body as JSON text, for the
-    methods of the service that parse a body themselves. ``address`` is the queue or topic that the body names, None for
-    an action without one. ``connection`` is the id of the connection that sent the frame. ``grant`` is the result of
-    ``SignedUrls.open`` for the headers of the frame, which is None unless they have the signature of a confirmation.
+    methods of the service that parse a body themselves. ``queue_name`` is the queue or topic that the body names, None
+    for an action without one. ``connection`` is the id of the connection that sent the frame. ``grant`` is the result
+    of ``SignedUrls.open`` for the headers of the frame, which is None unless they have the signature of a confirmation.
     ``expires`` is the time at which the signature of the frame expires, None if it has none. ``format`` is the format
     of the frame. ``streams`` is the table of streams of the connection.
     """
 
     caller: Context
-    address: QueueName | None
+    queue_name: QueueName | None
     body: Mapping[str, Any]
     raw: bytes
     connection: str
@@ -89,10 +89,10 @@ class Call:
 
     @property
     def target(self) -> QueueName:
-        """``address``, for an action that always has one. Raises RuntimeError for others."""
-        if self.address is None:
+        """``queue_name``, for an action that always has one. Raises RuntimeError for others."""
+        if self.queue_name is None:
             raise RuntimeError("the action has no queue or topic")
-        return self.address
+        return self.queue_name
 
 
 Handle = Callable[[Parts, Call], Answer]

@@ -180,7 +180,7 @@ class Connection:
             recorder.add(WEBSOCKET_REQUESTS, (action, str(reply.status)))
             recorder.observe(WEBSOCKET_DURATION, (action,), seconds)
         if access_log is not None and (seconds >= access_log.slow or reply.status >= 500):
-            queue = None if request.address is None else request.address.name
+            queue = None if request.queue_name is None else request.queue_name.name
             access_log.note(
                 "WS", action, reply.status, seconds, request_id=request.id, project=request.project, queue=queue
             )
@@ -249,7 +249,7 @@ class Connection:
             slot = self._keystone_slot
         else:
             project = request.project or self.id
-            slot = Slot(project, request.address, server.store_of(request), measures_store=not request.asks_others)
+            slot = Slot(project, request.queue_name, server.store_of(request), measures_store=not request.asks_others)
         try:
             return await server.admission.run(slot, call, answered=is_answered)
         except StoreUnavailable as exc:

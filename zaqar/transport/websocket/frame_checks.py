@@ -16,7 +16,7 @@ from zaqar.transport.caller_headers import ClientIds, check_project, roles_of
 from zaqar.transport.websocket.action import Action
 from zaqar.transport.websocket.codec import Frame, decode, format_of
 from zaqar.transport.websocket.headers import Headers, echoed
-from zaqar.transport.websocket.operations import check_texts, path_of, read_address, read_fields
+from zaqar.transport.websocket.operations import check_texts, path_of, read_fields, read_queue_name
 from zaqar.transport.websocket.replies import Request, fail, refuse
 from zaqar.transport.websocket.signed_frames import SignedFrames
 
@@ -141,9 +141,9 @@ class FrameChecks:
         if "traceparent" in headers:
             request.trace = _trace_of(headers)
         check_texts(operation, request.fields)
-        request.address = read_address(operation, request.fields, project)
+        request.queue_name = read_queue_name(operation, request.fields, project)
         if request.signed or self._authenticates:
-            request.path = path_of(operation, request.address, request.fields)
+            request.path = path_of(operation, request.queue_name, request.fields)
         if request.signed:
             request.grant = self.signed.open(headers, action=operation.name, method=operation.method, path=request.path)
             request.expires = self.signed.expires(headers)

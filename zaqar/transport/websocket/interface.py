@@ -15,10 +15,10 @@ from zaqar.transport.websocket.stream_table import StreamTable
 
 
 class Addressed(Protocol):
-    """A request or stream. Its queue or topic is ``address``, None if it has none."""
+    """A request or stream. Its queue or topic is ``queue_name``, None if it has none."""
 
     @property
-    def address(self) -> QueueName | None: ...
+    def queue_name(self) -> QueueName | None: ...
 
 
 class Request(Protocol):
@@ -33,7 +33,7 @@ class Request(Protocol):
     @property
     def project(self) -> str | None: ...
     @property
-    def address(self) -> QueueName | None: ...
+    def queue_name(self) -> QueueName | None: ...
     @property
     def expires(self) -> float | None: ...
     @property

@@ -60,7 +60,7 @@ def _check_text(name: str, value: str) -> None:
         raise InvalidInput(name, "must not hold the character U+0000")
 
 
-def read_address(action: Action, fields: Mapping[str, Any], project: str) -> QueueName | None:
+def read_queue_name(action: Action, fields: Mapping[str, Any], project: str) -> QueueName | None:
     """The queue or topic that the fields name, None for an action without one.
 
     Raises InvalidInput if the fields of another action name none or both, or if the name is not valid.
@@ -78,12 +78,12 @@ def read_address(action: Action, fields: Mapping[str, Any], project: str) -> Que
     return QueueName(project, _NAMES[name], fields[name])
 
 
-def path_of(action: Action, address: QueueName | None, fields: Mapping[str, Any]) -> str:
+def path_of(action: Action, queue_name: QueueName | None, fields: Mapping[str, Any]) -> str:
     """The path of the same operation over HTTP. Each field of the body becomes exactly one segment of it."""
     path = action.path
-    if address is not None:
+    if queue_name is not None:
         # For actions on both, the table has the path of queues.
-        path = _OWNER.sub(f"/v2/{address.kind}s/{address.name}", path, count=1)
+        path = _OWNER.sub(f"/v2/{queue_name.kind}s/{queue_name.name}", path, count=1)
     return _PLACEHOLDER.sub(lambda match: _segment(fields.get(match[1])), path) if "{" in path else path
 
 

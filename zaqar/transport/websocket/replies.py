@@ -60,7 +60,7 @@ class Request:
     id: str
     action: str | None = None
     project: str | None = None
-    address: QueueName | None = None
+    queue_name: QueueName | None = None
     operation: Action | None = None
     client_id: str = ""
     roles: frozenset[str] = frozenset()

@@ -273,7 +273,7 @@ class WebSocketServer:
 
     def _store_of(self, request: Addressed) -> Hashable:
         """The store of the queue if that is in the cache, otherwise the management store, which is asked first."""
-        known = None if request.address is None else self._parts.queues.remembered(request.address)
+        known = None if request.queue_name is None else self._parts.queues.remembered(request.queue_name)
         return MANAGEMENT if known is None else known.store_ref
 
 

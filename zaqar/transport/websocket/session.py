@@ -216,7 +216,7 @@ class Session:
     def _call_of(self, request: Request, caller: Context) -> Call:
         return Call(
             caller,
-            request.address,
+            request.queue_name,
             request.fields,
             request.raw,
             self._connection,

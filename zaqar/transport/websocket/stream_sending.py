@@ -49,8 +49,8 @@ _SLOW_SECONDS = 0.2
 
 def frame_of(opened: OpenStream, event: str, marker: str, data: Any) -> str | bytes:
     """A frame of a stream, in the format of the request that opened it."""
-    name = f"{opened.address.kind}_name"
-    document = {"Message_Type": _MESSAGE_TYPE, "event": event, name: opened.address.name, "id": marker, "data": data}
+    name = f"{opened.queue_name.kind}_name"
+    document = {"Message_Type": _MESSAGE_TYPE, "event": event, name: opened.queue_name.name, "id": marker, "data": data}
     return encode(opened.format, document)
 
 
@@ -80,7 +80,7 @@ class StreamReads:
             # The hooks of stages may block, so they are called in a thread, for each stream.
             return await self._admission.run(slot, partial(stream.read, version=version, limit=limit))
         while (events := stream.read_kept(version=version, limit=limit)) is None:
-            key = (stream.address, stream.marker, limit)
+            key = (stream.queue_name, stream.marker, limit)
             running = self._running.get(key)
             if running is None:
                 return await self._read(key, slot, partial(stream.read, version=version, limit=limit))
@@ -193,7 +193,7 @@ class StreamSender:
 
     async def _serve(self, opened: OpenStream) -> None:
         server = self._server()
-        project = opened.address.project
+        project = opened.queue_name.project
         await server.loop_time.wait(project)
         if opened.is_expired(server.clock()):
             await self._end(opened, EXPIRED)
@@ -202,7 +202,7 @@ class StreamSender:
         await self._account.wait(0)
         if not opened.is_open:
             return
-        slot = Slot(project, opened.address, server.store_of(opened))
+        slot = Slot(project, opened.queue_name, server.store_of(opened))
         limit = _round(min(opened.limit, opened.credit))
         version = opened.waiter.begin()
         try:
@@ -219,7 +219,7 @@ class StreamSender:
         opened.failures, opened.retry_at = 0, 0.0
         if events:
             await self._send(opened, events)
-        elif opened.stream.is_deleted and opened.address.kind == TOPIC:
+        elif opened.stream.is_deleted and opened.queue_name.kind == TOPIC:
             await self._end(opened, DELETED)
 
     async def _send(self, opened: OpenStream, events: Sequence[Event]) -> None:

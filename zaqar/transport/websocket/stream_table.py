@@ -31,7 +31,7 @@ class OpenStream:
     ``granted`` changes in threads only, and ``sent`` on the event loop only, so no lock is needed.
     """
 
-    address: QueueName
+    queue_name: QueueName
     stream: Stream
     waiter: Waiter
     format: Format
@@ -80,32 +80,32 @@ class StreamTable:
         for opened in self.all():
             opened.stream.use(streams)
 
-    def check_room(self, address: QueueName) -> None:
+    def check_room(self, queue_name: QueueName) -> None:
         """Raise Conflict if the connection already follows this queue or has MAX_STREAMS streams."""
         with self._lock:
-            self._check_room(address)
+            self._check_room(queue_name)
 
-    def _check_room(self, address: QueueName) -> None:
+    def _check_room(self, queue_name: QueueName) -> None:
         if self._is_closed:
             raise Conflict("The connection is being closed.")
-        if address in self._streams:
-            raise Conflict(f"This connection has a stream of '{address.name}' already.")
+        if queue_name in self._streams:
+            raise Conflict(f"This connection has a stream of '{queue_name.name}' already.")
         if len(self._streams) >= MAX_STREAMS:
             raise Conflict(f"This connection has {MAX_STREAMS} streams, and no more are allowed.")
 
     def add(self, opened: OpenStream) -> None:
         """Begin to send this stream. Raises Conflict as :meth:`check_room` does; the caller then leaves the waiter."""
         with self._lock:
-            self._check_room(opened.address)
-            self._streams[opened.address] = opened
+            self._check_room(opened.queue_name)
+            self._streams[opened.queue_name] = opened
         self.changed()
 
-    def grant(self, address: QueueName, credit: int) -> None:
+    def grant(self, queue_name: QueueName, credit: int) -> None:
         """Allow ``credit`` more messages. Raises NotFound if there is no such stream, InvalidInput if too much."""
         with self._lock:
-            opened = self._streams.get(address)
+            opened = self._streams.get(queue_name)
             if opened is None:
-                raise NotFound(f"This connection has no stream of '{address.name}'.")
+                raise NotFound(f"This connection has no stream of '{queue_name.name}'.")
             if opened.credit + credit > MAX_CREDIT:
                 raise InvalidInput("credit", f"would be more than {MAX_CREDIT} with the credit that is left")
             opened.granted += credit
@@ -117,19 +117,19 @@ class StreamTable:
             opened.expires = float("-inf")
         self.changed()
 
-    def end(self, address: QueueName) -> None:
+    def end(self, queue_name: QueueName) -> None:
         """End the stream of this queue, if there is one, so that nothing more is sent."""
         with self._lock:
-            opened = self._streams.pop(address, None)
+            opened = self._streams.pop(queue_name, None)
         if opened is not None:
             _leave(opened)
 
     def end_if_open(self, opened: OpenStream) -> bool:
         """End this stream. Returns False if it has ended already; another one may have its queue then."""
         with self._lock:
-            is_open = self._streams.get(opened.address) is opened
+            is_open = self._streams.get(opened.queue_name) is opened
             if is_open:
-                del self._streams[opened.address]
+                del self._streams[opened.queue_name]
         if is_open:
             _leave(opened)
         return is_open

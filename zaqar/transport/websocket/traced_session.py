@@ -63,8 +63,8 @@ def _end_span(request: Request, reply: Reply) -> None:
         found[names.PROJECT] = request.project
     # A client may send any text as the action. The name of a span comes from a bounded set.
     action = None if request.operation is None else request.operation.name
-    if request.address is not None:
-        found[names.MESSAGING_SYSTEM], found[names.DESTINATION] = names.SYSTEM, request.address.name
+    if request.queue_name is not None:
+        found[names.MESSAGING_SYSTEM], found[names.DESTINATION] = names.SYSTEM, request.queue_name.name
         if action in _OPERATIONS:
             found[names.OPERATION_TYPE], found[names.OPERATION_NAME] = _OPERATIONS[action]
     span.end(action or "frame", found, error=str(reply.status) if reply.status >= 500 else None)

@@ -62,8 +62,8 @@ class RequestWait:
         """
         deadline = asyncio.get_running_loop().time() + seconds
         awaited = pending.awaited
-        wake = partial(loop_time.call_from_thread, awaited.address.project, self._changed.set)
-        waiter = hub.join(awaited.address, awaited.kind, wake=wake)
+        wake = partial(loop_time.call_from_thread, awaited.queue_name.project, self._changed.set)
+        waiter = hub.join(awaited.queue_name, awaited.kind, wake=wake)
         try:
             return await self._wait(waiter, pending, attempt, deadline)
         finally:

@@ -33,7 +33,7 @@ class ClaimsResource:
         self._waits = waits
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "claims:create", req.context.address)
+        self._authorizer.check(req.context.caller, "claims:create", req.context.queue_name)
         query, base = read_query(req), req.context.base
         limit, extras = self._limit(query.get("limit")), extras_of(query)
         wait, raw = self._waits.seconds(query), read_body(req, MOST_BYTES)
@@ -45,7 +45,7 @@ class ClaimsResource:
             self._answer(req, resp, body, claimed.claim.id if wait else None)
 
     def _claim(self, req: falcon.Request, resp: falcon.Response, raw: bytes, limit: int, wait: int) -> Claimed:
-        claimed = self._waits.serve(req, resp, self._claims.prepare(req.context.address, raw, limit=limit), wait)
+        claimed = self._waits.serve(req, resp, self._claims.prepare(req.context.queue_name, raw, limit=limit), wait)
         self._claims.count(claimed, waited=wait > 0)
         return claimed
 
@@ -55,7 +55,7 @@ class ClaimsResource:
             return
         # The client may have closed its connection while it waited. Then it does not know of the claim, so the claim
         # has to be released.
-        release = partial(self._claims.give_back, req.context.address, waited_claim)
+        release = partial(self._claims.give_back, req.context.queue_name, waited_claim)
         resp.stream = ReleasedUnlessWritten(body, release=release, is_gone=partial(self._waits.is_client_gone, req))
         resp.content_length = len(body)
 
@@ -70,9 +70,9 @@ class ClaimResource:
         self._authorizer = authorizer
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
-        self._authorizer.check(req.context.caller, "claims:get", req.context.address)
+        self._authorizer.check(req.context.caller, "claims:get", req.context.queue_name)
         base, extras = req.context.base, extras_of(read_query(req))
-        claimed = self._claims.get(req.context.address, claim_id)
+        claimed = self._claims.get(req.context.queue_name, claim_id)
         resp.data = msgspec.json.encode(
             {
                 "age": claimed.claim.age(claimed.now),
@@ -83,11 +83,11 @@ class ClaimResource:
         )
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
-        self._authorizer.check(req.context.caller, "claims:update", req.context.address)
-        self._claims.renew(req.context.address, claim_id, read_body(req, MOST_BYTES))
+        self._authorizer.check(req.context.caller, "claims:update", req.context.queue_name)
+        self._claims.renew(req.context.queue_name, claim_id, read_body(req, MOST_BYTES))
         resp.status = 204
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, claim_id: str) -> None:
-        self._authorizer.check(req.context.caller, "claims:delete", req.context.address)
-        self._claims.release(req.context.address, claim_id)
+        self._authorizer.check(req.context.caller, "claims:delete", req.context.queue_name)
+        self._claims.release(req.context.queue_name, claim_id)
         resp.status = 204

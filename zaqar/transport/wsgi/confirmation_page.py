@@ -60,7 +60,7 @@ _HEADERS = {
 class _Link(NamedTuple):
     """A link whose signature is valid. ``grant`` tells whether it may confirm the subscription in its present state."""
 
-    address: QueueName
+    queue_name: QueueName
     subscription_id: str
     grant: Grant
 
@@ -76,7 +76,7 @@ class ConfirmationPage:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         link = self._read_link(req)
-        _answer(resp, *(_GONE if link is None or not self._is_good(link) else _ask(link.address)))
+        _answer(resp, *(_GONE if link is None or not self._is_good(link) else _ask(link.queue_name)))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         link = self._read_link(req)
@@ -84,7 +84,7 @@ class ConfirmationPage:
 
     def _is_good(self, link: _Link) -> bool:
         try:
-            subscription, _ = self._subscriptions.get(link.address, link.subscription_id)
+            subscription, _ = self._subscriptions.get(link.queue_name, link.subscription_id)
         except NotFound:
             return False
         return link.grant(subscription.grant_terms)
@@ -112,9 +112,9 @@ class ConfirmationPage:
 
     def _decide(self, link: _Link, confirmed: bool | None) -> tuple[int, str, str]:
         if confirmed is None:
-            return _ask(link.address) if self._is_good(link) else _GONE
+            return _ask(link.queue_name) if self._is_good(link) else _GONE
         try:
-            self._subscriptions.set_confirmed(link.address, link.subscription_id, confirmed, grant=link.grant)
+            self._subscriptions.set_confirmed(link.queue_name, link.subscription_id, confirmed, grant=link.grant)
         except NotFound:
             return _GONE
         return 200, *(_SUBSCRIBED if confirmed else _UNSUBSCRIBED)
@@ -126,14 +126,14 @@ def _read_choice(req: falcon.Request) -> bool | None:
     return {"true": True, "false": False}.get(",".join(form.get("confirmed", ())))
 
 
-def _ask(address: QueueName) -> tuple[int, str, str]:
+def _ask(queue_name: QueueName) -> tuple[int, str, str]:
     return (
         200,
         "Confirm the subscription",
-        f"""<p>Somebody asked to send you the messages of this {address.kind}.
+        f"""<p>Somebody asked to send you the messages of this {queue_name.kind}.
 Confirm only if that was you, or if you want them.</p>
-<dl><dt>{address.kind.capitalize()}</dt><dd>{html.escape(address.name)}</dd>
-<dt>Project</dt><dd>{html.escape(address.project)}</dd></dl>
+<dl><dt>{queue_name.kind.capitalize()}</dt><dd>{html.escape(queue_name.name)}</dd>
+<dt>Project</dt><dd>{html.escape(queue_name.project)}</dd></dl>
 <form method="post"><button class="main" name="confirmed" value="true">Confirm</button>
 <button name="confirmed" value="false">No, unsubscribe</button></form>""",
     )

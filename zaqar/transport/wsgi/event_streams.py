@@ -107,10 +107,10 @@ class EventStreams:
                 f"Accept: this server cannot serve '{EVENT_STREAM}', because it needs a thread for each open request. "
                 "Use zaqar-server with gunicorn or the WebSocket API, or ask for 'application/json' with 'wait'."
             )
-        parts, address = self._parts, req.context.address
+        parts, queue_name = self._parts, req.context.queue_name
         wanted = _StreamRequest.of_request(req, query, parts.limits)
         access = StreamAccess.of_request(parts, req)
-        if wanted.is_resumed and address.kind == TOPIC and parts.streams.is_deleted(address, wanted.marker or ""):
+        if wanted.is_resumed and queue_name.kind == TOPIC and parts.streams.is_deleted(queue_name, wanted.marker or ""):
             resp.status = 204
             return
         resp.stream = self._open(req, wanted, access, render)
@@ -120,15 +120,15 @@ class EventStreams:
         resp.set_header("X-Accel-Buffering", "no")
 
     def _open(self, req: falcon.Request, wanted: _StreamRequest, access: StreamAccess, render: Render) -> EventStream:
-        caller, address, woken = req.context.caller, req.context.address, threading.Event()
+        caller, queue_name, woken = req.context.caller, req.context.queue_name, threading.Event()
         try:
-            waiter = self._parts.hub.join(address, Kind.READER, wake=woken.set)
+            waiter = self._parts.hub.join(queue_name, Kind.READER, wake=woken.set)
         except TooManyWaiting as exc:
             raise TooManyStreams(of_project=exc.of_project) from None
         try:
             stream = self._parts.streams.open(
                 caller,
-                address,
+                queue_name,
                 marker=wanted.marker,
                 from_start=wanted.from_start,
                 echo=wanted.echo,
@@ -145,8 +145,8 @@ class EventStreams:
             limit=wanted.limit,
             render=render,
             clock=self._parts.clock,
-            reads=self._turns.reads(address.project),
-            wait_for_turn=partial(self._turns.wait, address.project),
+            reads=self._turns.reads(queue_name.project),
+            wait_for_turn=partial(self._turns.wait, queue_name.project),
             is_gone=partial(is_client_gone, req.env),
             unwatch=self._watch.add(req.env, woken.set),
         )
@@ -229,7 +229,7 @@ class EventStream:
     def _reason_to_end(self) -> str | None:
         if self._waiter.is_over:
             return "drain"
-        if self._stream.is_deleted and self._stream.address.kind == TOPIC:
+        if self._stream.is_deleted and self._stream.queue_name.kind == TOPIC:
             return "deleted"
         return self._access.reason_to_end()
 
@@ -281,7 +281,7 @@ class EventStream:
     def _open_event(self) -> bytes:
         # The event has an id, so that a browser whose connection breaks before the first message resumes here.
         marker = self._sent_marker = self._stream.marker
-        return _frame("open", {"queue": self._stream.address.name, "position": marker}, marker)
+        return _frame("open", {"queue": self._stream.queue_name.name, "position": marker}, marker)
 
     def _bye(self, reason: str) -> bytes:
         frame = _frame("bye", {"reason": reason}, None)

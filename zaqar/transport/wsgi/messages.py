@@ -109,10 +109,10 @@ class MessagesResource:
         self._waits = waits
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "messages:create", req.context.address)
+        self._authorizer.check(req.context.caller, "messages:create", req.context.queue_name)
         raw = read_body(req, self._limits.max_messages_post_size)
-        ids = self._messages.post(req.context.caller, req.context.address, raw)
-        if self._post_rates is not None and (headers := self._post_rates.post_headers(req.context.address)):
+        ids = self._messages.post(req.context.caller, req.context.queue_name, raw)
+        if self._post_rates is not None and (headers := self._post_rates.post_headers(req.context.queue_name)):
             show_rate(resp, headers)
         base = req.context.base + "/messages"
         # No more ids than one request may ask for: clients refuse a header with thousands of them.
@@ -120,7 +120,7 @@ class MessagesResource:
         resp.data = msgspec.json.encode({"resources": [*map(f"{base}/".__add__, ids)]})
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, "messages:get_all", req.context.address)
+        self._authorizer.check(req.context.caller, "messages:get_all", req.context.queue_name)
         query = read_query(req)
         if req.context.wants_stream:
             extras = extras_of(query)
@@ -129,10 +129,10 @@ class MessagesResource:
             resp.data = self._list(req, resp, query)
 
     def _list(self, req: falcon.Request, resp: falcon.Response, query: Query) -> bytes:
-        address, base, extras = req.context.address, req.context.base, extras_of(query)
+        queue_name, base, extras = req.context.queue_name, req.context.base, extras_of(query)
         refuse_wait(query, "ids")
         found = (
-            self._messages.get_many(address, split_ids(query["ids"]))
+            self._messages.get_many(queue_name, split_ids(query["ids"]))
             if "ids" in query
             else self._page(req, resp, query)
         )
@@ -146,7 +146,7 @@ class MessagesResource:
         include_delayed, hide_delayed = flag(query, "include_delayed"), flag(query, "hide_delayed")
         awaited = self._messages.prepare_list(
             req.context.caller,
-            req.context.address,
+            req.context.queue_name,
             marker=query.get("marker"),
             limit=parse_integer(query["limit"], 1, most, field="limit") if "limit" in query else min(10, most),
             echo=flag(query, "echo"),
@@ -156,14 +156,14 @@ class MessagesResource:
         return self._waits.serve(req, resp, awaited, wait)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
-        query, address = read_query(req), req.context.address
-        self._authorizer.check(req.context.caller, "messages:delete_all", req.context.address)
+        query, queue_name = read_query(req), req.context.queue_name
+        self._authorizer.check(req.context.caller, "messages:delete_all", req.context.queue_name)
         if ("ids" in query) == ("pop" in query):
             raise InvalidInput("ids", "give either 'ids' or 'pop' in the query")
         refuse_wait(query, "ids")
         if "ids" in query:
             claims = split_ids(query["claim_ids"]) if "claim_ids" in query else None
-            self._messages.delete_many(address, split_ids(query["ids"]), claim_ids=claims)
+            self._messages.delete_many(queue_name, split_ids(query["ids"]), claim_ids=claims)
             resp.status = 204
         else:
             resp.data = msgspec.json.encode({"messages": self._popped(req, resp, query)})
@@ -171,7 +171,7 @@ class MessagesResource:
     def _popped(self, req: falcon.Request, resp: falcon.Response, query: Query) -> list[WirePopped]:
         limit = parse_integer(query["pop"], 1, self._limits.max_messages_per_claim_or_pop, field="pop")
         wait, with_trace = self._waits.seconds(query), flag(query, "include_trace")
-        taken = self._waits.serve(req, resp, self._messages.prepare_pop(req.context.address, limit=limit), wait)
+        taken = self._waits.serve(req, resp, self._messages.prepare_pop(req.context.queue_name, limit=limit), wait)
         return [
             WirePopped(
                 m.id,
@@ -203,17 +203,17 @@ class MessageResource:
         self._authorizer = authorizer
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
-        self._authorizer.check(req.context.caller, "messages:get", req.context.address)
+        self._authorizer.check(req.context.caller, "messages:get", req.context.queue_name)
         query = read_query(req)
-        found = self._messages.get(req.context.address, message_id)
+        found = self._messages.get(req.context.queue_name, message_id)
         extras = extras_of(query)
         message = render(req.context.base, found.messages[0], found.now, extras=extras)
         resp.data = msgspec.json.encode(message)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, message_id: str) -> None:
-        self._authorizer.check(req.context.caller, "messages:delete", req.context.address)
+        self._authorizer.check(req.context.caller, "messages:delete", req.context.queue_name)
         query = read_query(req)
         # The home document of the API reference calls the parameter "claim", so both names count.
         claim_id = query.get("claim_id", query.get("claim"))
-        self._messages.delete(req.context.address, message_id, claim_id=claim_id)
+        self._messages.delete(req.context.queue_name, message_id, claim_id=claim_id)
         resp.status = 204

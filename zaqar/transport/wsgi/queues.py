@@ -70,25 +70,25 @@ class QueueResource:
         self._kind = kind
 
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:create", req.context.address)
-        created = self._queues.create(req.context.address, read_body(req, self._limits.max_queue_metadata))
+        self._authorizer.check(req.context.caller, f"{self._kind}s:create", req.context.queue_name)
+        created = self._queues.create(req.context.queue_name, read_body(req, self._limits.max_queue_metadata))
         resp.status = 201 if created else 204
         resp.location = req.context.base
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:get", req.context.address)
-        resp.data = msgspec.json.encode(self._queues.get(req.context.address))
+        self._authorizer.check(req.context.caller, f"{self._kind}s:get", req.context.queue_name)
+        resp.data = msgspec.json.encode(self._queues.get(req.context.queue_name))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:update", req.context.address)
+        self._authorizer.check(req.context.caller, f"{self._kind}s:update", req.context.queue_name)
         if (req.content_type or "").partition(";")[0].strip().lower() != JSON_PATCH:
             raise UnsupportedMedia(f"Content-Type: a patch must be '{JSON_PATCH}'", accept_patch=JSON_PATCH)
         raw = read_body(req, self._limits.max_queue_metadata)
-        resp.data = msgspec.json.encode(self._queues.patch(req.context.address, raw))
+        resp.data = msgspec.json.encode(self._queues.patch(req.context.queue_name, raw))
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:delete", req.context.address)
-        self._queues.delete(req.context.address)
+        self._authorizer.check(req.context.caller, f"{self._kind}s:delete", req.context.queue_name)
+        self._queues.delete(req.context.queue_name)
         resp.status = 204
 
 
@@ -99,8 +99,8 @@ class StatsResource:
         self._kind = kind
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:stats", req.context.address)
-        stats, now = self._queues.stats(req.context.address)
+        self._authorizer.check(req.context.caller, f"{self._kind}s:stats", req.context.queue_name)
+        stats, now = self._queues.stats(req.context.queue_name)
         base = f"{req.context.base}/messages"
         resp.data = msgspec.json.encode(shown_stats(stats, now, lambda message: {"href": f"{base}/{message.id}"}))
 
@@ -113,8 +113,8 @@ class PurgeResource:
         self._kind = kind
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._authorizer.check(req.context.caller, f"{self._kind}s:purge", req.context.address)
-        self._queues.purge(req.context.address, read_body(req, self._limits.max_queue_metadata))
+        self._authorizer.check(req.context.caller, f"{self._kind}s:purge", req.context.queue_name)
+        self._queues.purge(req.context.queue_name, read_body(req, self._limits.max_queue_metadata))
         resp.status = 204
 
 
@@ -126,8 +126,8 @@ class ShareResource:
         self._rules = ShareRules(authorizer, limits)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        caller, address = req.context.caller, req.context.address
-        self._rules.check(caller, address)
-        wanted = share.parse(read_body(req, share.MOST_BYTES), kind=address.kind)
-        self._rules.check_granted(caller, address, wanted)
-        resp.data = msgspec.json.encode(self._shares.create(address, wanted)._asdict())
+        caller, queue_name = req.context.caller, req.context.queue_name
+        self._rules.check(caller, queue_name)
+        wanted = share.parse(read_body(req, share.MOST_BYTES), kind=queue_name.kind)
+        self._rules.check_granted(caller, queue_name, wanted)
+        resp.data = msgspec.json.encode(self._shares.create(queue_name, wanted)._asdict())

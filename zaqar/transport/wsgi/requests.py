@@ -39,7 +39,8 @@ class RequestChecks:
 
     It sets these attributes of ``req.context`` for the responders:
 
-    - ``request_id``, ``caller`` (a :class:`~zaqar.context.Context`), and ``address`` on paths below a queue or topic;
+    - ``request_id``, ``caller`` (a :class:`~zaqar.context.Context`), and ``queue_name`` on paths below a queue or
+      topic;
     - ``prefix``, the path at which the service is mounted, and ``base``, the path of the queue or topic. Links begin
       with them;
     - ``signed``: whether the request has a signature. It is served only if the signature opens it;
@@ -132,12 +133,12 @@ class RequestChecks:
         if "queue_name" in params:
             name = params.pop("queue_name")
             check_name(name, field="queue_name")
-            req.context.address = QueueName(project, QUEUE, name)
+            req.context.queue_name = QueueName(project, QUEUE, name)
             req.context.base = f"{req.context.prefix}/v2/queues/{name}"
         elif "topic_name" in params:
             name = params.pop("topic_name")
             check_name(name, field="topic_name")
-            req.context.address = QueueName(project, TOPIC, name)
+            req.context.queue_name = QueueName(project, TOPIC, name)
             req.context.base = f"{req.context.prefix}/v2/topics/{name}"
         if (env.get("CONTENT_TYPE") or "").lower().startswith(_FORM) and _has_body(req):
             raise InvalidInput("Content-Type", f"must not be '{_FORM}'")

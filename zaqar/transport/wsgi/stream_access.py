@@ -54,7 +54,7 @@ class StreamAccess:
         if identity.expires <= parts.clock():
             # A service token makes an expired token valid. That must apply to single requests, not to a stream.
             raise Unauthorized(parts.tokens.challenge)
-        validate = _Validation(parts, req.context.caller, req.context.address, token, req.root_path + req.path)
+        validate = _Validation(parts, req.context.caller, req.context.queue_name, token, req.root_path + req.path)
         every = parts.tokens.cache_seconds or _REVALIDATION_SECONDS
         return cls(parts.clock, ends=identity.expires, validate=validate, every=every)
 
@@ -84,10 +84,10 @@ class StreamAccess:
 class _Validation:
     """Asks whether a token is still valid and its user may still read the queue."""
 
-    def __init__(self, parts: Parts, caller: Context, address: QueueName, token: str, path: str) -> None:
+    def __init__(self, parts: Parts, caller: Context, queue_name: QueueName, token: str, path: str) -> None:
         self._parts = parts
         self._caller = caller
-        self._address = address
+        self._queue_name = queue_name
         self._token = token
         self._path = path
 
@@ -100,7 +100,7 @@ class _Validation:
                     identity = tokens.validate(self._token, method="GET", path=self._path)
                     # Roles may have been granted or withdrawn meanwhile.
                     caller = replace(caller, roles=identity.roles)
-                self._parts.authorizer.check(caller, RULE, self._address)
+                self._parts.authorizer.check(caller, RULE, self._queue_name)
             except Unauthorized:
                 return REVOKED
             except Forbidden:

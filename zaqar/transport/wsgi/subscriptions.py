@@ -39,17 +39,17 @@ class SubscriptionsResource:
         self._limits = limits
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        self._rules.check_listing(req.context.caller, req.context.address)
+        self._rules.check_listing(req.context.caller, req.context.queue_name)
         query = read_query(req)
         marker, limit = query.get("marker"), _parse_limit(query, self._limits)
-        found, now = self._subscriptions.list_page(req.context.address, marker=marker, limit=limit)
+        found, now = self._subscriptions.list_page(req.context.queue_name, marker=marker, limit=limit)
         page = [shown(subscription, now) for subscription in found]
         resp.data = msgspec.json.encode({"subscriptions": page, "links": _links(req, query, page)})
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         raw = read_body(req, MOST_BYTES)
-        self._rules.check_creation(req.context.caller, req.context.address, raw)
-        created = self._subscriptions.create(req.context.caller, req.context.address, raw)
+        self._rules.check_creation(req.context.caller, req.context.queue_name, raw)
+        created = self._subscriptions.create(req.context.caller, req.context.queue_name, raw)
         resp.status, resp.location = 201, req.context.prefix + req.path
         resp.data = msgspec.json.encode(_rendered(created))
 
@@ -60,19 +60,19 @@ class SubscriptionResource:
         self._rules = rules
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._rules.check(req.context.caller, "subscription:get", req.context.address, subscription_id)
-        subscription, now = self._subscriptions.get(req.context.address, subscription_id)
+        self._rules.check(req.context.caller, "subscription:get", req.context.queue_name, subscription_id)
+        subscription, now = self._subscriptions.get(req.context.queue_name, subscription_id)
         resp.data = msgspec.json.encode(shown(subscription, now))
 
     def on_patch(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
         raw = read_body(req, MOST_BYTES)
-        self._rules.check_change(req.context.caller, req.context.address, subscription_id, raw)
-        self._subscriptions.patch(req.context.caller, req.context.address, subscription_id, raw)
+        self._rules.check_change(req.context.caller, req.context.queue_name, subscription_id, raw)
+        self._subscriptions.patch(req.context.caller, req.context.queue_name, subscription_id, raw)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._rules.check(req.context.caller, "subscription:delete", req.context.address, subscription_id)
-        self._subscriptions.delete(req.context.address, subscription_id)
+        self._rules.check(req.context.caller, "subscription:delete", req.context.queue_name, subscription_id)
+        self._subscriptions.delete(req.context.queue_name, subscription_id)
         resp.status = 204
 
 
@@ -84,14 +84,14 @@ class ConfirmResource:
         self._rules = rules
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        caller, address, grant = req.context.caller, req.context.address, req.context.grant
+        caller, queue_name, grant = req.context.caller, req.context.queue_name, req.context.grant
         if grant is not None:
             # Check the grant before the body is read: a caller without a grant must learn nothing else.
-            self._subscriptions.check_grant(address, subscription_id, grant)
+            self._subscriptions.check_grant(queue_name, subscription_id, grant)
         for rule in ("subscription:confirm", "subscription:confirm_unsigned"):
-            self._rules.check(caller, rule, address, subscription_id)
+            self._rules.check(caller, rule, queue_name, subscription_id)
         raw = read_body(req, MOST_BYTES_OF_A_SWITCH)
-        self._subscriptions.confirm(address, subscription_id, raw, grant=grant)
+        self._subscriptions.confirm(queue_name, subscription_id, raw, grant=grant)
         resp.status, resp.location = 204, req.context.prefix + req.path
 
 
@@ -101,9 +101,9 @@ class SecretResource:
         self._rules = rules
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._rules.check(req.context.caller, "subscription:rotate_secret", req.context.address, subscription_id)
+        self._rules.check(req.context.caller, "subscription:rotate_secret", req.context.queue_name, subscription_id)
         raw = read_body(req, MOST_BYTES_OF_A_SWITCH)
-        secret = self._subscriptions.rotate_secret(req.context.address, subscription_id, raw)
+        secret = self._subscriptions.rotate_secret(req.context.queue_name, subscription_id, raw)
         resp.data = msgspec.json.encode({"secret": secret})
 
 
@@ -114,10 +114,10 @@ class DeliveriesResource:
         self._limits = limits
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._rules.check(req.context.caller, "subscription:deliveries", req.context.address, subscription_id)
+        self._rules.check(req.context.caller, "subscription:deliveries", req.context.queue_name, subscription_id)
         query = read_query(req)
         found = self._deliveries.list_page(
-            req.context.address,
+            req.context.queue_name,
             subscription_id,
             state=query.get("state"),
             marker=query.get("marker"),
@@ -136,8 +136,8 @@ class ResendResource:
         self._rules = rules
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str, delivery_id: str) -> None:
-        self._rules.check(req.context.caller, "subscription:resend", req.context.address, subscription_id)
-        self._deliveries.resend(req.context.address, subscription_id, delivery_id)
+        self._rules.check(req.context.caller, "subscription:resend", req.context.queue_name, subscription_id)
+        self._deliveries.resend(req.context.queue_name, subscription_id, delivery_id)
         resp.status = 204
 
 
@@ -147,7 +147,7 @@ class ResendManyResource:
         self._rules = rules
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, subscription_id: str) -> None:
-        self._rules.check(req.context.caller, "subscription:resend", req.context.address, subscription_id)
+        self._rules.check(req.context.caller, "subscription:resend", req.context.queue_name, subscription_id)
         raw = read_body(req, MOST_BYTES_OF_A_SWITCH)
-        sent = self._deliveries.resend_many(req.context.address, subscription_id, raw)
+        sent = self._deliveries.resend_many(req.context.queue_name, subscription_id, raw)
         resp.data = msgspec.json.encode({"resent": sent})

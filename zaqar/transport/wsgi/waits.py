@@ -132,7 +132,7 @@ class Waits:
 
     def _has_to_queue(self, awaited: Awaited[T]) -> bool:
         """Whether other requests already wait to take messages from this queue, so that this one has to queue."""
-        return awaited.kind is Kind.TAKER and self._hub.registry.has_takers(awaited.address)
+        return awaited.kind is Kind.TAKER and self._hub.registry.has_takers(awaited.queue_name)
 
     def _wait(
         self, req: falcon.Request, awaited: Awaited[T], seconds: int, is_gone: Callable[[], bool]
@@ -144,7 +144,7 @@ class Waits:
             with self._slots.hold() as most:
                 return wait_for(
                     self._hub,
-                    awaited.address,
+                    awaited.queue_name,
                     awaited.kind,
                     seconds=min(seconds, most),
                     attempt=awaited.attempt,

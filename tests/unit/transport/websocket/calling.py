@@ -53,11 +53,11 @@ class Caller:
         **body: Any,
     ) -> Answer:
         """The answer of the action to a body. ``signed``: a pre-signed URL admits the caller."""
-        address = None
+        queue_name = None
         for kind in (QUEUE, TOPIC):
             if f"{kind}_name" in body:
-                address = QueueName(self.project, kind, body[f"{kind}_name"])
+                queue_name = QueueName(self.project, kind, body[f"{kind}_name"])
         context = Context(self.project, "client", frozenset(self.roles), signed=signed or grant is not None)
         known = {name: value for name, value in body.items() if name in self._actions[action].fields}
-        call = Call(context, address, known, strict_json.encode(body), self.connection, grant)
+        call = Call(context, queue_name, known, strict_json.encode(body), self.connection, grant)
         return self._actions[action].handle(self.parts, call)

@@ -45,7 +45,7 @@ class Request:
     action: str | None = None
     operation: object | None = None
     project: str | None = "p"
-    address: QueueName | None = None
+    queue_name: QueueName | None = None
     text: str = ""
     sleep: float = 0.0
     large: int = 0
@@ -85,7 +85,7 @@ class ScriptedSession:
 
     def read(self, frame: str | bytes) -> Request:
         request = Request(**json.loads(frame))
-        request.address = request.address and QueueName(*request.address)
+        request.queue_name = request.queue_name and QueueName(*request.queue_name)
         if request.action == "malformed":
             request.reply = Reply(request.text, 400)
         return request

@@ -111,8 +111,8 @@ class Service:
     async def post(self, *bodies: Any, queue: str = "q") -> None:
         """Post without a connection."""
         document = {"messages": [{"body": body, "ttl": 300} for body in bodies]}
-        caller, address = Context("p", "poster"), QueueName("p", QUEUE, queue)
-        await asyncio.to_thread(self.parts.messages.post, caller, address, json.dumps(document).encode())
+        caller, queue_name = Context("p", "poster"), QueueName("p", QUEUE, queue)
+        await asyncio.to_thread(self.parts.messages.post, caller, queue_name, json.dumps(document).encode())
 
     async def until_waiting(self, count: int) -> None:
         await wait_until(lambda: self.waiting() == count)

@@ -129,8 +129,8 @@ def test_requests_to_one_queue_leave_room_for_another(tmp_path: Path) -> None:
     async def script(harness: Harness) -> None:
         clients = [await harness.connect() for _ in range(4)]
         for client in clients[:3]:
-            await client.send(json.dumps({"action": "block", "address": QueueName("p", QUEUE, "hot")}))
-        assert await ask(clients[3], text="quick", address=QueueName("p", QUEUE, "cold")) == "quick"
+            await client.send(json.dumps({"action": "block", "queue_name": QueueName("p", QUEUE, "hot")}))
+        assert await ask(clients[3], text="quick", queue_name=QueueName("p", QUEUE, "cold")) == "quick"
         await wait_until(lambda: harness.server.is_busy)
         for client in clients:
             await client.close()

@@ -22,7 +22,7 @@ def repeat(parts: Parts, call: Call) -> Answer:
     return Answer(
         200,
         {
-            "address": list(call.address) if call.address else None,
+            "address": list(call.queue_name) if call.queue_name else None,
             "body": dict(call.body),
             "raw": call.raw.decode(),
             "project": call.caller.project,

@@ -24,7 +24,7 @@ from zaqar.transport.websocket.node import NodeService
 
 _RENEWAL_SECONDS = module.RENEWAL_SECONDS
 
-ADDRESS = QueueName("shop", QUEUE, "orders")
+QUEUE_NAME = QueueName("shop", QUEUE, "orders")
 
 
 class Harness:
@@ -49,10 +49,10 @@ class Harness:
         )
 
     def subscribe(self, connection: str) -> str:
-        return self.parts.connection_subscriptions.create(Context("shop", "client"), ADDRESS, b"{}", connection)
+        return self.parts.connection_subscriptions.create(Context("shop", "client"), QUEUE_NAME, b"{}", connection)
 
     def subscriptions(self) -> list[str]:
-        return [each.id for each in self.parts.subscriptions.list_page(ADDRESS, marker=None, limit=10)[0]]
+        return [each.id for each in self.parts.subscriptions.list_page(QUEUE_NAME, marker=None, limit=10)[0]]
 
     def over(self) -> list[str]:
         """The ids of the nodes whose leases have expired."""

@@ -17,7 +17,7 @@ ID = "a" * 36
 
 
 @pytest.mark.parametrize(
-    ("action", "address", "fields", "path"),
+    ("action", "queue_name", "fields", "path"),
     [
         ("queue_list", None, {}, "/v2/queues"),
         ("queue_create", Q, {}, "/v2/queues/q"),
@@ -40,9 +40,9 @@ ID = "a" * 36
     ],
 )
 def test_each_action_has_the_path_of_the_operation_over_http(
-    action: str, address: QueueName | None, fields: dict[str, Any], path: str
+    action: str, queue_name: QueueName | None, fields: dict[str, Any], path: str
 ) -> None:
-    assert path_of(ACTIONS[action], address, fields) == path
+    assert path_of(ACTIONS[action], queue_name, fields) == path
 
 
 def test_actions_that_ask_others_do_not_measure_their_store() -> None:
@@ -61,9 +61,9 @@ def test_actions_that_ask_others_do_not_measure_their_store() -> None:
 @pytest.mark.parametrize("name", ACTIONS)
 def test_each_action_has_the_path_of_its_fields(name: str) -> None:
     action = ACTIONS[name]
-    address = next((kind for field, kind in (("queue_name", Q), ("topic_name", T)) if field in action.fields), None)
+    queue_name = next((kind for field, kind in (("queue_name", Q), ("topic_name", T)) if field in action.fields), None)
     fields = dict.fromkeys(action.fields, "x")
-    path = path_of(action, address, fields)
+    path = path_of(action, queue_name, fields)
     assert path.startswith("/v2/")
     # Every placeholder is a field of the body.
     assert "{" not in path

@@ -216,7 +216,7 @@ def test_a_signed_action_has_no_identity_whatever_its_headers_claim(probe: Probe
     caller = probe.calls[-1].caller
     assert (caller.project, caller.signed, caller.user_id, caller.token) == (PROJECT, True, None, None)
     assert (caller.roles, caller.system_scope, probe.calls[-1].grant) == (frozenset(), None, None)
-    assert probe.calls[-1].address == QueueName(PROJECT, QUEUE, "mail")
+    assert probe.calls[-1].queue_name == QueueName(PROJECT, QUEUE, "mail")
     # The next frame has no identity: the signed frame leaves nothing behind.
     status, _ = probe.ask("message_list", {"queue_name": "mail"}, {"X-Project-ID": "other"})
     assert status == 200

@@ -30,7 +30,7 @@ from zaqar.transport.websocket.stream_table import OpenStream, StreamTable
 from zaqar.waiting import shared_reads
 from zaqar.waiting.waiters import Kind
 
-ADDRESS = QueueName("p", QUEUE, "q")
+QUEUE_NAME = QueueName("p", QUEUE, "q")
 CALLER = Context("p", "client")
 STREAMS = 1000
 
@@ -63,12 +63,14 @@ class Connection:
         loop = asyncio.get_running_loop()
         self.sender = StreamSender(self, self.table, self.account, lambda: server, loop)
         self.table.changed = lambda: server.loop_time.call_from_thread("p", self.sender.look)
-        waiter = server.parts.hub.join(ADDRESS, Kind.READER, wake=self.table.changed)
+        waiter = server.parts.hub.join(QUEUE_NAME, Kind.READER, wake=self.table.changed)
         stream = server.parts.streams.open(
-            CALLER, ADDRESS, marker=None, from_start=True, echo=True, version=waiter.begin()
+            CALLER, QUEUE_NAME, marker=None, from_start=True, echo=True, version=waiter.begin()
         )
         self.table.add(
-            OpenStream(ADDRESS, stream, waiter, Format.JSON, 20, Extras(), None, marker=stream.marker, granted=credit)
+            OpenStream(
+                QUEUE_NAME, stream, waiter, Format.JSON, 20, Extras(), None, marker=stream.marker, granted=credit
+            )
         )
 
     @asynccontextmanager
@@ -87,7 +89,7 @@ class Connection:
 
 
 def post(parts: Parts, *bodies: Any) -> None:
-    parts.messages.post(CALLER, ADDRESS, json.dumps({"messages": [{"body": body} for body in bodies]}).encode())
+    parts.messages.post(CALLER, QUEUE_NAME, json.dumps({"messages": [{"body": body} for body in bodies]}).encode())
 
 
 def count_reads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -231,7 +233,7 @@ def test_a_stream_without_credit_is_not_read(tmp_path: Path, monkeypatch: pytest
         post(parts, 4)
         await asyncio.sleep(0.1)
         assert not reads
-        connection.table.grant(ADDRESS, 3)
+        connection.table.grant(QUEUE_NAME, 3)
         await wait_until(lambda: connection.bodies == [1, 2, 3, 4])
         connection.sender.close()
         server.admission.close()

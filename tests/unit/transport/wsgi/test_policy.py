@@ -124,15 +124,15 @@ def test_every_endpoint_passes_its_target(api: Api, monkeypatch: pytest.MonkeyPa
     seen: dict[str, set[str]] = {}
     check = type(api.parts.authorizer).check
 
-    def note(self: Any, context: Context, rule: str, address: QueueName | None = None, **attributes: str) -> None:
+    def note(self: Any, context: Context, rule: str, queue_name: QueueName | None = None, **attributes: str) -> None:
         names = set(attributes)
-        if address is not None:
-            assert address.project == context.project == api.project
-            names |= {"kind", f"{address.kind}_name"}
-            assert address.name == NAMES[f"{address.kind}_name"]
+        if queue_name is not None:
+            assert queue_name.project == context.project == api.project
+            names |= {"kind", f"{queue_name.kind}_name"}
+            assert queue_name.name == NAMES[f"{queue_name.kind}_name"]
         assert all(attributes[name] == NAMES[name] for name in attributes if name.endswith("_name"))
         seen.setdefault(rule, set()).update(names)
-        check(self, context, rule, address, **attributes)
+        check(self, context, rule, queue_name, **attributes)
 
     policy_file.write_text(
         "".join(

@@ -387,7 +387,7 @@ def test_an_empty_project_counts_as_missing() -> None:
 
 def test_the_address_of_a_queue() -> None:
     params = {"queue_name": "orders", "message_id": "x"}
-    assert checked(GOOD, params=params).address == QueueName("shop", QUEUE, "orders")
+    assert checked(GOOD, params=params).queue_name == QueueName("shop", QUEUE, "orders")
     assert params == {"message_id": "x"}, "a responder gets the rest of the path only"
     assert not hasattr(checked(GOOD), "address")
     for name in ("", "a b", "é", "..", "x" * 65, "a\n"):
@@ -594,5 +594,5 @@ def test_only_a_page_for_browsers_is_served_as_html() -> None:
 
 
 def test_the_address_of_a_topic() -> None:
-    assert checked(GOOD, params={"topic_name": "t"}).address == QueueName("shop", TOPIC, "t")
+    assert checked(GOOD, params={"topic_name": "t"}).queue_name == QueueName("shop", TOPIC, "t")
     assert complaint(GOOD, params={"topic_name": "a b"}) == "topic_name"

@@ -79,13 +79,13 @@ def _purge(kind: str, parts: Parts, call: Call) -> Answer:
 
 
 def _share(kind: str, parts: Parts, call: Call) -> Answer:
-    rules, address = ShareRules(parts.authorizer, parts.limits), call.target
-    rules.check(call.caller, address)
+    rules, queue_name = ShareRules(parts.authorizer, parts.limits), call.target
+    rules.check(call.caller, queue_name)
     check_size(call, share.MOST_BYTES)
     wanted = share.parse(body_without(call, f"{kind}_name"), kind=kind)
-    rules.check_granted(call.caller, address, wanted)
+    rules.check_granted(call.caller, queue_name, wanted)
     shares = Shares(parts.signed_urls, clock=parts.clock, max_expiry=parts.conf.signed_url.max_expiry)
-    return Answer(200, shares.create(address, wanted)._asdict())
+    return Answer(200, shares.create(queue_name, wanted)._asdict())
 
 
 # -- the table -------------------------------------------------------------------------------------------------------

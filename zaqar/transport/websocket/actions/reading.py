@@ -64,7 +64,7 @@ def answer_or_wait(parts: Parts, awaited: Awaited[T], seconds: int, show: Callab
     if not seconds:
         return show(awaited.answer_now())
     pending = Pending(awaited, seconds, show)
-    if awaited.kind is Kind.TAKER and parts.hub.registry.has_takers(awaited.address):
+    if awaited.kind is Kind.TAKER and parts.hub.registry.has_takers(awaited.queue_name):
         # Other requests already wait to take messages of this queue, so this one has to queue behind them.
         return Answer(200, None, pending=pending)
     return pending.attempt(None)

@@ -17,7 +17,7 @@ _FROM = ("now", "oldest")
 
 def _open(parts: Parts, call: Call) -> Answer:
     parts.authorizer.check(call.caller, "messages:get_all", call.target)
-    body, address, streams = call.body, call.target, call.streams
+    body, queue_name, streams = call.body, call.target, call.streams
     if body.get("from", "now") not in _FROM:
         raise InvalidInput("from", "must be 'now' or 'oldest'")
     credit = _read_credit(call)
@@ -25,16 +25,16 @@ def _open(parts: Parts, call: Call) -> Answer:
         raise InvalidInput("from", "cannot be given together with 'marker'")
     most = parts.limits.max_messages_per_page
     limit = read_limit(call, most, default=most)
-    streams.check_room(address)
+    streams.check_room(queue_name)
     # Join before the position is read: a message that is posted after the read then wakes the stream.
     try:
-        waiter = parts.hub.join(address, Kind.READER, wake=streams.changed)
+        waiter = parts.hub.join(queue_name, Kind.READER, wake=streams.changed)
     except TooManyWaiting as exc:
         raise TooManyStreams(of_project=exc.of_project) from None
     try:
         stream = parts.streams.open(
             call.caller,
-            address,
+            queue_name,
             marker=body.get("marker") or None,
             from_start=body.get("from") == "oldest",
             echo=bool(body.get("echo", True)),
@@ -43,7 +43,7 @@ def _open(parts: Parts, call: Call) -> Answer:
         position = stream.marker
         streams.add(
             OpenStream(
-                address,
+                queue_name,
                 stream,
                 waiter,
                 call.format,
