@@ -43,7 +43,7 @@ _ENDED = struct.calcsize("16sQddQ")
 _DIRECTORY = 4096
 _CELLS = _DIRECTORY + 128 * 1024
 _SIZE = _CELLS + 256 * 1024
-"""Offsets of the directory and the cells, and the size of the file. Pages that are never written take no space."""
+"""Offsets of the directory and the cells, and the size of the file."""
 
 _MOST_CELLS = (_SIZE - _CELLS) // 8
 _NO_ROOM = 0
@@ -84,8 +84,12 @@ class CellFile:
         descriptor = private_files.open_file(temporary)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.ftruncate(descriptor, _SIZE)
+            # All pages now: on a full disk the first write to a page without a place would end the process (SIGBUS).
+            os.posix_fallocate(descriptor, 0, _SIZE)
             self._map = mmap.mmap(descriptor, _SIZE)
+        except OSError:
+            temporary.unlink()
+            raise
         finally:
             # The lock belongs to the open file, and the map keeps that open by a copy of the descriptor. So the lock
             # ends with the map, also without a call of leave().

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -265,3 +266,26 @@ def test_a_folder_that_others_can_open_fails_no_count(tmp_path: Path, caplog: py
         recorder.add(MESSAGES_POSTED)
     (record,) = caplog.records
     assert "open to other users" in record.getMessage()
+
+
+def test_the_file_has_its_place_on_the_disk_from_the_beginning(tmp_path: Path) -> None:
+    """Otherwise a disk that becomes full would end the process at a count."""
+    recorder = Recorder(tmp_path, "api")
+    recorder.add(MESSAGES_POSTED)
+    (path,) = tmp_path.glob(f"*{SUFFIX}")
+    assert path.stat().st_blocks * 512 >= path.stat().st_size
+    recorder.close()
+
+
+def test_a_full_disk_leaves_no_file_and_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    recorder = Recorder(tmp_path, "api")
+    for _ in range(3):
+        recorder.add(MESSAGES_POSTED)
+    assert list(tmp_path.iterdir()) == []
+    assert len(caplog.records) == 1
