@@ -232,7 +232,7 @@ def policy_endpoints() -> Iterator[str]:
 def stage_hooks() -> Iterator[str]:
     def cells(request: Any) -> tuple[str, str, str, str]:
         hook = getattr(Stage, f"before_{request.operation}")
-        fields = [field.name for field in dataclasses.fields(request) if field.name != "address"]
+        fields = [field.name for field in dataclasses.fields(request) if field.name != "queue_name"]
         # Of the annotation "ListMessages | Done[Sequence[Message]]" the part that the result is.
         result = inspect.signature(hook).return_annotation.partition("Done[")[2].removesuffix("]")
         return (

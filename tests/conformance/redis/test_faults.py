@@ -123,7 +123,7 @@ def test_a_wrong_password_stops_the_start_and_is_not_shown(
     own_redis: servers.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_redis.client().config_set("requirepass", "right")
-    for uri in (own_redis.uri.replace("127", ":s3cr3t@127"), own_redis.uri):
+    for uri in (own_redis.uri.replace("127.0.0.1", ":s3cr3t@127.0.0.1"), own_redis.uri):
         with pytest.raises(StartupError) as caught:
             RedisMessageStore.from_settings({"uri": uri})
         assert "log in" in str(caught.value)

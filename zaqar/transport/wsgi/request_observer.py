@@ -100,7 +100,7 @@ def _log(access_log: AccessLog, req: falcon.Request, resp: falcon.Response, seco
     method, route = _labels_of(req.method, req.uri_template)
     if route == PROBE:
         return
-    caller, queue = getattr(req.context, "caller", None), getattr(req.context, "address", None)
+    caller, queue = getattr(req.context, "caller", None), getattr(req.context, "queue_name", None)
     access_log.note(
         method,
         route,

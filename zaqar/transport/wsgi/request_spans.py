@@ -96,10 +96,10 @@ class RequestSpans:
 
 def _messaging_of(req: falcon.Request, method: str, route: str | None, received: int | None) -> dict[str, str | int]:
     """The attributes of a request below a queue or a topic."""
-    address = getattr(req.context, "address", None)
-    if address is None or route is None:
+    queue_name = getattr(req.context, "queue_name", None)
+    if queue_name is None or route is None:
         return {}
-    found: dict[str, str | int] = {names.MESSAGING_SYSTEM: names.SYSTEM, names.DESTINATION: address.name}
+    found: dict[str, str | int] = {names.MESSAGING_SYSTEM: names.SYSTEM, names.DESTINATION: queue_name.name}
     operation = _OPERATIONS.get((method, route.partition("}")[2]))
     if method == "DELETE" and received is not None:
         operation = ("receive", "pop")

@@ -389,7 +389,7 @@ def test_the_address_of_a_queue() -> None:
     params = {"queue_name": "orders", "message_id": "x"}
     assert checked(GOOD, params=params).queue_name == QueueName("shop", QUEUE, "orders")
     assert params == {"message_id": "x"}, "a responder gets the rest of the path only"
-    assert not hasattr(checked(GOOD), "address")
+    assert not hasattr(checked(GOOD), "queue_name")
     for name in ("", "a b", "é", "..", "x" * 65, "a\n"):
         assert complaint(GOOD, params={"queue_name": name}) == "queue_name"
 
