@@ -264,7 +264,7 @@ def test_three_hundred_waiting_claims_hold_no_thread(tmp_path: Path, store: str)
     async def script(service: Service) -> None:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(service.client()) for _ in range(300)]
-            # The first one waits before the others come: the server takes the requests of many connections in any order.
+            # The first one waits before the others come: the order among many connections is that of threads.
             await clients[0].send("claim_create", queue_name="q", wait=20)
             await service.until_waiting(1)
             for client in clients[1:]:
