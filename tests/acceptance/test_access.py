@@ -34,6 +34,7 @@ GET    token   -       200 200 -             /v2/openapi.json
 GET    token   -       200 200 -             /v2/asyncapi.json
 GET    tenant  reader  204 204 -             /v2/ping
 HEAD   tenant  reader  204 204 -             /v2/ping
+GET    tenant  reader  200 200 -             /v2/limits
 GET    admin   admin   200 200 -             /v2/health
 GET    tenant  reader  200 200 -             /v2/queues
 GET    tenant  reader  200 200 -             /v2/queues/{queue}

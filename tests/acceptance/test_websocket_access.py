@@ -33,6 +33,7 @@ TABLE = """
 authenticate                       anybody -       400 400 -
 get_home_doc                       tenant  -       200 200 -
 ping_node                          tenant  reader  204 204 -
+get_limits                         tenant  reader  200 200 -
 check_node_health                  admin   admin   200 200 -
 queue_list                         tenant  reader  200 200 -
 queue_get                  queue   tenant  reader  200 200 -
