@@ -108,7 +108,7 @@ class _SecretWatch(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def _no_secret_is_logged() -> Iterator[None]:
-    """Each request of these tests has a secret. All records are looked at, also those that nobody would write."""
+    """Each request of these tests has a secret. Records of all levels are looked at, written or not."""
     watch, root = _SecretWatch(), logging.getLogger()
     level = root.level
     root.addHandler(watch)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from tests.conformance.queue_client import QueueClient, at_once, bodies, new_queue
 from tests.conformance.sqlalchemy.tracing import traced
+from tests.forks import in_a_fork
 from zaqar.errors import StartupError, StoreUnavailable
 from zaqar.storage.sqlalchemy.client.database import Database
 from zaqar.storage.sqlalchemy.management import SqlManagementStore
@@ -324,18 +325,6 @@ def test_connections_are_reused(database: Database, orders: QueueClient) -> None
 
 
 # -- forks ------------------------------------------------------------------------------------------------------------
-
-
-def in_a_fork(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_a_child_inherits_no_connection(database: Database, orders: QueueClient) -> None:

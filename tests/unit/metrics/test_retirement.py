@@ -10,13 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
+from tests.forks import in_a_fork
 from zaqar.metrics import retirement
 from zaqar.metrics.cells import SUFFIX
 from zaqar.metrics.families import HTTP_DURATION, HTTP_REQUESTS, IN_PROGRESS, MESSAGES_POSTED
@@ -26,19 +26,6 @@ from zaqar.metrics.retirement import RETIRED, Totals, read_all, retire
 pytestmark = pytest.mark.child_process
 
 LABELS = ("POST", "/v2/queues", "201")
-
-
-def in_a_process(work: Callable[[], object]) -> int:
-    """Run ``work`` in a fork, which ends as an interpreter does, and return its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def count(folder: Path, part: str = "api", *, posted: int = 1, killed: bool = True) -> None:
@@ -54,7 +41,7 @@ def count(folder: Path, part: str = "api", *, posted: int = 1, killed: bool = Tr
             os.kill(os.getpid(), signal.SIGKILL)
         note_end_of_process()
 
-    assert in_a_process(work) == (-signal.SIGKILL if killed else 0)
+    assert in_a_fork(work) == (-signal.SIGKILL if killed else 0)
 
 
 def posted_in(totals: Totals) -> float:
@@ -109,7 +96,7 @@ def test_a_normal_exit_of_the_interpreter_is_no_failure(tmp_path: Path) -> None:
     )
     for how in ("normal", "stuck"):
         arguments = [sys.executable, "-c", program, str(tmp_path), how]
-        assert in_a_process(lambda: os.execv(sys.executable, arguments)) == 0  # noqa: B023
+        assert in_a_fork(lambda: os.execv(sys.executable, arguments)) == 0  # noqa: B023
     assert read_all(tmp_path).totals.failures == {"api": 1}
 
 
@@ -172,7 +159,7 @@ def kill_at(step: int, folder: Path) -> bool:
         retire(folder)
         sys.setprofile(None)
 
-    status = in_a_process(work)
+    status = in_a_fork(work)
     assert status in (0, -signal.SIGKILL)
     return status != 0
 
